@@ -1,0 +1,1 @@
+"""The wire contract of Vitalcast: signals, records, codec, recordings. No Faust, no torch."""
