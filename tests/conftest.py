@@ -1,0 +1,83 @@
+"""Fixtures for all tests: a real Kafka broker, topics of one's own, workers, and recordings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kafka_broker import Broker, KafkaUnavailableError, start_broker
+from tests.kafka_client import Topics
+from tests.worker_process import WorkerProcess
+
+NEEDS_KAFKA = {"kafka", "own_kafka", "topics", "start_worker"}
+WorkerStarter = Callable[..., WorkerProcess]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a broker, so that `-m "not kafka"` is the quick half of the tests."""
+    for item in items:
+        if NEEDS_KAFKA.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.kafka)
+
+
+def _broker(folder: Path) -> Iterator[Broker]:
+    try:
+        broker = start_broker(folder)
+    except KafkaUnavailableError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run the tests on a real Kafka: {error}", pytrace=False)
+        pytest.skip(f"no real Kafka here: {error}")
+    try:
+        yield broker
+    finally:
+        broker.close()
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The broker that all tests share: leave it running, and use topics of your own."""
+    yield from _broker(tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[Broker]:
+    """A broker for one test, which may stop, kill or pause it."""
+    folder = tmp_path / "own-kafka"
+    folder.mkdir()
+    yield from _broker(folder)
+
+
+@pytest.fixture
+def topics(kafka: Broker) -> Topics:
+    """The topics of one worker, made on the shared broker, 4 partitions each."""
+    return Topics.unique().create(kafka.bootstrap_servers)
+
+
+@pytest.fixture
+def start_worker(kafka: Broker, topics: Topics, tmp_path: Path) -> Iterator[WorkerStarter]:
+    """Starts workers on `topics` of the shared broker: start_worker(grace_s=0) and so on, settings by name."""
+    workers: list[WorkerProcess] = []
+
+    def start(ready_within_s: float | None = 60, **settings: Any) -> WorkerProcess:
+        folder = tmp_path / f"worker-{len(workers)}"
+        folder.mkdir()
+        known: Mapping[str, Any] = {"bootstrap_servers": kafka.bootstrap_servers, **topics.settings}
+        workers.append(WorkerProcess(folder, {**known, **settings}))
+        return workers[-1].start(ready_within_s)
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The folder of real recordings that RECORDINGS names; tests that can do without use synthetic ones instead."""
+    folder = Path(os.environ.get("RECORDINGS", "../shared/data/icu/cinc2009"))
+    if not any(folder.glob("*.csv.gz")):
+        pytest.skip(f"no recordings in {folder} (set RECORDINGS=DIR)")
+    return folder

@@ -1,0 +1,328 @@
+"""A real Apache Kafka broker for tests, in a container or from its jars: the same settings and the same API.
+
+It has three listeners on loopback: plain, TLS, and TLS with SASL/PLAIN. They keep their ports over a stop or kill.
+Set KAFKA_FOR_TESTS to `docker` or `jars` to choose; by default it is the first that works.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import docker
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from docker.errors import DockerException
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+
+KAFKA_VERSION: Final = "4.3.1"
+POM: Final = Path(__file__).parent / "kafka" / "pom.xml"
+LOG4J: Final = POM.with_name("log4j2.xml")
+JARS: Final = Path(__file__).parents[1] / ".cache" / f"kafka-{KAFKA_VERSION}"
+CLUSTER_ID: Final = "MkU3OEVBNTcwNTJENDM2Qk"
+SASL_USERNAME: Final = "tester"
+SASL_PASSWORD: Final = "only for tests"
+
+
+class KafkaUnavailableError(Exception):
+    """This kind of broker cannot run here; the message says what is missing."""
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A new self-signed certificate for loopback: (what clients trust, the broker's key and certificate)."""
+    cafile, key, store = folder / "ca.crt", folder / "server.key", folder / "server.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=kafka-for-tests"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", cafile], check=True, capture_output=True)
+    store.write_bytes(key.read_bytes() + cafile.read_bytes())
+    return cafile, store
+
+
+class Broker(ABC):
+    """One node, broker and controller at once, with an empty log. Close it after use."""
+
+    host: str  # the address the node listens on
+    store: str  # where the node finds its key and certificate
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("openssl") is None:
+            raise KafkaUnavailableError("openssl makes the certificate of the TLS listener and is not here")
+        self.folder = folder
+        self.cafile, self._store_here = make_certificate(folder)
+        self.port, self.tls_port, self.sasl_port, self._controller_port = (free_port() for _ in range(4))
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The plain listener."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def tls_servers(self) -> str:
+        """The TLS listener; clients trust `cafile`."""
+        return f"127.0.0.1:{self.tls_port}"
+
+    @property
+    def sasl_servers(self) -> str:
+        """The TLS listener that asks for SASL_USERNAME and SASL_PASSWORD (PLAIN)."""
+        return f"127.0.0.1:{self.sasl_port}"
+
+    def properties(self) -> Mapping[str, str]:
+        """The node's settings: small, strict, and quick to come back after a kill."""
+        # Listeners are not called SSL or SASL: the official image would then ask for Java key stores.
+        ports = {"HOST": self.port, "TLS": self.tls_port, "LOGIN": self.sasl_port}
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": ",".join(f"{name}://{self.host}:{port}" for name, port in ports.items())
+            + f",CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items()),
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,HOST:PLAINTEXT,TLS:SSL,LOGIN:SASL_SSL",
+            "inter.broker.listener.name": "HOST",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": self.store,
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.login.plain.sasl.jaas.config": f'{login} user_{SASL_USERNAME}="{SASL_PASSWORD}";',
+            "auto.create.topics.enable": "false",
+            "offsets.topic.num.partitions": "4",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "group.min.session.timeout.ms": "1000",
+            # A killed node may register again only after its old session ended: 9 s by default.
+            "broker.session.timeout.ms": "2000",
+            "broker.heartbeat.interval.ms": "500",
+            "num.network.threads": "2",
+            "num.io.threads": "2",
+            "log.cleaner.dedupe.buffer.size": "8388608",
+        }
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Start the node, or start it again with its data; returns once it answers."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop the node in an orderly way; its data stays."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the node at once (SIGKILL); its data stays."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Freeze the node: connections stay open, nothing answers."""
+
+    @abstractmethod
+    def unpause(self) -> None:
+        """Let a frozen node go on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the node and drop its data."""
+
+    @abstractmethod
+    def log(self) -> str:
+        """What the node wrote so far."""
+
+    def _wait_until_it_answers(self, timeout_s: float = 60) -> None:
+        # A metadata answer that lists the node, not an open port: Docker's proxy accepts before the broker is up.
+        admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                if admin.list_topics(timeout=1).brokers:
+                    return
+            except KafkaException:
+                time.sleep(0.1)
+        raise TimeoutError(f"Kafka did not answer within {timeout_s:.0f} s:\n{self.log()[-2000:]}")
+
+
+class ContainerBroker(Broker):
+    """The broker as the official image apache/kafka."""
+
+    host = "0.0.0.0"  # inside the container; Docker publishes it on loopback only
+    store = "/tmp/server.pem"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        # The helper container that would remove ours after a crash of the tests is one more image to pull.
+        testcontainers_config.ryuk_disabled = True
+        try:
+            docker.from_env().close()
+            self._container: Any = DockerContainer(f"apache/kafka:{KAFKA_VERSION}")
+        except DockerException as error:
+            raise KafkaUnavailableError(f"no Docker engine answers ({type(error).__name__})") from error
+        settings = {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in self.properties().items()}
+        self._container.with_envs(KAFKA_HEAP_OPTS="-Xmx512m -Xms256m", **settings)
+        self._container.with_copy_into_container(self._store_here, self.store, 0o644)
+        for port in (self.port, self.tls_port, self.sasl_port):
+            self._container.ports[f"{port}/tcp"] = ("127.0.0.1", port)
+        self._is_made = False
+
+    def start(self) -> Self:
+        """Start the node, or start it again with its data; returns once it answers."""
+        if self._is_made:
+            self._container.get_wrapped_container().start()
+        else:
+            try:
+                self._container.start()
+            except DockerException as error:
+                self.close()
+                raise KafkaUnavailableError(f"Docker does not start apache/kafka:{KAFKA_VERSION}: {error}") from error
+            self._is_made = True
+        self._wait_until_it_answers()
+        return self
+
+    def stop(self) -> None:
+        """Stop the node in an orderly way; its data stays."""
+        self._container.get_wrapped_container().stop()
+
+    def kill(self) -> None:
+        """End the node at once (SIGKILL); its data stays."""
+        self._container.get_wrapped_container().kill()
+        self._container.get_wrapped_container().wait()
+
+    def pause(self) -> None:
+        """Freeze the node: connections stay open, nothing answers."""
+        self._container.get_wrapped_container().pause()
+
+    def unpause(self) -> None:
+        """Let a frozen node go on."""
+        self._container.get_wrapped_container().unpause()
+
+    def close(self) -> None:
+        """End the node and drop its data."""
+        self._container.stop()
+
+    def log(self) -> str:
+        """What the node wrote so far."""
+        return b"".join(self._container.get_logs()).decode(errors="replace")
+
+
+class JarBroker(Broker):
+    """The broker as a Java process, from the jars that Maven fetches once into `.cache/`."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, folder: Path) -> None:
+        for command in ("java", "mvn"):
+            if shutil.which(command) is None:
+                raise KafkaUnavailableError(f"{command} is not here (Java 17 and Maven run Kafka from its jars)")
+        super().__init__(folder)
+        self.store = str(self._store_here)
+        fetch_jars()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._config = folder / "server.properties"
+        settings = {**self.properties(), "log.dirs": str(folder / "data")}
+        self._config.write_text("".join(f"{name}={value}\n" for name, value in settings.items()), encoding="utf-8")
+        format_log = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._config))
+        subprocess.run(format_log, check=True, capture_output=True)
+
+    def _java(self, *arguments: str) -> list[str]:
+        # The serial collector and the first compiler tier: a small broker that starts quickly.
+        options = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={LOG4J}"]
+        return ["java", *options, "-cp", f"{JARS}/*", *arguments]
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def start(self) -> Self:
+        """Start the node, or start it again with its data; returns once it answers."""
+        with (self.folder / "broker.log").open("ab") as log:
+            # A session of its own: Ctrl-C in the terminal reaches the tests, which then close the broker.
+            self._process = subprocess.Popen(
+                self._java("kafka.Kafka", str(self._config)), stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self._wait_until_it_answers()
+        except TimeoutError:
+            self.close()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop the node in an orderly way; its data stays."""
+        self._signal(signal.SIGTERM)
+        if self._process is not None:
+            self._process.wait(30)
+
+    def kill(self) -> None:
+        """End the node at once (SIGKILL); its data stays."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait(30)
+
+    def pause(self) -> None:
+        """Freeze the node: connections stay open, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def unpause(self) -> None:
+        """Let a frozen node go on."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the node and drop its data."""
+        self.kill()
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+
+    def log(self) -> str:
+        """What the node wrote so far."""
+        return (self.folder / "broker.log").read_text(encoding="utf-8", errors="replace")
+
+
+def fetch_jars() -> None:
+    """Have Maven put Kafka's jars into JARS, unless they are there."""
+    if JARS.exists():
+        return
+    parts = JARS.with_name(f"{JARS.name}.{os.getpid()}")
+    goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+    options = [f"-Dkafka.version={KAFKA_VERSION}", "-DincludeScope=runtime", f"-DoutputDirectory={parts}"]
+    done = subprocess.run(
+        ["mvn", "-q", "-B", "-f", POM, *options, goal], check=False, capture_output=True, text=True, timeout=300
+    )
+    if done.returncode != 0:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise KafkaUnavailableError(f"Maven could not fetch Kafka's jars: {done.stdout[-500:]}")
+    parts.rename(JARS)
+
+
+KINDS: Final[Mapping[str, type[Broker]]] = {"docker": ContainerBroker, "jars": JarBroker}
+
+
+def start_broker(folder: Path) -> Broker:
+    """A running broker of the first kind that works here.
+
+    Raises: KafkaUnavailableError with the reason of each kind.
+    """
+    reasons = []
+    for name in [os.environ["KAFKA_FOR_TESTS"]] if "KAFKA_FOR_TESTS" in os.environ else list(KINDS):
+        try:
+            return KINDS[name](folder).start()
+        except KafkaUnavailableError as error:
+            reasons.append(f"{name}: {error}")
+    raise KafkaUnavailableError("; ".join(reasons))

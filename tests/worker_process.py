@@ -1,0 +1,147 @@
+"""`vitalcast worker` as a process of its own: started, asked, ended in order or by SIGKILL, always cleaned up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+from tests.kafka_broker import free_port
+
+VITALCAST: Final = (sys.executable, "-m", "stream_worker.cli")
+
+
+def settings_environment(settings: Mapping[str, Any]) -> dict[str, str]:
+    """This process's environment without its own VITALCAST_ variables, and `settings` as such variables."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("VITALCAST_")}
+    return plain | {f"VITALCAST_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+def run_vitalcast(
+    *arguments: str, folder: Path, settings: Mapping[str, Any] | None = None, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run one command of `vitalcast` to its end, in `folder`, so that no vitalcast.toml of the developer's is read."""
+    return subprocess.run(
+        [*VITALCAST, *arguments],
+        env=settings_environment(settings or {}),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+class WorkerProcess:
+    """One worker on loopback. Its output of all starts is in `log`."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], arguments: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self.settings = {"http_port": free_port(), "log_format": "json", **settings}
+        self.arguments = arguments
+        self._log_file = folder / "worker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where its HTTP server answers."""
+        return f"http://127.0.0.1:{self.settings['http_port']}"
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._running().pid
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the worker was not started")
+        return self._process
+
+    def start(self, ready_within_s: float | None = 60) -> Self:
+        """Start it, for the first time or again; returns once it is ready (None: at once)."""
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*VITALCAST, "worker", *self.arguments],
+                env=settings_environment(self.settings),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        if ready_within_s is not None:
+            self.wait_ready(ready_within_s)
+        return self
+
+    def wait_ready(self, timeout_s: float = 60) -> None:
+        """Return once /health/ready says so; raises with the log's end if it does not, or if the worker exits."""
+        end = time.monotonic() + timeout_s
+        while self.status("/health/ready") != 200:
+            if (code := self._running().poll()) is not None:
+                raise RuntimeError(f"the worker exited with code {code}:\n{self.log[-4000:]}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"the worker was not ready within {timeout_s:.0f} s:\n{self.log[-4000:]}")
+            time.sleep(0.1)
+
+    def status(self, path: str) -> int:
+        """The HTTP status of `path`; 0 if nothing answers."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+                code: int = answer.status
+                return code
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+        except OSError:
+            return 0
+
+    def metrics(self) -> str:
+        """What /metrics says, in the text format."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def wait(self, timeout_s: float = 30) -> int:
+        """Wait until it exits by itself; its exit code (negative: the signal that ended it)."""
+        return self._running().wait(timeout_s)
+
+    def terminate(self, timeout_s: float = 30) -> int:
+        """Ask it to end (SIGTERM) and wait; its exit code."""
+        self._running().terminate()
+        return self.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        self._running().kill()
+        self.wait()
+
+    def pause(self) -> None:
+        """Freeze it (SIGSTOP): a zombie of its group after its session timeout."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def unpause(self) -> None:
+        """Let a frozen worker go on."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def restart(self) -> Self:
+        """End it in order, then start it again."""
+        self.terminate()
+        return self.start()
+
+    def close(self) -> None:
+        """Make sure that it is gone; no error if it never ran or has ended."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    @property
+    def log(self) -> str:
+        """All it wrote, of all its starts."""
+        return self._log_file.read_text(encoding="utf-8", errors="replace") if self._log_file.exists() else ""
