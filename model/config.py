@@ -1,0 +1,88 @@
+"""What a forecaster looks like: its signals, horizons and sizes. The network holds nothing that is not derived from here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.signals import VITALS_BY_NAME, Signal
+
+
+class Witness(msgspec.Struct, frozen=True, kw_only=True):
+    """An input that is not forecast but measures the same thing as a forecast signal by other means.
+
+    memory_s : how long its last value says something about the signal, as the time constant of an exponential.
+    """
+
+    name: str
+    of: str
+    memory_s: float
+
+
+class ForecasterConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Frozen description of a forecaster; `vital_signs()` is the product's own, `univariate()` the smallest.
+
+    groups : signals of one device, whose recent averages are candidates for each other's forecast.
+    hidden, direct : units of the LSTM and of the path past it. Sizes were chosen by skill per cost (docs/model.md).
+    """
+
+    inputs: tuple[Signal, ...]
+    signals: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    witnesses: tuple[Witness, ...] = ()
+    step_s: int = 60
+    horizons_s: tuple[int, ...] = (60, 300, 900, 1800, 3600)
+    quantile_levels: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75, 0.95)
+    context_steps: int = 60
+    hidden: int = 32
+    direct: int = 32
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        names = {signal.name for signal in self.inputs}
+        forecast = set(self.signals)
+        if not forecast or not forecast <= names:
+            raise ValueError("the forecast signals must be among the inputs")
+        if any(not set(group) <= forecast for group in self.groups):
+            raise ValueError("a group may hold forecast signals only")
+        if any(witness.name not in names or witness.of not in forecast for witness in self.witnesses):
+            raise ValueError("a witness is an input, of a forecast signal")
+        if any(horizon % self.step_s for horizon in self.horizons_s):
+            raise ValueError("horizons must be whole steps")
+        levels = self.quantile_levels
+        if len(levels) % 2 == 0 or levels[len(levels) // 2] != 0.5 or list(levels) != sorted(set(levels)):
+            raise ValueError("quantile levels must rise, be odd in number, and have the median in their middle")
+
+    @property
+    def horizon_steps(self) -> tuple[int, ...]:
+        """The horizons in steps."""
+        return tuple(horizon // self.step_s for horizon in self.horizons_s)
+
+    @property
+    def forecast_signals(self) -> tuple[Signal, ...]:
+        """The signals forecast, in the order of V."""
+        by_name = {signal.name: signal for signal in self.inputs}
+        return tuple(by_name[name] for name in self.signals)
+
+    def input_index(self, name: str) -> int:
+        """The column of x that holds signal `name`."""
+        return [signal.name for signal in self.inputs].index(name)
+
+
+def vital_signs() -> ForecasterConfig:
+    """The default forecaster: six vital signs, with the oximeter's pulse and the cuff's mean pressure as witnesses."""
+    names = ("hr", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")
+    return ForecasterConfig(
+        inputs=tuple(VITALS_BY_NAME[name] for name in (*names, "pulse", "nibp_mean")),
+        signals=names,
+        groups=(("abp_sys", "abp_dia", "abp_mean"),),
+        witnesses=(
+            # The pulse comes every second with the heart rate; a cuff measures every 15 to 60 min.
+            Witness(name="pulse", of="hr", memory_s=300.0),
+            Witness(name="nibp_mean", of="abp_mean", memory_s=3600.0),
+        ),
+    )
+
+
+def univariate(signal: Signal, *, step_s: int = 60, horizons_s: tuple[int, ...] = (60,)) -> ForecasterConfig:
+    """A forecaster of one signal of any kind."""
+    return ForecasterConfig(inputs=(signal,), signals=(signal.name,), step_s=step_s, horizons_s=horizons_s)

@@ -1,0 +1,171 @@
+"""Recordings as the model sees them: steps on the epoch's grid, with the plausibility rules of the worker; and their split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config import ForecasterConfig
+from schemas.recordings import read_rows, stay_id_of
+from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+NEVER_S = 86_400.0  # what `elapsed` says of an input that was never observed, and its cap
+
+
+class Stay(NamedTuple):
+    """One stay as steps. T steps, I inputs.
+
+    x : float32 (T, I) step values in clinical units on the signal's precision grid, 0 where unobserved.
+    observed : bool (T, I). elapsed : float32 (T, I) seconds since each input's last value at the step's newest reading.
+    """
+
+    stay_id: str
+    x: Floats
+    observed: Bools
+    elapsed: Floats
+
+    @property
+    def length(self) -> int:
+        """Steps from the first reading to the last."""
+        return len(self.x)
+
+
+def read_stay(path: Path, config: ForecasterConfig) -> Stay:
+    """The recording at `path` as steps: the median of a step's plausible readings, artefacts left out."""
+    names = [signal.name for signal in config.inputs]
+    times, rows = [], []
+    for row in read_rows(path):
+        times.append(row.time.timestamp())
+        rows.append([row.values.get(name, np.nan) for name in names])
+    return from_readings(stay_id_of(path), np.array(times), np.array(rows).reshape(len(times), len(names)), config)
+
+
+def from_readings(
+    stay_id: str, times: NDArray[np.float64], values: NDArray[np.float64], config: ForecasterConfig
+) -> Stay:
+    """Readings at `times` (Unix seconds, (N,)) with `values` (N, I; NaN where unobserved) as steps."""
+    values = plausible(values, config)
+    kept = ~np.isnan(values).all(axis=1)
+    times, values = times[kept], values[kept]
+    if not len(times):
+        empty = np.zeros((0, len(config.inputs)), np.float32)
+        return Stay(stay_id, empty, empty.astype(bool), empty.copy())
+    order = np.argsort(times, kind="stable")
+    times, values = times[order], values[order]
+    step = np.floor(times / config.step_s).astype(np.int64)
+    step -= step[0]
+    length = int(step[-1]) + 1
+    precision = np.array([signal.precision for signal in config.inputs])
+    starts = np.searchsorted(step, np.arange(length + 1))
+
+    x = np.full((length, values.shape[1]), np.nan)
+    elapsed = np.full((length, values.shape[1]), NEVER_S, np.float32)
+    last_at = np.full(values.shape[1], -np.inf)
+    as_of = times[0]
+    for t in range(length):
+        a, b = starts[t], starts[t + 1]
+        if b - a == 1:
+            x[t] = values[a]
+        elif b > a:
+            seen = ~np.isnan(values[a:b]).all(axis=0)
+            x[t, seen] = np.nanmedian(values[a:b][:, seen], axis=0)
+        as_of = times[b - 1] if b > a else as_of + config.step_s
+        for r in range(a, b):
+            last_at[~np.isnan(values[r])] = times[r]
+        elapsed[t] = np.minimum(as_of - last_at, NEVER_S)
+    observed = ~np.isnan(x)
+    x = np.where(observed, np.round(np.nan_to_num(x) / precision) * precision, 0.0)
+    return Stay(stay_id, x.astype(np.float32), observed, elapsed)
+
+
+def plausible(values: NDArray[np.float64], config: ForecasterConfig) -> NDArray[np.float64]:
+    """`values` (N, I) with what is out of range, or an arterial triple that contradicts itself, as NaN."""
+    low = np.array([signal.low for signal in config.inputs])
+    high = np.array([signal.high for signal in config.inputs])
+    values = np.where((values >= low) & (values <= high), values, np.nan)
+    names = [signal.name for signal in config.inputs]
+    if all(name in names for name in ARTERIAL_TRIPLE):
+        columns = [names.index(name) for name in ARTERIAL_TRIPLE]
+        for row in np.flatnonzero(~np.isnan(values[:, columns]).any(axis=1)):
+            sys, dia, mean = values[row, columns]
+            if not is_arterial_triple_consistent(sys, dia, mean):
+                values[row, columns] = np.nan
+    return values
+
+
+def truth(stay: Stay, config: ForecasterConfig) -> Floats:
+    """The step value each forecast is about: float32 (T, V, H), NaN where unobserved or after the stay's end."""
+    columns = [config.input_index(name) for name in config.signals]
+    value = np.where(stay.observed, stay.x, np.nan)[:, columns]
+    out = np.full((*value.shape, len(config.horizons_s)), np.nan, np.float32)
+    for h, steps in enumerate(config.horizon_steps):
+        out[: max(len(value) - steps, 0), :, h] = value[steps:]
+    return out
+
+
+def scored_origins(stay: Stay, config: ForecasterConfig) -> Bools:
+    """Origins that count, (T, V): the signal is observed there and in at least half of the last `context_steps`."""
+    columns = [config.input_index(name) for name in config.signals]
+    observed = stay.observed[:, columns]
+    count = np.vstack([np.zeros((1, len(columns)), np.int64), np.cumsum(observed, axis=0)])
+    context = config.context_steps
+    enough = np.zeros_like(observed)
+    if len(observed) >= context:
+        enough[context - 1 :] = (count[context:] - count[:-context]) * 2 >= context
+    return enough & observed
+
+
+def folds(paths: Sequence[Path], count: int, seed: int) -> list[list[Path]]:
+    """`paths` in `count` parts by stay, each sorted by name; the same for the same names and seed."""
+    ordered = sorted(paths, key=lambda path: path.name)
+    shuffled = np.random.default_rng(seed).permutation(len(ordered))
+    return [sorted((ordered[i] for i in shuffled[k::count]), key=lambda path: path.name) for k in range(count)]
+
+
+def split(paths: Sequence[Path], hold_out: int, seed: int) -> tuple[list[Path], list[Path]]:
+    """(training, held out): `hold_out` stays drawn with `seed` are kept from training."""
+    if not 0 <= hold_out < len(paths):
+        raise ValueError(f"cannot hold out {hold_out} of {len(paths)} stays")
+    ordered = sorted(paths, key=lambda path: path.name)
+    drawn = set(np.random.default_rng(seed).permutation(len(ordered))[:hold_out].tolist())
+    return [p for i, p in enumerate(ordered) if i not in drawn], [p for i, p in enumerate(ordered) if i in drawn]
+
+
+class Batch(NamedTuple):
+    """Step t of the stays that are still running: rows 0 to n - 1 of the stays sorted by falling length."""
+
+    t: int
+    x: Floats
+    observed: Floats
+    elapsed: Floats
+
+
+def by_length(stays: Sequence[Stay]) -> list[Stay]:
+    """The stays sorted so that those that end first come last, as `steps_of` needs them."""
+    return sorted(stays, key=lambda stay: -stay.length)
+
+
+def steps_of(stays: Sequence[Stay]) -> Iterator[Batch]:
+    """All steps of `stays` (sorted by `by_length`) side by side: as many rows as stays are still running."""
+    lengths = np.array([stay.length for stay in stays])
+    for start in range(0, int(lengths.max(initial=0)), _BLOCK):
+        running = [stay for stay in stays if stay.length > start]
+        size = min(_BLOCK, running[0].length - start)
+        block = np.zeros((3, size, len(running), stays[0].x.shape[1]), np.float32)
+        for column, stay in enumerate(running):
+            part = slice(start, min(start + size, stay.length))
+            for row, values in enumerate((stay.x, stay.observed, stay.elapsed)):
+                block[row, : part.stop - start, column] = values[part]
+        for t in range(size):
+            n = int((lengths > start + t).sum())
+            yield Batch(start + t, *block[:, t, :n])
+
+
+_BLOCK = 1024  # steps laid out at once: keeps the copy small beside the stays themselves

@@ -1,0 +1,112 @@
+"""The manifest of a model artifact: what the network takes and gives, how it was trained and how well it does. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from schemas.signals import Signal
+
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.pt"
+
+
+class ArtifactError(Exception):
+    """An artifact that is missing, altered or of another kind; the message is one line for the operator."""
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """Held-out accuracy of one signal at one horizon. Errors in the signal's unit, coverages as fractions."""
+
+    signal: str
+    horizon_s: int
+    count: int
+    mae: float
+    persistence_mae: float
+    pinball: float
+    coverage_50: float
+    coverage_90: float
+    width_90: float
+
+    @property
+    def gain(self) -> float:
+        """Change of the mean absolute error against persistence, per cent; negative is better."""
+        return 100.0 * (self.mae / self.persistence_mae - 1.0) if self.persistence_mae > 0.0 else 0.0
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True):
+    """How the weights came to be: enough to make them again."""
+
+    data: str
+    stays: tuple[str, ...]
+    held_out: tuple[str, ...]
+    seed: int
+    updates: int
+    revision: str
+    trained_at: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What `manifest.json` says about the `model.pt` beside it.
+
+    inputs : signals in the order of the columns of x. signals : names of those forecast, in the order of V.
+    state_float32, state_float16 : the state is float32 (B, S), S their sum; the first `state_float32` columns keep that
+        precision where the state is stored, the others are stored as float16.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    inputs: tuple[Signal, ...]
+    signals: tuple[str, ...]
+    step_s: int
+    horizons_s: tuple[int, ...]
+    quantile_levels: tuple[float, ...]
+    context_steps: int
+    state_float32: int
+    state_float16: int
+    parameters: int
+    training: Training
+    scores: tuple[Score, ...] = ()
+
+    @property
+    def state_size(self) -> int:
+        """Columns of the state tensor, S."""
+        return self.state_float32 + self.state_float16
+
+    @property
+    def forecast_signals(self) -> tuple[Signal, ...]:
+        """The signals forecast, in the order of V."""
+        by_name = {signal.name: signal for signal in self.inputs}
+        return tuple(by_name[name] for name in self.signals)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest in `directory`.
+
+    Raises: ArtifactError if it is missing, unreadable or contradicts itself.
+    """
+    path = directory / MANIFEST_FILE
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise ArtifactError(f"{path}: no readable manifest ({type(error).__name__})") from error
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{path}: not a model manifest ({error})") from error
+    names = [signal.name for signal in manifest.inputs]
+    if len(set(names)) != len(names):
+        raise ArtifactError(f"{path}: an input is named twice")
+    if not manifest.signals or not set(manifest.signals) <= set(names):
+        raise ArtifactError(f"{path}: the forecast signals are not among the inputs")
+    if list(manifest.quantile_levels) != sorted(manifest.quantile_levels) or not manifest.horizons_s:
+        raise ArtifactError(f"{path}: quantile levels must rise and there must be a horizon")
+    if min(manifest.step_s, manifest.context_steps, *manifest.horizons_s) <= 0:
+        raise ArtifactError(f"{path}: step, context and horizons must be positive")
+    return manifest
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest` as `manifest.json`, indented so that a change can be reviewed."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (directory / MANIFEST_FILE).write_bytes(text + b"\n")
