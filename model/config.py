@@ -1,4 +1,4 @@
-"""What a forecaster looks like: its signals, horizons and sizes. The network holds nothing that is not derived from here."""
+"""What a forecaster looks like: its signals, horizons and sizes. The network takes nothing from elsewhere."""
 
 from __future__ import annotations
 

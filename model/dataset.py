@@ -1,4 +1,4 @@
-"""Recordings as the model sees them: steps on the epoch's grid, with the plausibility rules of the worker; and their split."""
+"""Recordings as the model sees them: steps on the epoch's grid, artefacts left out as in the worker; their split."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from model.predictor import Predictor
 
 
 def forecasts_of(predictor: Predictor, stays: Sequence[Stay]) -> list[Floats]:
-    """Quantiles at every step of each stay, float32 (T, V, H, Q), with the state rounded as in serving. Order: as given."""
+    """Quantiles at every step of each stay, float32 (T, V, H, Q); the state is rounded at each step, as in serving."""
     ordered = by_length(stays)
     manifest = predictor.manifest
     shape = (len(manifest.signals), len(manifest.horizons_s), len(manifest.quantile_levels))
@@ -23,8 +23,8 @@ def forecasts_of(predictor: Predictor, stays: Sequence[Stay]) -> list[Floats]:
     state = predictor.initial_state(len(ordered))
     for batch in steps_of(ordered):
         n = len(batch.x)
-        inputs = (torch.from_numpy(part) for part in batch[1:])
-        quantiles, state = predictor.step(*inputs, state[:n])
+        x, observed, elapsed = (torch.from_numpy(part) for part in (batch.x, batch.observed, batch.elapsed))
+        quantiles, state = predictor.step(x, observed, elapsed, state[:n])
         state = predictor.round_state(state)
         rows = quantiles.numpy()
         for b in range(n):
@@ -51,11 +51,13 @@ def pooled_scores(stays: Sequence[Stay], forecasts: Sequence[Floats], config: Fo
             q = np.concatenate([f[k, v, h] for f, k in zip(forecasts, kept, strict=True)])
             last = np.concatenate([s.x[k, column] for s, k in zip(stays, kept, strict=True)])
             if len(y):
-                found.append(score(name, horizon_s, y, q, last, config.quantile_levels))
+                found.append(score(name, horizon_s, y=y, quantiles=q, last=last, levels=config.quantile_levels))
     return tuple(found)
 
 
-def score(signal: str, horizon_s: int, y: Floats, quantiles: Floats, last: Floats, levels: tuple[float, ...]) -> Score:
+def score(
+    signal: str, horizon_s: int, *, y: Floats, quantiles: Floats, last: Floats, levels: tuple[float, ...]
+) -> Score:
     """Score of one cell. y : (N,) truth. quantiles : (N, Q). last : (N,) values at the origins.
 
     MAE = mean |y - median|; persistence: the same of y - last. Pinball: mean over origins and levels. A band covers

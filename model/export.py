@@ -29,7 +29,7 @@ def write_artifact(
     if not difference <= TOLERANCE:
         raise ArtifactError(f"eager and scripted forecasts differ by {difference:.2g}: nothing was written")
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer)  # type: ignore[no-untyped-call]
+    torch.jit.save(module, buffer)
     payload = buffer.getvalue()
     manifest = Manifest(
         name=name,

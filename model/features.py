@@ -146,14 +146,14 @@ class Features(nn.Module):
     def step(
         self, x: Tensor, observed: Tensor, elapsed: Tensor, exact: Tensor, half: Tensor
     ) -> tuple[FeatureSet, Tensor, Tensor]:
-        """x, observed, elapsed: (I, B) as in `Forecaster.step`; exact, half: the rows (.., B). Returns the next rows."""
+        """The next features and rows. x, observed, elapsed: (I, B), as in `Forecaster.step`; exact, half: rows (.., B)."""
         signals, batch = self.signals, x.shape[1]
         per_signal = self.averages + self.clipped + self.spreads
         statistics = exact[: per_signal * signals].view(per_signal, signals, batch)
-        averages, clipped, spreads = statistics.split([self.averages, self.clipped, self.spreads])
+        averages, clipped, spreads = torch.split(statistics, [self.averages, self.clipped, self.spreads])
         steps = exact[per_signal * signals : per_signal * signals + 1]
         witness = exact[per_signal * signals + 1 :]
-        weights, held = half.view(-1, signals, batch).split([self.averages, self.lags])
+        weights, held = torch.split(half.view(-1, signals, batch), [self.averages, self.lags])
         past = held * self.quantum + self.centre
 
         seen = observed.index_select(0, self.forecast_index) > 0.5

@@ -1,4 +1,4 @@
-"""The manifest of a model artifact: what the network takes and gives, how it was trained and how well it does. No torch."""
+"""The manifest of a model artifact: what the network takes and gives, how it was made, how well it does. No torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forecaster: recursive features, one LSTM cell whose weights all signals share, heads that choose among candidates.
+"""The forecaster: recursive features, one LSTM cell whose weights all signals share, heads that pick from candidates.
 
 The median forecast is the last value plus a gated sum of where averages, medians and past values lie, so the network
 starts as persistence and learns when to leave it. Letters: B stays, V signals, H horizons, Q quantiles, K candidates,
@@ -83,8 +83,7 @@ class Network(nn.Module):
         own = features.own
         parts = [own[: self.own_candidates]]
         glimpse = torch.stack([own[self.short], own[self.long], own[self.lag_one]])
-        for peer in range(self.peers):
-            parts.append(glimpse.index_select(1, self.members[peer]) * self.known[peer])
+        parts += [glimpse.index_select(1, self.members[peer]) * self.known[peer] for peer in range(self.peers)]
         whole = ((features.anchor.round() - features.anchor) / (features.scale + 1e-4)).clamp(-2.0, 2.0)
         parts.append(whole.unsqueeze(0))  # some monitors report whole numbers
         return torch.cat(parts)
@@ -130,11 +129,11 @@ class Network(nn.Module):
         hidden = self.dropout(hidden[phase::stride]).view(-1, self.signals, batch, self.hidden).permute(3, 1, 0, 2)
 
         def thin(rows: Tensor) -> Tensor:
-            return rows.unflatten(-1, (length, batch))[..., phase::stride, :].flatten(-2)
+            return rows.view(*rows.shape[:-1], length, batch)[..., phase::stride, :].flatten(-2)
 
         kept = FeatureSet(thin(features.anchor), thin(features.scale), thin(features.own), thin(features.shared))
         out = self.heads(hidden.reshape(self.hidden, -1), thin(inputs).flatten(1), kept)
-        return out.unflatten(-1, (-1, batch)), memory
+        return out.view(*out.shape[:-1], -1, batch), memory
 
 
 class Forecaster(nn.Module):
@@ -161,8 +160,8 @@ class Forecaster(nn.Module):
     def step(self, x: Tensor, observed: Tensor, elapsed: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of B stays.
 
-        x : (B, I) clinical units, ignored where unobserved. observed : (B, I) 0 or 1. elapsed : (B, I) seconds since the
-            input's last value. state : (B, S).
+        x : (B, I) clinical units, ignored where unobserved. observed : (B, I) 0 or 1.
+        elapsed : (B, I) seconds since the input's last value. state : (B, S).
         Returns : quantiles (B, V, H, Q), clinical units, plausible, non-decreasing along Q; the next state (B, S).
         """
         net, batch = self.network, x.shape[0]
@@ -186,7 +185,7 @@ class Forecaster(nn.Module):
     def cell_step(self, inputs: Tensor, hidden: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         """`nn.LSTM`'s equations for one step, feature-major: (Z, N), (U, N), (U, N) -> hidden, carry."""
         cell = self.network.cell
-        weight = torch.cat([cell.weight_ih_l0, cell.weight_hh_l0], 1)
+        weight: Tensor = torch.cat([cell.weight_ih_l0, cell.weight_hh_l0], 1)  # type: ignore[list-item]
         sums = torch.mm(weight, torch.cat([inputs, hidden]))
         keep, forget, new, out = sums.chunk(4)
         # tanh(a) = 2 sigmoid(2 a) - 1: torch's tanh is nine times slower here.

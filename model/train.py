@@ -204,7 +204,7 @@ def _chunks(samples: Sequence[Sample], random: np.random.Generator) -> Iterator[
                     segments.append(segment)
         if not segments:
             raise ValueError("the training stays are too short")
-        random.shuffle(segments)  # type: ignore[arg-type]
+        random.shuffle(segments)
         # The last batch would be smaller; it is left out unless it is the only one.
         for i in range(0, max(len(segments) - SEGMENTS // 2, 1), SEGMENTS):
             batch = sorted(segments[i : i + SEGMENTS], key=lambda segment: -segment.length)
@@ -313,7 +313,7 @@ def train_artifact(
 def _revision() -> str:
     """The git revision of this code, or "unknown" where it runs outside a checkout."""
     try:
-        found = subprocess.run(  # noqa: S603
+        found = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
             cwd=Path(__file__).parent,
             capture_output=True,
