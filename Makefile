@@ -1,0 +1,60 @@
+# Everything a developer does, one word each; `make` lists it. All set-up happens by itself, into .venv.
+PYTHON     ?= $(shell command -v python3.11 || command -v python3)
+RECORDINGS ?= ../shared/data/icu/cinc2009
+UV_VERSION := 0.13.9
+BIN        := .venv/bin
+STAMP      := .venv/.installed
+
+# pyproject.toml says what is needed, requirements.lock which file of it, by hash.
+INSTALL := $(BIN)/uv pip install --python $(BIN)/python -r pyproject.toml --all-extras -c requirements.lock
+ifdef TORCH_BACKEND
+INSTALL += --torch-backend $(TORCH_BACKEND)
+else
+INSTALL += --require-hashes
+endif
+
+export RECORDINGS
+
+.PHONY: help install demo test lint typecheck check bench fault train lock
+
+help:  ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*##/  make \1#/p' $(MAKEFILE_LIST) | column -t -s '#'
+	@awk -F ":.*## " "/^[a-z]+:.*## / {printf \"  make %-11s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## make .venv with vitalcast in it; nothing to do if nothing changed
+
+$(STAMP): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=/path/to/python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(INSTALL)
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install  ## simulated patients, a broker and a worker on this machine, live in the terminal
+	$(BIN)/vitalcast demo $(ARGS)
+
+test: install  ## all tests, on a real Kafka where Docker, or Java 17 and Maven, are there
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+typecheck: install  ## mypy, strict
+	$(BIN)/mypy
+
+check: lint typecheck test  ## what CI runs
+
+bench: install  ## benchmarks: tests/bench/bench_*.py
+	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -s --timeout=1800 $(ARGS)
+
+fault: install  ## only the tests that kill, stop and cut off
+	$(BIN)/python -m pytest tests/fault $(ARGS)
+
+train: install  ## train the default model on RECORDINGS and write model/artifacts
+	$(BIN)/vitalcast train $(RECORDINGS) $(ARGS)
+
+lock: install  ## choose versions anew within pyproject.toml and write requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command 'make lock' --all-extras pyproject.toml -o requirements.lock $(ARGS)
