@@ -1,0 +1,77 @@
+"""Imports point one way, schemas <- model <- stream_worker, and few modules know the frameworks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {
+    "schemas": {"schemas"},
+    "model": {"schemas", "model"},
+    "stream_worker": {"schemas", "model", "stream_worker"},
+}
+OURS = {"schemas", "model", "stream_worker", "tests", "deploy"}
+# The pure core of the daemon: no I/O, no clock, so no framework.
+FAUST_AT_HOME = ("stream_worker/agent.py", "stream_worker/app.py", "stream_worker/chunks/")
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The dotted name of every module that `file` imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            yield node.module or ""
+
+
+def sources(package: str) -> list[Path]:
+    """The package's own source files."""
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package: str) -> None:
+    for file in sources(package):
+        foreign = {name.partition(".")[0] for name in imports(file)} & OURS - MAY_IMPORT[package]
+        assert not foreign, f"{file.relative_to(ROOT)} imports {foreign}"
+
+
+def test_only_the_shell_knows_faust() -> None:
+    for package in MAY_IMPORT:
+        for file in sources(package):
+            path = file.relative_to(ROOT).as_posix()
+            if not path.startswith(FAUST_AT_HOME):
+                assert not {name.partition(".")[0] for name in imports(file)} & {"faust", "mode"}, path
+
+
+def test_chunks_know_nothing_of_vital_signs() -> None:
+    for file in sources("stream_worker/chunks"):
+        ours = {name for name in imports(file) if name.partition(".")[0] in OURS}
+        outside = {name for name in ours if not name.startswith("stream_worker.chunks")}
+        assert not outside, f"{file.relative_to(ROOT)} imports {outside}"
+
+
+def test_the_contract_needs_neither_faust_nor_torch() -> None:
+    for file in sources("schemas"):
+        roots = {name.partition(".")[0] for name in imports(file)}
+        assert not roots & {"faust", "torch", "aiokafka", "kafka", "confluent_kafka"}, file
+
+
+def test_torch_stays_in_the_model() -> None:
+    for file in sources("stream_worker"):
+        assert "torch" not in {name.partition(".")[0] for name in imports(file)}, file.relative_to(ROOT)
+
+
+def test_the_daemon_sees_the_model_through_its_predictor() -> None:
+    # Offline commands (train, evaluate, export) use the rest of the package; the path of a reading does not.
+    offline = {"stream_worker/cli.py"}
+    for file in sources("stream_worker"):
+        path = file.relative_to(ROOT).as_posix()
+        names = {name for name in imports(file) if name.startswith("model.")}
+        if path not in offline:
+            assert names <= {"model.predictor", "model.manifest"}, f"{path} imports {names}"
