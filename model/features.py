@@ -146,7 +146,7 @@ class Features(nn.Module):
     def step(
         self, x: Tensor, observed: Tensor, elapsed: Tensor, exact: Tensor, half: Tensor
     ) -> tuple[FeatureSet, Tensor, Tensor]:
-        """The next features and rows. x, observed, elapsed: (I, B), as in `Forecaster.step`; exact, half: rows (.., B)."""
+        """The next features and rows. x, observed, elapsed: (I, B) as in `Forecaster.step`; exact, half: (.., B)."""
         signals, batch = self.signals, x.shape[1]
         per_signal = self.averages + self.clipped + self.spreads
         statistics = exact[: per_signal * signals].view(per_signal, signals, batch)

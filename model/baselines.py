@@ -1,0 +1,190 @@
+"""What a forecaster has to beat: persistence, an average, ridge regression, gradient-boosted trees, on the same origins.
+
+Each is fitted for one signal and horizon and predicts the change from the last value. Needs the extra `train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+
+from model.config import ForecasterConfig
+from model.dataset import Floats, Stay, scored_origins, truth
+
+Doubles = NDArray[np.float64]
+
+OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 50, 59)
+MEANS = (3, 5, 10, 20, 30, 60, 120, 240)  # steps
+TRAIN_ROWS = 100_000  # more changed the trees' error by less than 0.1 points of persistence and took hours
+
+
+class Table(tuple[Floats, Floats, Floats]):
+    """Origins of one signal as rows: features (N, F), truth minus last value (N, H), last value (N,)."""
+
+    __slots__ = ()
+
+
+class Baseline(Protocol):
+    """A rival: fitted on rows, then giving the quantiles of the change, or the median alone."""
+
+    def fit(self, features: Floats, change: Floats) -> Baseline:
+        """Learn one signal and horizon from features (N, F) and change (N,) without NaN."""
+        ...
+
+    def predict(self, features: Floats) -> Doubles:
+        """The median of the change, (N,)."""
+        ...
+
+
+def rows_of(stay: Stay, signal: str, config: ForecasterConfig) -> tuple[Floats, Floats, Floats]:
+    """Scored origins of one signal: features (N, F; NaN where unknown), change (N, H; NaN where unknown), last (N,).
+
+    Own values of the last hour, means, spreads and slopes relative to the last value; the same, fewer, of the other
+    inputs; ages of all. What a live worker has at that step, and nothing later.
+    """
+    kept = scored_origins(stay, config)[:, config.signals.index(signal)]
+    own = config.input_index(signal)
+    values = np.where(stay.observed, stay.x, np.nan).astype(np.float64)
+    held = _held(values)
+    last = held[:, own]
+    columns = [_lagged(held[:, own], lag) - last for lag in OWN_LAGS]
+    columns += [mean - last for mean in (_mean(values[:, own], steps) for steps in MEANS)]
+    columns += [_spread(values[:, own], steps) for steps in (10, 60)]
+    columns += [_mean(held[:, own], 5) - _lagged(_mean(held[:, own], 5), steps) for steps in (5, 15, 30)]
+    columns += [last, _mean(stay.observed[:, own].astype(np.float64), 60)]
+    for column in range(values.shape[1]):
+        if column != own:
+            other = held[:, column]
+            columns += [other, other - last, other - _lagged(other, 1), other - _lagged(other, 5)]
+            columns += [other - _mean(values[:, column], steps) for steps in (5, 30)]
+    columns += list(np.minimum(stay.elapsed, 7200.0).T)
+    change = truth(stay, config)[:, config.signals.index(signal)] - last[:, None]
+    features = np.stack(columns, axis=1).astype(np.float32)
+    return features[kept], change[kept].astype(np.float32), last[kept].astype(np.float32)
+
+
+def table_of(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[Floats, Floats, Floats]:
+    """`rows_of` all stays, one below the other."""
+    parts = [rows_of(stay, signal, config) for stay in stays]
+    features, change, last = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return features, change, last
+
+
+class Persistence:
+    """The last value."""
+
+    def fit(self, features: Floats, change: Floats) -> Persistence:
+        """Nothing to learn."""
+        return self
+
+    def predict(self, features: Floats) -> Doubles:
+        """No change."""
+        return np.zeros(len(features))
+
+
+class BestMean:
+    """The mean over that many of the last steps which did best in training, shrunk towards the last value."""
+
+    def fit(self, features: Floats, change: Floats) -> BestMean:
+        """Choose span and share by mean absolute error."""
+        choices = [(span, share) for span in range(len(MEANS)) for share in (0.25, 0.5, 0.75, 1.0)]
+        errors = [np.abs(share * self._mean(features, span) - change).mean() for span, share in choices]
+        self.span, self.share = choices[int(np.argmin(errors))]
+        return self
+
+    def predict(self, features: Floats) -> Doubles:
+        """Part of the way from the last value to the mean."""
+        return np.asarray(self.share * self._mean(features, self.span), np.float64)
+
+    @staticmethod
+    def _mean(features: Floats, span: int) -> Floats:
+        return np.nan_to_num(features[:, len(OWN_LAGS) + span])
+
+
+class RidgeRegression:
+    """Linear in all features, unknown ones at their mean; penalty as strong as a thousandth of the rows."""
+
+    def fit(self, features: Floats, change: Floats) -> RidgeRegression:
+        """Standardise, then solve."""
+        self.centre, self.spread = np.nanmean(features, axis=0), np.nanstd(features, axis=0) + 1e-6
+        self.model = Ridge(alpha=1e-3 * len(features)).fit(self._scaled(features), change)
+        return self
+
+    def predict(self, features: Floats) -> Doubles:
+        """The conditional mean."""
+        return np.asarray(self.model.predict(self._scaled(features)), np.float64)
+
+    def _scaled(self, features: Floats) -> Floats:
+        return np.clip(np.nan_to_num((features - self.centre) / self.spread), -8.0, 8.0).astype(np.float32)
+
+
+class BoostedTrees:
+    """Histogram gradient boosting, absolute error, or one quantile's pinball loss."""
+
+    def __init__(self, level: float = 0.5, *, seed: int = 0, rows: int = TRAIN_ROWS) -> None:
+        loss = {"loss": "absolute_error"} if level == 0.5 else {"loss": "quantile", "quantile": level}
+        # Chosen on training stays: 200 trees of 31 leaves at 0.06; more or deeper ones learn the patients.
+        self.model = HistGradientBoostingRegressor(
+            **loss, max_iter=200, learning_rate=0.06, max_leaf_nodes=31, min_samples_leaf=200, random_state=seed
+        )
+        self.seed, self.rows = seed, rows
+
+    def fit(self, features: Floats, change: Floats) -> BoostedTrees:
+        """Fit on at most `rows` rows drawn with the seed."""
+        if len(features) > self.rows:
+            drawn = np.random.default_rng(self.seed).choice(len(features), self.rows, replace=False)
+            features, change = features[drawn], change[drawn]
+        self.model.fit(features, change)
+        return self
+
+    def predict(self, features: Floats) -> Doubles:
+        """The level's quantile of the change."""
+        return np.asarray(self.model.predict(features), np.float64)
+
+
+def median_errors(
+    training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterConfig, rivals: dict[str, type[Baseline]]
+) -> dict[tuple[str, int], dict[str, float]]:
+    """Mean absolute error on `unseen` of each rival trained on `training`, by signal and horizon (s)."""
+    errors: dict[tuple[str, int], dict[str, float]] = {}
+    for signal, name in zip(config.forecast_signals, config.signals, strict=True):
+        features, change, _ = table_of(training, name, config)
+        new_features, new_change, last = table_of(unseen, name, config)
+        for h, horizon_s in enumerate(config.horizons_s):
+            known, new_known = ~np.isnan(change[:, h]), ~np.isnan(new_change[:, h])
+            rows, target = new_features[new_known], new_change[new_known, h]
+            errors[name, horizon_s] = {}
+            for label, rival in rivals.items():
+                move = rival().fit(features[known], change[known, h]).predict(rows)
+                move = np.clip(last[new_known] + move, signal.low, signal.high) - last[new_known]
+                errors[name, horizon_s][label] = float(np.abs(move - target).mean())
+    return errors
+
+
+def _held(values: Doubles) -> Doubles:
+    """Each column with its last known value carried forward."""
+    known = np.where(~np.isnan(values), np.arange(len(values))[:, None], 0)
+    return np.asarray(np.take_along_axis(values, np.maximum.accumulate(known, axis=0), axis=0))
+
+
+def _lagged(values: Doubles, lag: int) -> Doubles:
+    return np.concatenate([np.full(min(lag, len(values)), np.nan), values[: max(len(values) - lag, 0)]])
+
+
+def _mean(values: Doubles, steps: int) -> Doubles:
+    """Mean of what is known of the last `steps` steps."""
+    total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
+    count = np.concatenate([[0.0], np.cumsum(~np.isnan(values))])
+    start = np.maximum(np.arange(len(values)) + 1 - steps, 0)
+    end = np.arange(len(values)) + 1
+    with np.errstate(invalid="ignore"):
+        return np.asarray((total[end] - total[start]) / (count[end] - count[start]))
+
+
+def _spread(values: Doubles, steps: int) -> Doubles:
+    return np.sqrt(np.maximum(_mean(values**2, steps) - _mean(values, steps) ** 2, 0.0))

@@ -1,0 +1,86 @@
+"""Artifacts: written, read back, refused when they are not what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from model.config import ForecasterConfig
+from model.export import write_artifact
+from model.manifest import ArtifactError, read_manifest, write_manifest
+from model.predictor import DEFAULT_ARTIFACT, Predictor
+from tests.model.synthetic import NO_TRAINING, untrained
+
+
+@pytest.fixture
+def copied(vitals_artifact: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(vitals_artifact, tmp_path / "artifact"))
+
+
+def test_manifest_survives_the_round_trip(copied: Path) -> None:
+    manifest = read_manifest(copied)
+    write_manifest(copied, manifest)
+    assert read_manifest(copied) == manifest
+    assert manifest.sha256 == hashlib.sha256((copied / "model.pt").read_bytes()).hexdigest()
+
+
+def test_altered_model_is_refused(copied: Path) -> None:
+    payload = bytearray((copied / "model.pt").read_bytes())
+    payload[len(payload) // 2] ^= 1
+    (copied / "model.pt").write_bytes(payload)
+    with pytest.raises(ArtifactError, match="sha256"):
+        Predictor.load(copied, "cpu")
+
+
+@pytest.mark.parametrize("name", ["model.pt", "manifest.json"])
+def test_missing_file_is_refused(copied: Path, name: str) -> None:
+    (copied / name).unlink()
+    with pytest.raises(ArtifactError, match=name):
+        Predictor.load(copied, "cpu")
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[1]", b"\xff", b'{"name": 3}'])
+def test_unreadable_manifest_is_refused(copied: Path, text: bytes) -> None:
+    (copied / "manifest.json").write_bytes(text)
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        read_manifest(copied)
+
+
+def test_foreign_bytes_with_a_fitting_hash_are_refused(copied: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"weights": torch.zeros(2)}, buffer)
+    (copied / "model.pt").write_bytes(buffer.getvalue())
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    write_manifest(copied, msgspec.structs.replace(read_manifest(copied), sha256=digest))
+    with pytest.raises(ArtifactError):
+        Predictor.load(copied, "cpu")
+
+
+def test_manifest_of_another_module_is_refused(copied: Path) -> None:
+    manifest = read_manifest(copied)
+    write_manifest(copied, msgspec.structs.replace(manifest, horizons_s=manifest.horizons_s[:-1]))
+    with pytest.raises(ArtifactError, match="shape"):
+        Predictor.load(copied, "cpu")
+
+
+def test_forecasters_that_script_differently_are_not_written(
+    vitals: ForecasterConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.export.largest_difference", lambda *_: float("nan"))
+    with pytest.raises(ArtifactError, match="differ"):
+        write_artifact(untrained(vitals), vitals, NO_TRAINING, tmp_path / "out", name="a", version="0")
+    assert not (tmp_path / "out").exists()
+
+
+def test_default_artifact_beats_persistence_by_its_own_scores() -> None:
+    manifest = Predictor.load(DEFAULT_ARTIFACT, "cpu").manifest
+    assert manifest.scores
+    assert all(score.mae < score.persistence_mae for score in manifest.scores)
+    assert not set(manifest.training.stays) & set(manifest.training.held_out)
+    assert (DEFAULT_ARTIFACT / "model.pt").stat().st_size < 2_000_000

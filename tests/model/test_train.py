@@ -1,0 +1,99 @@
+"""Training and evaluation, end to end on a signal of no clinical meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import ForecasterConfig
+from model.evaluate import forecasts_of, pooled_scores, score
+from model.features import FeatureSet
+from model.losses import pinball
+from model.manifest import read_manifest
+from model.network import Forecaster
+from model.predictor import Predictor
+from model.train import fit, train_artifact
+from tests.model.synthetic import synthetic_stay, untrained, write_recording
+
+
+def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster: Forecaster) -> None:
+    stays = [synthetic_stay(value_config, 400, seed) for seed in range(4)]
+    again = fit(stays, value_config, seed=3, updates=12)
+    for ours, theirs in zip(value_forecaster.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    other = fit(stays, value_config, seed=4, updates=2)
+    assert any(not torch.equal(a, b) for a, b in zip(again.parameters(), other.parameters(), strict=True))
+
+
+def test_a_trained_artifact_serves_and_carries_its_scores(value_config: ForecasterConfig, tmp_path: Path) -> None:
+    recordings = [write_recording(tmp_path, value_config, 500, seed) for seed in range(4)]
+    made = [
+        train_artifact(recordings, tmp_path / out, updates=60, hold_out=1, name="toy", config=value_config)
+        for out in ("a", "b")
+    ]
+    assert made[0].scores == made[1].scores
+    predictor = Predictor.load(tmp_path / "a", "cpu")
+    assert predictor.manifest == read_manifest(tmp_path / "a") == made[0]
+    assert [s.signal for s in made[0].scores] == ["value", "value"]
+    assert made[0].scores[0].mae < made[0].scores[0].persistence_mae
+    assert (tmp_path / "a" / "MODEL_CARD.md").exists()
+
+
+def test_training_runs_the_sequence_that_serving_steps_through(
+    vitals: ForecasterConfig, value_config: ForecasterConfig
+) -> None:
+    for config in (vitals, value_config):
+        forecaster = untrained(config)
+        stays = [synthetic_stay(config, 50, seed) for seed in (1, 2)]
+        state, stepped, seen = forecaster.initial_state(2), [], []
+        exact, half = (rows.unsqueeze(1).repeat(1, 2) for rows in forecaster.features.initial_rows())
+        with torch.inference_mode():
+            for t in range(50):
+                x, observed, elapsed = (
+                    torch.stack([torch.from_numpy(stay[part][t]).float() for stay in stays]) for part in (1, 2, 3)
+                )
+                quantiles, state = forecaster.step(x, observed, elapsed, state)
+                features, exact, half = forecaster.features.step(x.t(), observed.t(), elapsed.t(), exact, half)
+                stepped.append(quantiles)
+                seen.append(features)
+            sequence = FeatureSet(*(torch.stack(rows, dim=-2).flatten(-2) for rows in zip(*seen, strict=True)))
+            blank = torch.zeros(1, 2 * len(config.signals), config.hidden)
+            moves, _ = forecaster.network(sequence, (blank, blank), 0, 1)
+        anchor = sequence.anchor.view(-1, 50, 2)
+        whole = (anchor + moves).permute(3, 4, 2, 1, 0)
+        low, high = forecaster.features.low.view(-1, 1, 1), forecaster.features.high.view(-1, 1, 1)
+        torch.testing.assert_close(whole.maximum(low).minimum(high), torch.stack(stepped), atol=1e-3, rtol=1e-5)
+
+
+def test_pinball_by_hand() -> None:
+    errors, levels = torch.tensor([[2.0, -2.0], [2.0, -2.0]]), torch.tensor([0.1, 0.5])
+    torch.testing.assert_close(pinball(errors, levels), torch.tensor([[0.2, 1.8], [1.0, 1.0]]))
+
+
+def test_score_by_hand() -> None:
+    y = np.array([1.0, 2.0, 9.0, 4.0], np.float32)
+    quantiles = np.tile(np.array([0.0, 1.0, 2.0, 3.0, 5.0], np.float32), (4, 1))
+    found = score(
+        "value", 60, y=y, quantiles=quantiles, last=np.ones(4, np.float32), levels=(0.05, 0.25, 0.5, 0.75, 0.95)
+    )
+    assert (found.count, found.mae, found.persistence_mae) == (4, 2.5, 3.0)
+    assert (found.coverage_50, found.coverage_90, found.width_90) == (0.5, 0.75, 5.0)
+    assert found.gain == pytest.approx(100 * (2.5 / 3 - 1))
+
+
+def test_evaluation_walks_the_steps_of_serving(predictor: Predictor, vitals: ForecasterConfig) -> None:
+    stays = [synthetic_stay(vitals, minutes, minutes) for minutes in (90, 150)]
+    forecasts = forecasts_of(predictor, stays)
+    for stay, quantiles in zip(stays, forecasts, strict=True):
+        state = predictor.initial_state(1)
+        for t in range(stay.length):
+            x, observed, elapsed = (torch.from_numpy(part[t : t + 1]) for part in stay[1:])
+            expected, state = predictor.step(x, observed, elapsed, state)
+            state = predictor.round_state(state)
+            np.testing.assert_allclose(quantiles[t], expected[0].numpy(), atol=0.05)
+    scores = pooled_scores(stays, forecasts, vitals)
+    assert len(scores) == 30
+    assert all(s.count > 0 and s.pinball > 0 for s in scores)
