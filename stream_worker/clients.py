@@ -1,0 +1,88 @@
+"""kafka-python clients for the tools: topics, replay, simulate, watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.errors import KafkaError, TopicAuthorizationFailedError
+
+from stream_worker.connection import BrokerUnreachableError, check_broker, kafka_python_config
+from stream_worker.settings import Settings
+
+# Requests as Kafka 2.3 knew them: Kafka 4 takes these (it dropped what is older than 2.1), and the embedded broker
+# knows no newer ones; asked for its versions, it gives an answer that kafka-python cannot read.
+PROTOCOL: Final = (2, 3)
+BOOTSTRAP_TIMEOUT_MS: Final = 10_000  # the port has answered by then, so only a broken or foreign server takes longer
+
+
+class KafkaFaultError(Exception):
+    """Kafka refused or failed a request; the message is one line for the user."""
+
+
+@contextmanager
+def one_line_errors(settings: Settings) -> Iterator[None]:
+    """Turn what kafka-python raises inside into one line for the user.
+
+    Raises: KafkaFaultError instead of KafkaError.
+    """
+    try:
+        yield
+    except TopicAuthorizationFailedError as error:
+        raise KafkaFaultError(f"Kafka at {settings.bootstrap_servers} denies access to the topics") from error
+    except KafkaError as error:
+        raise KafkaFaultError(f"Kafka at {settings.bootstrap_servers}: {_first_line(error)}") from error
+
+
+def _first_line(error: KafkaError) -> str:
+    text = str(error).partition("\n")[0]
+    return text if type(error).__name__ in text else f"{type(error).__name__} {text}".rstrip()
+
+
+def _config(settings: Settings) -> dict[str, Any]:
+    check_broker(settings)
+    return {
+        **kafka_python_config(settings),
+        "client_id": "vitalcast-tools",
+        "api_version": PROTOCOL,
+        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+    }
+
+
+def _connected(client: type[Any], settings: Settings, **config: Any) -> Any:
+    """A connected client.
+
+    Raises: BrokerUnreachableError.
+    """
+    try:
+        return client(**_config(settings), **config)
+    except KafkaError as error:
+        what = "no usable Kafka broker (TLS, SASL or another protocol?)"
+        raise BrokerUnreachableError(f"{settings.bootstrap_servers}: {what}: {_first_line(error)}") from error
+
+
+def admin(settings: Settings) -> KafkaAdminClient:
+    """An admin client. Raises: BrokerUnreachableError."""
+    return _connected(KafkaAdminClient, settings)
+
+
+def consumer(settings: Settings, **config: Any) -> KafkaConsumer:
+    """A consumer that sees only committed records. Raises: BrokerUnreachableError."""
+    return _connected(KafkaConsumer, settings, isolation_level="read_committed", **config)
+
+
+def producer(settings: Settings, **config: Any) -> KafkaProducer:
+    """A producer of large compressed batches in order, acknowledged by all replicas. Raises: BrokerUnreachableError.
+
+    Its own metrics are off: nobody reads them, and they cost a fifth of the throughput. Compression pays here even
+    without a network, since kafka-python computes the checksum of what is left in plain Python.
+    """
+    batches = {"compression_type": "zstd", "batch_size": 256 * 1024, "linger_ms": 20}
+    return _connected(KafkaProducer, settings, acks="all", metrics_enabled=False, **batches, **config)
+
+
+def is_embedded(client: KafkaAdminClient) -> bool:
+    """Whether the broker is the in-memory one of `vitalcast demo` (librdkafka's mock cluster)."""
+    return str(client.describe_cluster().get("cluster_id")).startswith("mockCluster")

@@ -1,0 +1,28 @@
+"""A Kafka broker in memory, on loopback: librdkafka's mock cluster. For the demo and quick tests, never for patients.
+
+It speaks the real protocol, but topics appear when first used (4 partitions), offsets in transactions are lost, and
+each partition keeps about 5 MB. So its worker needs `delivery = "at_least_once"`, and whoever writes fast must hold
+back (`stream_worker.sender.LagLimit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from confluent_kafka import Producer
+
+PARTITIONS: Final = 4  # of each topic that appears; librdkafka's default
+
+
+@contextmanager
+def embedded_broker(brokers: int = 1) -> Iterator[str]:
+    """Run a broker while the context is open; yields its bootstrap servers."""
+    # Any address makes librdkafka accept the configuration; the mock cluster puts its own in place of it.
+    owner = Producer({"bootstrap.servers": "embedded", "test.mock.num.brokers": brokers, "log_level": 0})
+    try:
+        nodes = owner.list_topics(timeout=10).brokers.values()
+        yield ",".join(f"{node.host}:{node.port}" for node in nodes)
+    finally:
+        del owner  # the broker ends with its owner

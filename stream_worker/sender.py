@@ -1,0 +1,135 @@
+"""Writing readings: one producer, each stay in one partition and in order, failures counted, held back if need be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+from kafka.partitioner.default import murmur2
+from kafka.structs import TopicPartition
+
+from stream_worker import clients
+from stream_worker.settings import Settings
+
+UNCHECKED_RECORDS: Final = 20_000  # deliveries are looked at this often: bounds the memory that waiting for them takes
+
+
+class Backpressure(Protocol):
+    """Decides how far a sender may run ahead."""
+
+    def wait_for_room(self, sent: dict[int, int]) -> None:
+        """Return once more may be sent. `sent` counts the records sent to each partition; the first call has zeros."""
+
+
+class Sender:
+    """Sends encoded records to the readings topic, a stay to the partition that Java's default partitioner gives it."""
+
+    def __init__(self, settings: Settings, backpressure: Backpressure | None = None) -> None:
+        self._settings = settings
+        self._topic = settings.readings_topic
+        self._producer = clients.producer(settings)
+        self._backpressure = backpressure
+        self._partitions = self._find_partitions()
+        self._partition_of: dict[str, int] = {}
+        self._unchecked: list[Any] = []
+        self._per_partition = dict.fromkeys(self._partitions, 0)
+        self.sent = 0
+        self.failed = 0
+        self._wait_for_room()
+
+    def send(self, stay_id: str, record: bytes) -> None:
+        """Queue one record. Blocks while the broker, or the backpressure, wants it to."""
+        partition = self._partition_of.get(stay_id)
+        if partition is None:
+            partition = self._partition_of[stay_id] = self._choose(stay_id)
+        try:
+            future = self._producer.send(self._topic, record, stay_id.encode(), partition=partition)
+        except KafkaError:
+            self.failed += 1
+            return
+        self._unchecked.append(future)
+        self._per_partition[partition] += 1
+        if len(self._unchecked) >= UNCHECKED_RECORDS:
+            self._check(keep=UNCHECKED_RECORDS // 2)
+        self._wait_for_room()
+
+    def flush(self) -> None:
+        """Return once every record sent so far is delivered or counted as failed."""
+        with suppress(KafkaError):  # each record that it could not deliver says so itself
+            self._producer.flush()
+        self._check(keep=0)
+
+    def close(self) -> None:
+        """Flush and disconnect."""
+        self.flush()
+        self._producer.close()
+
+    def _check(self, keep: int) -> None:
+        """Count the deliveries of all but the newest `keep` records, in the order sent, waiting for them."""
+        until = len(self._unchecked) - keep
+        for future in self._unchecked[:until]:
+            try:
+                future.get()
+                self.sent += 1
+            except KafkaError:
+                self.failed += 1
+        del self._unchecked[:until]
+
+    def _wait_for_room(self) -> None:
+        if self._backpressure is not None:
+            self._backpressure.wait_for_room(self._per_partition)
+
+    def _choose(self, stay_id: str) -> int:
+        positive: int = murmur2(stay_id.encode()) & 0x7FFFFFFF
+        return self._partitions[positive % len(self._partitions)]
+
+    def _find_partitions(self) -> list[int]:
+        """The topic's partitions. Raises: KafkaFaultError if it does not exist and does not appear by itself."""
+        try:
+            partitions = self._producer.partitions_for(self._topic)
+        except KafkaError as error:
+            hint = f"vitalcast topics create --bootstrap-servers {self._settings.bootstrap_servers}"
+            raise clients.KafkaFaultError(f"topic {self._topic} does not exist; create it with: {hint}") from error
+        return sorted(partitions)
+
+
+class LagLimit:
+    """Backpressure on the worker's lag: waits while a partition has more than `records` that its group has not read.
+
+    Keeps the embedded broker from dropping records the worker has not seen: it holds about 5 MB for each partition.
+    """
+
+    def __init__(self, settings: Settings, records: int = 4000, poll_s: float = 0.05) -> None:
+        self._admin: KafkaAdminClient = clients.admin(settings)
+        self._group = settings.app_id
+        self._topic = settings.readings_topic
+        self._records = records
+        self._poll_s = poll_s
+        self._start: dict[int, int] = {}  # what the worker had read before, by partition
+        self._read: dict[int, int] = {}  # and has read since
+        self._stopped = False
+
+    def wait_for_room(self, sent: dict[int, int]) -> None:
+        """Return once no partition is too far ahead of the worker, or after `stop`."""
+        self._start = self._start or self._committed(sent)
+        while not self._stopped and self._is_behind(sent):
+            committed = self._committed(sent)
+            self._read = {partition: offset - self._start[partition] for partition, offset in committed.items()}
+            if self._is_behind(sent):
+                time.sleep(self._poll_s)
+
+    def stop(self) -> None:
+        """Wait no more, now and later."""
+        self._stopped = True
+
+    def _is_behind(self, sent: dict[int, int]) -> bool:
+        return any(count - self._read.get(partition, 0) > self._records for partition, count in sent.items())
+
+    def _committed(self, partitions: Iterable[int]) -> dict[int, int]:
+        wanted = [TopicPartition(self._topic, partition) for partition in partitions]
+        offsets = self._admin.list_group_offsets({self._group: wanted})[self._group]
+        return {tp.partition: max(0, found.offset) for tp, found in offsets.items()}

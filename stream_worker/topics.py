@@ -1,0 +1,168 @@
+"""The topics Vitalcast needs: making them, and finding what is wrong with those that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
+
+from stream_worker import clients
+from stream_worker.settings import Settings
+
+DEFAULT_PARTITIONS: Final = 4
+# Survives the loss of one broker without losing or refusing a record.
+REPLICATION: Final = 3
+MIN_INSYNC_REPLICAS: Final = 2
+# Kafka compacts only closed segments: ones smaller than its default of 1 GiB keep the state short to read at a start.
+CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
+
+Cleanup = Literal["delete", "compact"]
+
+
+class WantedTopic(NamedTuple):
+    """A topic as Vitalcast needs it."""
+
+    name: str
+    cleanup: Cleanup
+
+
+class FoundTopic(NamedTuple):
+    """A topic as it is. `replicas` is that of its least replicated partition."""
+
+    partitions: int
+    replicas: int
+    cleanup: str
+
+
+class TopicReport(NamedTuple):
+    """One line of `vitalcast topics`: what was found (or made), and what is wrong with it, if anything."""
+
+    name: str
+    found: FoundTopic | None
+    created: bool
+    problem: str | None
+
+
+class TopicsResult(NamedTuple):
+    """What `create_topics` and `inspect_topics` found out."""
+
+    reports: list[TopicReport]
+    warnings: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each topic that keeps the worker from running."""
+        return [f"topic {report.name}: {report.problem}" for report in self.reports if report.problem is not None]
+
+
+def wanted_topics(settings: Settings) -> list[WantedTopic]:
+    """The readings topic first, then what the worker writes, its state last."""
+    written = (settings.readings_topic, *settings.output_topics)
+    return [*(WantedTopic(name, "delete") for name in written), WantedTopic(settings.changelog_topic, "compact")]
+
+
+def problem_of(topic: WantedTopic, found: FoundTopic | None, readings_partitions: int) -> str | None:
+    """Why the worker cannot use the topic as it is, or None."""
+    if found is None:
+        return "does not exist"
+    if found.partitions < readings_partitions:
+        return f"has {found.partitions} partitions, fewer than the {readings_partitions} of the readings"
+    if found.cleanup != topic.cleanup:
+        lost = "state would be lost" if topic.cleanup == "compact" else "records would be lost"
+        return f"cleanup.policy is {found.cleanup}, must be {topic.cleanup}: {lost}"
+    return None
+
+
+def check_topics(settings: Settings) -> list[str]:
+    """What is wrong with the topics, a line for each; empty if the worker can start.
+
+    Raises: BrokerUnreachableError, KafkaFaultError.
+    """
+    return inspect_topics(settings).problems
+
+
+def inspect_topics(settings: Settings) -> TopicsResult:
+    """The topics as they are, nothing changed. Those of the embedded broker appear when used: none is missing there.
+
+    Raises: BrokerUnreachableError, KafkaFaultError.
+    """
+    client = clients.admin(settings)
+    try:
+        with clients.one_line_errors(settings):
+            if clients.is_embedded(client):
+                return TopicsResult([], ["embedded broker: topics appear when first used"])
+            return _inspect(client, settings, created=set())
+    finally:
+        client.close()
+
+
+def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> TopicsResult:
+    """Make the topics that are missing; those that exist are reported, never changed.
+
+    New outputs get at least as many partitions as the readings topic has.
+    Raises: BrokerUnreachableError, KafkaFaultError.
+    """
+    client = clients.admin(settings)
+    try:
+        with clients.one_line_errors(settings):
+            if clients.is_embedded(client):
+                return TopicsResult([], ["embedded broker: topics appear when first used, nothing to create"])
+            brokers = len(client.describe_cluster()["brokers"])
+            before = _find(client, wanted_topics(settings))
+            if (readings := before.get(settings.readings_topic)) is not None:
+                partitions = max(partitions, readings.partitions)
+            missing = [topic for topic in wanted_topics(settings) if topic.name not in before]
+            if missing:
+                client.create_topics([_new_topic(topic, partitions, brokers) for topic in missing])
+                client.wait_for_topics([topic.name for topic in missing])
+            result = _inspect(client, settings, created={topic.name for topic in missing})
+    finally:
+        client.close()
+    if missing and brokers < REPLICATION:
+        few = f"{brokers} broker{'s' if brokers > 1 else ''}: topics are made with 1 replica"
+        result.warnings.append(f"{few}, so losing a broker loses data; {REPLICATION} brokers are needed for production")
+    return result
+
+
+def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) -> TopicsResult:
+    wanted = wanted_topics(settings)
+    found = _find(client, wanted)
+    readings = found.get(settings.readings_topic)
+    least = 0 if readings is None else readings.partitions
+    reports = [
+        TopicReport(
+            topic.name, found.get(topic.name), topic.name in created, problem_of(topic, found.get(topic.name), least)
+        )
+        for topic in wanted
+    ]
+    return TopicsResult(reports, [])
+
+
+def _find(client: KafkaAdminClient, topics: Sequence[WantedTopic]) -> Mapping[str, FoundTopic]:
+    """Those of `topics` that exist. Asks for all topics of the cluster, because asking for one can create it."""
+    names = {topic.name for topic in topics}
+    described = [topic for topic in client.describe_topics() if topic["name"] in names and topic["error_code"] == 0]
+    if not described:
+        return {}
+    resources = [ConfigResource("topic", topic["name"], ["cleanup.policy"]) for topic in described]
+    configs = client.describe_configs(resources, config_filter="all")["topic"]
+    return {
+        topic["name"]: FoundTopic(
+            partitions=len(topic["partitions"]),
+            replicas=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
+            cleanup=configs[topic["name"]]["cleanup.policy"]["value"],
+        )
+        for topic in described
+    }
+
+
+def _new_topic(topic: WantedTopic, partitions: int, brokers: int) -> NewTopic:
+    is_replicated = brokers >= REPLICATION
+    config = {
+        "cleanup.policy": topic.cleanup,
+        "min.insync.replicas": str(MIN_INSYNC_REPLICAS if is_replicated else 1),
+    }
+    if topic.cleanup == "compact":
+        config["segment.bytes"] = str(CHANGELOG_SEGMENT_BYTES)
+    return NewTopic(topic.name, partitions, REPLICATION if is_replicated else 1, topic_configs=config)
