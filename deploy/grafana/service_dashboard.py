@@ -1,0 +1,316 @@
+"""Writes the service dashboard: `python deploy/grafana/service_dashboard.py`. A test keeps file and script equal.
+
+The top row answers three questions: is it up, is it late, is it wrong? The rows below say where to look.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+FILE: Final = Path(__file__).parent / "dashboards" / "service.json"
+COLUMNS: Final = 24  # of Grafana's grid
+RATE: Final = "[$__rate_interval]"
+# Short horizons follow the last value, long ones the average; between them a forecast can be of use.
+HORIZON: Final = 'horizon_s="$horizon_s"'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: what it shows, in which unit, and what a reader should make of it."""
+
+    title: str
+    unit: str
+    queries: dict[str, str]  # legend -> PromQL
+    description: str
+    type: str = "timeseries"
+    width: int = 8
+    height: int = 8
+    steps: tuple[tuple[float | None, str], ...] = ()  # thresholds: from which value which colour
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+
+def per_second(counter: str, by: str, where: str = "") -> str:
+    """The rate of a counter, summed over the workers for each value of the label `by`."""
+    return f"sum by ({by}) (rate({counter}{{{where}}}{RATE}))"
+
+
+def ratio(part: str, whole: str, by: str = "") -> str:
+    """The ratio of two counters' rates: no data, rather than a division by zero, while nothing moves."""
+    grouping = f"sum by ({by})" if by else "sum"
+    return f"{grouping} (rate({part}{RATE})) / ({grouping} (rate({whole}{RATE})) > 0)"
+
+
+def quantile(q: float, histogram: str) -> str:
+    """A quantile of a histogram over all workers."""
+    return f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{RATE})))"
+
+
+def skill(by: str, where: str) -> str:
+    """1 - the model's absolute error / that of "stays as it is": above 0 the model is of use."""
+    live = f'vitalcast_forecast_absolute_error_total{{role="live", {where}}}'
+    naive = f"vitalcast_persistence_absolute_error_total{{{where}}}"
+    return f"1 - {ratio(live, naive, by)}"
+
+
+def coverage(by: str, where: str) -> str:
+    """The share of values that fell into their band."""
+    scored = 'vitalcast_forecast_scored_total{role="live", %s}'
+    covered = f'covered="true", {where}'
+    return ratio(scored % covered, scored % where, by)
+
+
+GOOD_BELOW_ZERO: Final = ((None, "red"), (0.0, "green"))
+ROWS: Final[dict[str, tuple[Panel, ...]]] = {
+    "Is it up? Is it late? Is it wrong?": (
+        Panel(
+            "Workers ready",
+            "none",
+            {"ready": "sum(vitalcast_ready) or vector(0)"},
+            "Workers that have their model, their partitions and their state. 0: no forecast leaves this system.",
+            type="stat",
+            width=4,
+            height=4,
+            steps=((None, "red"), (1, "green")),
+        ),
+        Panel(
+            "Readings not yet read",
+            "short",
+            {"lag": "sum(vitalcast_consumer_lag_records)"},
+            "Records that wait in Kafka. It may jump while recordings are replayed; on a ward it stays near 0.",
+            type="stat",
+            width=4,
+            height=4,
+            steps=((None, "green"), (1_000, "orange"), (10_000, "red")),
+        ),
+        Panel(
+            "Reading to forecast, 99 of 100",
+            "s",
+            {"p99": quantile(0.99, "vitalcast_end_to_end_seconds")},
+            "From a reading's arrival in Kafka until its forecast is committed; 99 of 100 are faster than this.",
+            type="stat",
+            width=4,
+            height=4,
+            steps=((None, "green"), (1, "orange"), (5, "red")),
+        ),
+        Panel(
+            "Records without a forecast",
+            "percentunit",
+            {"dead letters": ratio("vitalcast_dead_letters_total", "vitalcast_readings_total")},
+            "Dead letters among all records. A sudden rise is a sender that changed, not patients.",
+            type="stat",
+            width=4,
+            height=4,
+            steps=((None, "green"), (0.01, "orange"), (0.1, "red")),
+        ),
+        Panel(
+            "Skill at the chosen horizon",
+            "percentunit",
+            {"skill": skill("", HORIZON)},
+            'How much smaller the error is than that of "stays as it is". Below 0: do not look at the forecasts.',
+            type="stat",
+            width=4,
+            height=4,
+            steps=GOOD_BELOW_ZERO,
+        ),
+        Panel(
+            "Values inside the 90 % band",
+            "percentunit",
+            {"coverage": coverage("", 'band="90"')},
+            "Honest bands hold 90 of 100 values. Below 85 %: the forecasts claim to know more than they do.",
+            type="stat",
+            width=4,
+            height=4,
+            steps=((None, "red"), (0.85, "green"), (0.96, "orange")),
+        ),
+    ),
+    "Readings": (
+        Panel(
+            "Records by outcome",
+            "eps",
+            {"{{outcome}}": per_second("vitalcast_readings_total", "outcome")},
+            "Each record has exactly one outcome.",
+        ),
+        Panel(
+            "Dead letters by reason",
+            "eps",
+            {"{{reason}}": per_second("vitalcast_dead_letters_total", "reason")},
+            "Why records left no forecast. The runbook of a reason starts at the sender.",
+        ),
+        Panel(
+            "Values ignored by reason",
+            "eps",
+            {"{{reason}}": per_second("vitalcast_values_ignored_total", "reason")},
+            "Single values that were left out of readings that were used.",
+        ),
+    ),
+    "Latency": (
+        Panel(
+            "Reading to forecast",
+            "s",
+            {f"{q:.0%}": quantile(q, "vitalcast_end_to_end_seconds") for q in (0.5, 0.95, 0.99)},
+            "From the Kafka timestamp of a reading to the commit of its forecast.",
+        ),
+        Panel(
+            "Records not yet read, by partition",
+            "short",
+            {"{{partition}}": "sum by (partition) (vitalcast_consumer_lag_records)"},
+            "One partition alone behind: one stay sends too much, or one worker is slow.",
+        ),
+        Panel(
+            "Model run",
+            "s",
+            {f"{q:.0%}": quantile(q, "vitalcast_inference_seconds") for q in (0.5, 0.99)},
+            "One run of the model, for all readings of a chunk at once.",
+        ),
+    ),
+    "Forecasts: do they deserve trust?": (
+        Panel(
+            "Skill by signal at the chosen horizon",
+            "percentunit",
+            {"{{signal}}": skill("signal", HORIZON)},
+            '1 - error / error of "stays as it is", over the chosen range of time. Above 0: of use.',
+            steps=GOOD_BELOW_ZERO,
+        ),
+        Panel(
+            "Values inside their band",
+            "percentunit",
+            {
+                "90 % band, {{horizon_s}} s": coverage("horizon_s", 'band="90"'),
+                "50 % band, {{horizon_s}} s": coverage("horizon_s", 'band="50"'),
+            },
+            "Should be near 90 % and 50 %.",
+            defaults={"min": 0, "max": 1},
+        ),
+        Panel(
+            "Forecasts by status",
+            "eps",
+            {"{{status}}": per_second("vitalcast_forecasts_total", "status")},
+            "warming_up: less than half an hour of data. stale: the monitor went silent.",
+        ),
+    ),
+    "Alerts": (
+        Panel(
+            "Alerts raised by kind",
+            "eps",
+            {"{{kind}}": per_second("vitalcast_alerts_total", "kind", 'state="raised"')},
+            "New alerts; updates and clearings are not counted here.",
+        ),
+        Panel(
+            "Open alerts by priority",
+            "short",
+            {"{{priority}}": "sum by (priority) (vitalcast_alerts_open)"},
+            "Alerts raised and not yet cleared.",
+        ),
+        Panel(
+            "Alerts held back by reason",
+            "eps",
+            {"{{reason}}": per_second("vitalcast_alerts_suppressed_total", "reason")},
+            "What would have been one alert too many.",
+        ),
+    ),
+    "Workers": (
+        Panel(
+            "Partitions and stays",
+            "short",
+            {
+                "partitions, {{instance}}": "sum by (instance) (vitalcast_assigned_partitions)",
+                "stays, {{instance}}": "sum by (instance) (vitalcast_tracked_stays)",
+                "stays without data, {{instance}}": "sum by (instance) (vitalcast_stale_stays)",
+            },
+            "What each worker has in hand.",
+        ),
+        Panel(
+            "Rebalances",
+            "eps",
+            {"{{instance}}": per_second("vitalcast_rebalances_total", "instance")},
+            "Partitions moved between workers: at a start, a stop, or because one was too slow to answer.",
+        ),
+        Panel(
+            "Model in use",
+            "none",
+            {
+                "{{name}} {{version}} ({{role}})": "max by (name, version, sha256, role) (vitalcast_model_info)",
+            },
+            "One line for each model. Two live ones: the workers differ.",
+        ),
+    ),
+}
+
+
+def dashboard() -> dict[str, Any]:
+    """The dashboard as Grafana reads it."""
+    panels: list[dict[str, Any]] = []
+    y = 0
+    for row, members in ROWS.items():
+        panels.append(
+            {"id": len(panels) + 1, "type": "row", "title": row, "gridPos": _at(0, y, COLUMNS, 1), "panels": []}
+        )
+        y, x = y + 1, 0
+        for panel in members:
+            panels.append(_panel(panel, len(panels) + 1, _at(x, y, panel.width, panel.height)))
+            x += panel.width
+        y += members[0].height
+    return {
+        "uid": "vitalcast-service",
+        "title": "Vitalcast: service",
+        "description": "Is it up, is it late, is it wrong? Reference only: never the sole source of an alarm.",
+        "tags": ["vitalcast"],
+        "schemaVersion": 39,
+        "editable": False,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {
+            "list": [
+                {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},
+                {
+                    "name": "horizon_s",
+                    "label": "Horizon in seconds",
+                    "type": "query",
+                    "datasource": SOURCE,
+                    "query": "label_values(vitalcast_forecast_absolute_error_total, horizon_s)",
+                    "refresh": 2,
+                    "sort": 3,
+                    "current": {"text": "900", "value": "900"},
+                },
+            ]
+        },
+        "panels": panels,
+    }
+
+
+SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+
+
+def _at(x: int, y: int, width: int, height: int) -> dict[str, int]:
+    return {"x": x, "y": y, "w": width, "h": height}
+
+
+def _panel(panel: Panel, number: int, position: dict[str, int]) -> dict[str, Any]:
+    steps = [{"value": value, "color": color} for value, color in panel.steps or ((None, "green"),)]
+    defaults = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}, **panel.defaults}
+    return {
+        "id": number,
+        "type": panel.type,
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": SOURCE,
+        "gridPos": position,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": expr, "legendFormat": legend}
+            for index, (legend, expr) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(dashboard(), indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")
