@@ -1,0 +1,88 @@
+"""The patients of a ward as a stream of readings, and its thin shell that sends them to Kafka in real time."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from schemas.reading import READING_V1
+from stream_worker.sender import Sender
+from stream_worker.simulator.episodes import SCRIPT
+from stream_worker.simulator.patient import Patient
+
+CARE_UNIT: Final = "icu-demo"
+HISTORY_STEP_S: Final = 60.0
+LONGEST_WAIT_S: Final = 0.2  # so that a stop is noticed soon
+
+Moment = tuple[float, Patient]
+
+
+def admit(patients: int, *, seed: int, start: float) -> list[Patient]:
+    """That many patients, whose episodes begin in the minutes after `start` (epoch seconds)."""
+    return [
+        Patient(f"bed-{index + 1:02d}", SCRIPT[index % len(SCRIPT)], start, (seed, index)) for index in range(patients)
+    ]
+
+
+def history(patients: Sequence[Patient], *, until: float, minutes: float) -> Iterator[Moment]:
+    """One moment a minute for each patient, the `minutes` before `until`, merged by time."""
+    steps = int(minutes * 60 / HISTORY_STEP_S)
+    for step in range(steps):
+        for patient in patients:
+            yield until - (steps - step) * HISTORY_STEP_S, patient
+
+
+def live(patients: Sequence[Patient], *, start: float, rate: float) -> Iterator[Moment]:
+    """`rate` moments a second for each patient, without end, spread evenly so that the ward is never read all at once."""
+    period = 1.0 / rate
+    queue = [(start + period * index / len(patients), index) for index in range(len(patients))]
+    heapq.heapify(queue)
+    while queue:
+        at, index = queue[0]
+        yield at, patients[index]
+        heapq.heapreplace(queue, (at + period, index))
+
+
+def reading(patient: Patient, at: float) -> bytes:
+    """The patient's monitor at `at`, as a reading."""
+    return _encode(
+        {
+            "schema": READING_V1,
+            "stay_id": patient.stay_id,
+            "observed_at": datetime.fromtimestamp(round(at, 3), UTC),
+            "vitals": patient.step(at),
+            "device_id": f"mon-{patient.stay_id}",
+            "care_unit": CARE_UNIT,
+        }
+    )
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def send(
+    moments: Iterator[Moment],
+    sender: Sender,
+    stop: threading.Event,
+    *,
+    clock: Callable[[], float] = time.time,
+    report: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Send each moment's reading when its time has come, until they end or `stop` is set. Returns how many."""
+    count = 0
+    for at, patient in moments:
+        while (left := at - clock()) > 0 and not stop.is_set():
+            stop.wait(min(left, LONGEST_WAIT_S))
+        if stop.is_set():
+            break
+        sender.send(patient.stay_id, reading(patient, at))
+        count += 1
+        report(count)
+    sender.flush()
+    return count
