@@ -1,4 +1,7 @@
-"""Recordings: one gzip CSV for each stay, `time` and one column for each signal in canonical units, empty = not observed."""
+"""Recordings: one gzip CSV for each stay, `time`, then a column for each signal in canonical units.
+
+An empty cell is a value that was not observed.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import msgspec
 
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One vital sign: its canonical unit, the closed range of plausible values, and the step in which it is published."""
+    """One vital sign: its canonical unit, the closed range of plausible values, and the precision it is written in."""
 
     name: str
     unit: str
@@ -27,6 +27,11 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def title(self) -> str:
         """The name a clinician reads: the label, or the wire name where there is none."""
         return self.label or self.name
+
+    @property
+    def scale(self) -> tuple[str, float, float, float]:
+        """What two definitions of the signal must agree on: unit, plausible range, precision."""
+        return self.unit, self.low, self.high, self.precision
 
     def to_quanta(self, value: float) -> int:
         """The value as a whole number of precision steps, the form in which windows and forecasts hold it."""
@@ -63,7 +68,7 @@ ARTERIAL_TRIPLE: Final = ("abp_sys", "abp_dia", "abp_mean")
 # A mean is computed from the wave and rounded apart from its extremes: it may lie this far outside them (mmHg).
 ARTERIAL_MEAN_SLACK: Final = 2.0
 
-# "No value" as monitors write it. All lie outside every plausible range; listed so that they are counted as what they are.
+# "No value" as monitors write it: outside every plausible range, listed so that they are counted as what they are.
 SENTINELS: Final = frozenset({-999.0, -99.9, -100.0, -1.0, -10000.0, 8388607.0, 0.0})
 
 # UCUM units readings may use, by canonical unit: value in canonical unit = value * factor + offset.
@@ -98,6 +103,13 @@ def known_signals(declared: Iterable[Signal] = ()) -> tuple[Signal, ...]:
         vital = VITALS_BY_NAME.get(signal.name)
         if vital is None:
             extra.append(signal)
-        elif (vital.unit, vital.low, vital.high, vital.precision) != (signal.unit, signal.low, signal.high, signal.precision):
-            raise ValueError(f"signal {signal.name!r} is declared with another unit, range or precision than the contract's")
+        elif (vital.unit, vital.low, vital.high, vital.precision) != (
+            signal.unit,
+            signal.low,
+            signal.high,
+            signal.precision,
+        ):
+            raise ValueError(
+                f"signal {signal.name!r} is declared with another unit, range or precision than the contract's"
+            )
     return (*VITALS, *extra)

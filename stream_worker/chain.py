@@ -1,0 +1,199 @@
+"""The model's state of each stay, moved along its steps: closed ones once, open ones provisionally."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.predictor import Predictor
+from stream_worker.stays import MAX_ELAPSED_S, NEVER, OPEN_BINS, Slots, Stays
+from stream_worker.window import Bools, Ints, step_values
+
+Floats32 = NDArray[np.float32]
+
+# Rows of one call of the network: its inputs still fit the processor's cache (measured: 512 to 1,024 are fastest).
+MAX_BATCH: Final = 1024
+
+
+class StepInputs:
+    """What the model is told of one step of each stay: x, observed, elapsed, float32 (n, I), and its times."""
+
+    def __init__(self, stays: Stays, slots: Slots, step: Ints) -> None:
+        layout, head, body = stays.layout, stays.head, stays.body
+        bins = head["bins"][slots, step % OPEN_BINS]
+        exists = bins["step"] == step
+        quanta, has_value = step_values(bins)
+        self.quanta = quanta[:, layout.inputs]
+        self.observed: Bools = has_value[:, layout.inputs] & exists[:, None]
+        self.is_empty: Bools = ~self.observed.any(axis=1)
+        before = body["at"][slots]
+        as_of_before = body["as_of"][slots]
+        # If the step before is still open, its bin knows later times than the closed steps do.
+        has_open_before = step == head["closed_step"][slots] + 2
+        if has_open_before.any():
+            older = head["bins"][slots, (step - 1) % OPEN_BINS]
+            counts = has_open_before & (older["step"] == step - 1)
+            seen = counts[:, None] & (older["count"][:, layout.inputs] > 0)
+            before = np.where(seen, older["at"][:, layout.inputs], before)
+            as_of_before = np.where(counts, older["as_of"], as_of_before)
+        # A step without readings is as far from the one before as steps are apart.
+        self.as_of: Ints = np.where(exists, bins["as_of"], as_of_before + layout.step_us)
+        self.at: Ints = np.where(self.observed, bins["at"][:, layout.inputs], before)
+        limit_us = int(MAX_ELAPSED_S * 1e6)
+        never_as_long_ago = np.where(self.at == NEVER, self.as_of[:, None] - limit_us, self.at)
+        elapsed = np.clip(self.as_of[:, None] - never_as_long_ago, 0, limit_us) / 1e6
+        precision = layout.precision[layout.inputs]
+        self.x = np.where(self.observed, self.quanta * precision, 0.0).astype(np.float32)
+        self.elapsed: Floats32 = elapsed.astype(np.float32)
+
+
+class Chain:
+    """Runs the model for stays, and keeps what it computed for as long as it holds."""
+
+    def __init__(self, stays: Stays, predictor: Predictor) -> None:
+        self._stays = stays
+        self._predictor = predictor
+        self.inference_rows: list[int] = []  # batch size and time of each call, for the metrics
+        self.inference_seconds: list[float] = []
+
+    def close_until(self, slots: Slots, last_closed: Ints) -> Slots:
+        """Close all steps up to `last_closed` (n,); returns the slots of which at least one step closed."""
+        head = self._stays.head
+        is_new = head["closed_step"][slots] == NEVER
+        head["closed_step"][slots[is_new]] = last_closed[is_new]
+        self._stays.body["step"][slots[is_new]] = last_closed[is_new]
+        behind = head["closed_step"][slots] < last_closed
+        closed = slots[behind]
+        while behind.any():
+            self._close_one(slots[behind])
+            behind = head["closed_step"][slots] < last_closed
+        return closed
+
+    def _close_one(self, slots: Slots) -> None:
+        """Close the oldest open step of each stay, usually by taking over its last provisional state."""
+        stays = self._stays
+        layout, head, body = stays.layout, stays.head, stays.body
+        step = head["closed_step"][slots] + 1
+        inputs = StepInputs(stays, slots, step)
+        missing = ~stays.open_holds[slots, 0]
+        if missing.any():
+            self._compute_older(slots[missing], inputs, np.flatnonzero(missing))
+        body["state32"][slots] = stays.open32[slots, 0]
+        body["state16"][slots] = stays.open16[slots, 0]
+        body["at"][slots] = inputs.at
+        started = (body["has_started"][slots] > 0) | ~inputs.is_empty
+        body["has_started"][slots] = started
+        body["as_of"][slots] = np.where(started, inputs.as_of, NEVER)
+        window_row = step % layout.manifest.context_steps
+        body["window"][slots, window_row] = np.where(inputs.observed, inputs.quanta, layout.missing)
+        head["closed_step"][slots] = body["step"][slots] = step
+        stays.open32[slots, 0] = stays.open32[slots, 1]
+        stays.open16[slots, 0] = stays.open16[slots, 1]
+        stays.open_holds[slots, 0] = stays.open_holds[slots, 1]
+        stays.open_holds[slots, 1] = False
+
+    def provisional(self, slots: Slots) -> Floats32:
+        """Quantiles (n, V, H, Q) as of each stay's newest reading, through its open steps."""
+        stays = self._stays
+        head = stays.head
+        newest_step = head["newest"][slots] // stays.layout.step_us
+        has_two_open = newest_step - head["closed_step"][slots] == OPEN_BINS
+        missing = has_two_open & ~stays.open_holds[slots, 0]
+        if missing.any():
+            older = StepInputs(stays, slots[missing], newest_step[missing] - 1)
+            self._compute_older(slots[missing], older, np.arange(missing.sum()))
+        two = has_two_open[:, None]
+        state = self._state(
+            np.where(two, stays.open32[slots, 0], stays.body["state32"][slots]),
+            np.where(two, stays.open16[slots, 0], stays.body["state16"][slots]),
+        )
+        quantiles, state = self._run(StepInputs(stays, slots, newest_step), slice(None), state)
+        self._keep(slots, has_two_open.astype(np.intp), state)
+        return quantiles.numpy()
+
+    def _compute_older(self, slots: Slots, inputs: StepInputs, rows: Slots) -> None:
+        """The state after the oldest open step of `slots`, whose inputs are `rows` of `inputs`.
+
+        Before a stay's first value its state is the initial one, however long nothing comes.
+        """
+        body = self._stays.body
+        state = self._state(body["state32"][slots], body["state16"][slots])
+        moves = (body["has_started"][slots] > 0) | ~inputs.is_empty[rows]
+        if moves.any():
+            _, moved = self._run(inputs, rows[moves], state[torch.from_numpy(moves)])
+            state[torch.from_numpy(moves)] = moved
+        self._keep(slots, np.zeros(len(slots), np.intp), state)
+
+    def _run(self, inputs: StepInputs, rows: Slots | slice, state: Tensor) -> tuple[Tensor, Tensor]:
+        x, observed, elapsed = (torch.from_numpy(a[rows]) for a in (inputs.x, inputs.observed, inputs.elapsed))
+        quantiles, states = [], []
+        for first in range(0, len(x), MAX_BATCH):
+            part = slice(first, first + MAX_BATCH)
+            started = time.perf_counter()
+            q, s = self._predictor.step(x[part], observed[part], elapsed[part], state[part])
+            self.inference_seconds.append(time.perf_counter() - started)
+            self.inference_rows.append(len(x[part]))
+            quantiles.append(q)
+            states.append(s)
+        if len(quantiles) == 1:
+            return quantiles[0], states[0]
+        return torch.cat(quantiles), torch.cat(states)
+
+    def _state(self, state32: Floats32, state16: NDArray[np.float16]) -> Tensor:
+        return torch.cat([torch.from_numpy(state32), torch.from_numpy(state16).float()], dim=1)
+
+    def _keep(self, slots: Slots, which: Slots, state: Tensor) -> None:
+        """Cache `state` as that after the older (0) or the newest (1) of two open steps."""
+        stays, split = self._stays, self._stays.layout.manifest.state_float32
+        stays.open32[slots, which] = state[:, :split].numpy()
+        stays.open16[slots, which] = state[:, split:].half().numpy()
+        stays.open_holds[slots, which] = True
+
+    def prime_outdated(self) -> int:
+        """Compute the closed states that another model left again, from their windows; returns how many."""
+        stays = self._stays
+        slots = np.flatnonzero(stays.is_used & (stays.body["model"] != stays.layout.model_key))
+        if len(slots):
+            self._prime(slots)
+        return len(slots)
+
+    def _prime(self, slots: Slots) -> None:
+        stays, layout = self._stays, self._stays.layout
+        body, steps = stays.body, layout.manifest.context_steps
+        state = self._predictor.initial_state(len(slots))
+        last_seen = np.full((len(slots), len(layout.inputs)), np.inf)
+        started = np.zeros(len(slots), np.bool_)
+        precision = layout.precision[layout.inputs]
+        for age in range(steps - 1, -1, -1):
+            rows = body["window"][slots, (body["step"][slots] - age) % steps]
+            observed = rows != layout.missing
+            last_seen = np.where(observed, 0.0, last_seen + layout.manifest.step_s)
+            started |= observed.any(axis=1)
+            if not started.any():
+                continue
+            mask = torch.from_numpy(started)
+            x = np.where(observed, rows * precision, 0.0).astype(np.float32)[started]
+            elapsed = np.minimum(last_seen, MAX_ELAPSED_S).astype(np.float32)[started]
+            _, moved = self._predictor.step(
+                torch.from_numpy(x), torch.from_numpy(observed[started]), torch.from_numpy(elapsed), state[mask]
+            )
+            state[mask] = self._predictor.round_state(moved)
+        split = layout.manifest.state_float32
+        body["state32"][slots] = state[:, :split].numpy()
+        body["state16"][slots] = state[:, split:].half().numpy()
+        body["model"][slots] = layout.model_key
+
+
+def in_quanta(quantiles: Floats32, stays: Stays) -> NDArray[Any]:
+    """Quantiles (n, V, H, Q) in whole steps of each signal's precision, inside its plausible range."""
+    layout = stays.layout
+    signals = layout.manifest.forecast_signals
+    precision = layout.precision[layout.forecast][:, None, None]
+    low = np.array([np.ceil(s.low / s.precision - 1e-9) for s in signals])[:, None, None]
+    high = np.array([np.floor(s.high / s.precision + 1e-9) for s in signals])[:, None, None]
+    return np.clip(np.rint(quantiles.astype(np.float64) / precision), low, high).astype(np.int64)

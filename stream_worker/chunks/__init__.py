@@ -1,0 +1,25 @@
+"""Faust by the chunk: whole fetched batches as events, exactly-once output lanes, bulk table recovery.
+
+Knows nothing of vital signs. Stock Faust hands over one record at a time, commits by counting acknowledged records and
+recovers tables record by record: twenty times slower, and not exactly once (docs/decisions/0001-chunked-transport.md).
+
+    broker -> ChunkConsumer: one event = one Chunk of one partition
+           -> the application's agent: computes, changes the table's memory
+           -> Lane of that partition: outputs, changed state and the next offset in one Kafka transaction
+"""
+
+from stream_worker.chunks.lane import Lane, LaneFailure, Work
+from stream_worker.chunks.recovery import BulkStore, ChunkTableManager
+from stream_worker.chunks.transport import Chunk, ChunkBootStrategy, ChunkTransport, Connection
+
+__all__ = [
+    "BulkStore",
+    "Chunk",
+    "ChunkBootStrategy",
+    "ChunkTableManager",
+    "ChunkTransport",
+    "Connection",
+    "Lane",
+    "LaneFailure",
+    "Work",
+]

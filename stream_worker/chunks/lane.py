@@ -1,0 +1,178 @@
+"""One lane for each input partition: the only writer of its outputs and state, in the order of its input."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiokafka
+from aiokafka import TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+
+Record = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
+
+# Chunks that may wait for their commit before the agent is held back: more make transactions larger and cheaper
+# (measured: 8 to 32 gain 5 % throughput), fewer keep less uncommitted work in memory.
+MAX_WAITING_CHUNKS: Final = 16
+# Below the broker's default limit of a batch (1,048,588 bytes) even if nothing compresses.
+MAX_BATCH_BYTES: Final = 900_000
+TRANSACTION_TIMEOUT_MS: Final = 60_000
+
+
+class LaneFailure(Exception):
+    """Outputs could not be made durable: memory is ahead of the log, so the process must not go on."""
+
+
+@dataclass(slots=True)
+class Work:
+    """What one chunk leaves: records by output topic, changed state by key, the offset to go on from if it moved."""
+
+    outputs: Mapping[str, list[Record]]
+    state: Mapping[bytes, bytes | None]
+    next_offset: int | None
+    on_durable: Callable[[], None] = field(default=lambda: None)
+
+
+class Lane:
+    """Makes work durable, several waiting chunks at a time, without ever waiting for more to come.
+
+    Exactly once: one transaction for outputs, state and offset; opening the lane fences whoever owned the partition
+    before. At least once: outputs, then state, then offset, each acknowledged before the next.
+    """
+
+    def __init__(
+        self,
+        partition: TopicPartition,
+        *,
+        group_id: str,
+        changelog_topic: str,
+        producer_config: Mapping[str, Any],
+        exactly_once: bool,
+        commit: Callable[[Mapping[TopicPartition, int]], Awaitable[object]],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.partition = partition
+        self._group_id = group_id
+        self._changelog_topic = changelog_topic
+        self._exactly_once = exactly_once
+        self._commit = commit
+        self._on_failure = on_failure
+        # One epoch for each partition, not for each worker: aiokafka passes the broker no group generation, so only the
+        # producer's epoch keeps a worker that lost the partition unnoticed from writing to it.
+        identity = (
+            {
+                "transactional_id": f"{group_id}-{partition.topic}-{partition.partition}",
+                "transaction_timeout_ms": TRANSACTION_TIMEOUT_MS,
+            }
+            if exactly_once
+            else {"enable_idempotence": True}
+        )
+        self._producer = aiokafka.AIOKafkaProducer(
+            **producer_config,
+            **identity,
+            client_id=f"{group_id}-{partition.partition}",
+            acks="all",
+            linger_ms=0,
+            max_batch_size=MAX_BATCH_BYTES,
+            compression_type="zstd",
+        )
+        self._waiting: list[Work] = []
+        self._wake = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._is_drained = asyncio.Event()
+        self._has_room.set()
+        self._is_drained.set()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start writing. Exactly once: returns when the previous owner is fenced and its transaction has ended."""
+        await self._producer.start()
+        self._writer = asyncio.create_task(self._write_forever(), name=f"lane-{self.partition.partition}")
+
+    async def add(self, work: Work) -> None:
+        """Queue `work`; waits only while too many chunks are queued already."""
+        self._waiting.append(work)
+        self._is_drained.clear()
+        self._wake.set()
+        if len(self._waiting) >= MAX_WAITING_CHUNKS:
+            self._has_room.clear()
+            await self._has_room.wait()
+
+    async def drain(self) -> None:
+        """Wait until all that was queued is durable."""
+        await self._is_drained.wait()
+
+    async def close(self) -> None:
+        """Stop writing; what is queued is dropped, and the input is read again by whoever comes next."""
+        if self._writer is not None:
+            self._writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._writer
+        await self._producer.stop()
+
+    async def _write_forever(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                batch, self._waiting = self._waiting, []
+                self._has_room.set()
+                await self._write(batch)
+                for work in batch:
+                    work.on_durable()
+                if not self._waiting:
+                    self._is_drained.set()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._on_failure(error)
+
+    async def _write(self, batch: list[Work]) -> None:
+        outputs: dict[str, list[Record]] = {}
+        state: dict[bytes, bytes | None] = {}
+        for work in batch:
+            for topic, records in work.outputs.items():
+                outputs.setdefault(topic, []).extend(records)
+            for key, value in work.state.items():
+                state.pop(key, None)  # keep the order of the last write: a reader joins what belongs together
+                state[key] = value
+        next_offset = next((work.next_offset for work in reversed(batch) if work.next_offset is not None), None)
+        if self._exactly_once:
+            await self._producer.begin_transaction()
+            acknowledgements = await self._send_outputs(outputs)
+            acknowledgements += await self._send(self._changelog_topic, state.items())
+            await asyncio.gather(*acknowledgements)
+            if next_offset is not None:
+                offset = {self.partition: OffsetAndMetadata(next_offset, "")}
+                await self._producer.send_offsets_to_transaction(offset, self._group_id)
+            await self._producer.commit_transaction()
+        else:
+            await asyncio.gather(*await self._send_outputs(outputs))
+            await asyncio.gather(*await self._send(self._changelog_topic, state.items()))
+            if next_offset is not None:
+                await self._commit({self.partition: next_offset})
+
+    async def _send_outputs(self, outputs: Mapping[str, list[Record]]) -> list[Awaitable[object]]:
+        return [future for topic, records in outputs.items() for future in await self._send(topic, records)]
+
+    async def _send(self, topic: str, records: Iterable[Record]) -> list[Awaitable[object]]:
+        """Hand `records` over in whole batches, to the partition number the lane reads from."""
+        futures: list[Awaitable[object]] = []
+        builder = self._producer.create_batch()
+        for key, value in records:
+            if builder.append(key=key, value=value, timestamp=None) is None:
+                futures.append(await self._send_batch(builder, topic))
+                builder = self._producer.create_batch()
+                if builder.append(key=key, value=value, timestamp=None) is None:
+                    raise LaneFailure(f"a record for {topic} is larger than a batch may be")
+        if builder.record_count():
+            futures.append(await self._send_batch(builder, topic))
+        return futures
+
+    async def _send_batch(self, builder: Any, topic: str) -> Awaitable[object]:
+        builder.close()
+        future: Awaitable[object] = await self._producer.send_batch(builder, topic, partition=self.partition.partition)
+        return future

@@ -1,0 +1,96 @@
+"""Recovery of a table from its changelog in bulk: read each assigned partition to its end, every time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import aiokafka
+from aiokafka import TopicPartition
+from faust.stores.memory import Store
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery
+
+from stream_worker.chunks.transport import MAX_FETCH_BYTES, Connection
+
+
+class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
+    """Where a table's state lives. The application gives it a memory of its own choice."""
+
+    def forget_all(self) -> None:
+        """Drop the state of every partition."""
+        raise NotImplementedError
+
+    def load(self, partition: int, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Apply changelog records of `partition`, in order; a value of None removes its key."""
+        raise NotImplementedError
+
+    def on_loaded(self, partitions: frozenset[int], seconds: float) -> None:
+        """All partitions are complete."""
+
+
+class BulkRecovery(Recovery):  # type: ignore[misc]
+    """Stock recovery reads record by record and waits for a record at the end offset minus one, which under
+    transactions is a marker that never arrives. Reading by position needs neither.
+
+    State is read again on every assignment, kept partitions too: a worker that was suspended past its session has
+    memory that is ahead of the log or behind it, and cannot know which.
+    """
+
+    def need_recovery(self) -> bool:
+        """Never record by record."""
+        return False
+
+    async def _build_highwaters(self, consumer: Any, tps: set[Any], destination: Any, title: str) -> None:
+        destination.clear()
+
+    async def _seek_offsets(self, consumer: Any, tps: set[Any], offsets: Any, title: str) -> None:
+        """Nothing: the changelog is not read through the group's consumer."""
+
+    async def _build_offsets(self, consumer: Any, tps: set[Any], destination: Any, title: str) -> None:
+        if title != "active":
+            return
+        started = time.monotonic()
+        stores: dict[str, BulkStore] = {topic: table.data for topic, table in self.tables._changelogs.items()}
+        for store in stores.values():
+            store.forget_all()
+        if tps:
+            await read_to_end(self.app.connection, [TopicPartition(*tp) for tp in tps], stores)
+        for topic, store in stores.items():
+            partitions = frozenset(tp.partition for tp in tps if tp.topic == topic)
+            store.on_loaded(partitions, time.monotonic() - started)
+
+
+async def read_to_end(connection: Connection, partitions: list[TopicPartition], stores: dict[str, BulkStore]) -> None:
+    """Load `partitions` from their beginning to where they end now."""
+    consumer = aiokafka.AIOKafkaConsumer(
+        **connection.config,
+        enable_auto_commit=False,
+        isolation_level=connection.isolation_level,
+        max_partition_fetch_bytes=MAX_FETCH_BYTES,
+    )
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        ends = await consumer.end_offsets(partitions)
+        behind = {partition for partition in partitions if ends[partition] > 0}
+        while behind:
+            fetched = await consumer.getmany(*behind, timeout_ms=200)
+            for partition, records in fetched.items():
+                stores[partition.topic].load(partition.partition, ((r.key, r.value) for r in records))
+            behind = {p for p in behind if await consumer.position(p) < ends[p]}
+    finally:
+        await consumer.stop()
+
+
+class ChunkTableManager(TableManager):  # type: ignore[misc]
+    """Faust's table manager with bulk recovery."""
+
+    @property
+    def recovery(self) -> BulkRecovery:
+        """The recovery service, made when first asked for."""
+        if self._recovery is None:
+            self._recovery = BulkRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery

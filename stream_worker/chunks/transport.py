@@ -1,0 +1,219 @@
+"""Faust's transport, one event for each fetched chunk of a partition, with lanes in place of Faust's commits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, NamedTuple
+
+import aiokafka
+import structlog
+from aiokafka import TopicPartition
+from faust.app.base import BootStrategy
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+
+from stream_worker.chunks.lane import Lane
+
+log = structlog.get_logger("vitalcast")
+
+# What a rebalance may wait for the last chunks: less than Kafka's rebalance timeout (60 s), more than a broker restart.
+DRAIN_TIMEOUT_S: Final = 20.0
+MAX_FETCH_BYTES: Final = 2 << 20
+
+
+class Chunk(NamedTuple):
+    """Consecutive records of one partition, in offset order."""
+
+    partition: TopicPartition
+    records: Sequence[aiokafka.ConsumerRecord]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How the transport reaches the broker and what it tells its owner."""
+
+    config: Mapping[str, Any]  # addresses and security, as aiokafka takes them
+    exactly_once: bool
+    session_timeout_s: float
+    chunk_records: int
+    instance_id: str | None
+    on_failure: Callable[[BaseException], None]
+    on_assigned: Callable[[frozenset[int]], None] = field(default=lambda partitions: None)
+
+    @property
+    def isolation_level(self) -> str:
+        """Records of aborted transactions must not be read back, neither as input nor as state."""
+        return "read_committed" if self.exactly_once else "read_uncommitted"
+
+
+class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
+    """Lanes own the producers: Faust's own is never started."""
+
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        connection: Connection = self.app.connection
+        self._assignor = self.app.assignor
+        session_timeout_ms = int(connection.session_timeout_s * 1000)
+        return aiokafka.AIOKafkaConsumer(
+            **connection.config,
+            client_id=self.app.conf.id,
+            group_id=self.app.conf.id,
+            group_instance_id=connection.instance_id,
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=connection.isolation_level,
+            max_poll_records=4 * connection.chunk_records,
+            max_partition_fetch_bytes=MAX_FETCH_BYTES,
+            session_timeout_ms=session_timeout_ms,
+            heartbeat_interval_ms=session_timeout_ms // 5,
+            rebalance_timeout_ms=60_000,
+        )
+
+
+class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
+    """Yields chunks; knows no acknowledgements, since a lane knows what is durable."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.lanes: dict[TopicPartition, Lane] = {}
+        super().__init__(*args, **kwargs)
+
+    @property
+    def connection(self) -> Connection:
+        """How the application connects."""
+        connection: Connection = self.app.connection
+        return connection
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
+        """The fetched records as chunks; stops at once when the partitions may have changed hands."""
+        generation = self.app.consumer_generation_id
+        fetched = await self._fetch(timeout)
+        if not self.flow_active:
+            await self._rewind()
+            return
+        for partition, records in fetched.items():
+            for first in range(0, len(records), self.connection.chunk_records):
+                if not self.flow_active or self.app.consumer_generation_id != generation or self.should_stop:
+                    return
+                yield partition, self._chunk_message(partition, records[first : first + self.connection.chunk_records])
+
+    async def _fetch(self, timeout: float) -> Mapping[TP, Sequence[aiokafka.ConsumerRecord]]:
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        active = self._get_active_partitions()
+        if not active:
+            await asyncio.sleep(0.01)  # Faust's own second of sleep would be felt at each start
+            return {}
+        self.not_waiting_next_records.clear()
+        try:
+            return await self._getmany(active_partitions=active, timeout=timeout) or {}
+        finally:
+            self.not_waiting_next_records.set()
+
+    async def _rewind(self) -> None:
+        """Forget what was fetched while the flow was stopped."""
+        try:
+            await self.perform_seek()
+        except Exception as error:
+            log.debug("seek_failed", error=type(error).__name__)
+
+    def _chunk_message(self, partition: TP, records: Sequence[aiokafka.ConsumerRecord]) -> ConsumerMessage:
+        last = records[-1]
+        return ConsumerMessage(
+            topic=last.topic,
+            partition=last.partition,
+            offset=last.offset,
+            timestamp=last.timestamp / 1000,
+            timestamp_type=last.timestamp_type,
+            headers=(),
+            key=b"",
+            value=Chunk(TopicPartition(last.topic, last.partition), records),
+            checksum=None,
+            tp=partition,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Nothing: gaps matter only for counted acknowledgements."""
+
+    def ack(self, message: ConsumerMessage) -> bool:
+        """Mark a chunk as handed to its lane."""
+        if message.acked:
+            return False
+        message.acked = True
+        self._unacked_messages.discard(message)
+        return True
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Nothing: lanes commit."""
+        return False
+
+    async def commit_offsets(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commit what a lane made durable without a transaction."""
+        await self._commit({TP(*partition): offset for partition, offset in offsets.items()})
+
+    async def wait_empty(self) -> None:
+        """Wait until the chunks under way are with their lanes, and the lanes are empty."""
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            while any(not message.acked for message in list(self._unacked_messages)):
+                await asyncio.sleep(0.005)
+            await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish the chunks under way, then close the lanes of what is lost."""
+        await super().on_partitions_revoked(revoked)
+        await self._close_lanes({TopicPartition(*tp) for tp in revoked})
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
+        inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
+        new = [partition for partition in inputs if partition not in self.lanes]
+        for partition in new:
+            self.lanes[partition] = self._new_lane(partition)
+        try:
+            await asyncio.gather(*(self.lanes[partition].open() for partition in new))
+        except Exception as error:
+            self.connection.on_failure(error)
+            return
+        self.connection.on_assigned(frozenset(partition.partition for partition in inputs))
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_stop(self) -> None:
+        """Finish the chunks under way, close the lanes, leave the group."""
+        try:
+            await self.wait_empty()
+        except TimeoutError:
+            log.warning("stopped_with_work_under_way", detail="it is read again at the next start")
+        await self._close_lanes(set(self.lanes))
+        await super().on_stop()
+
+    def _new_lane(self, partition: TopicPartition) -> Lane:
+        (changelog_topic,) = self.app.tables.changelog_topics
+        return Lane(
+            partition,
+            group_id=self.app.conf.id,
+            changelog_topic=changelog_topic,
+            producer_config=self.connection.config,
+            exactly_once=self.connection.exactly_once,
+            commit=self.commit_offsets,
+            on_failure=self.connection.on_failure,
+        )
+
+    async def _close_lanes(self, partitions: set[TopicPartition]) -> None:
+        lost = [self.lanes.pop(partition) for partition in partitions if partition in self.lanes]
+        await asyncio.gather(*(lane.close() for lane in lost))
+
+
+class ChunkTransport(driver.Transport):  # type: ignore[misc]
+    """The transport to set as `app.transport`; the app carries its `Connection` as `app.connection`."""
+
+    Consumer: ClassVar[type[ChunkConsumer]] = ChunkConsumer

@@ -1,0 +1,230 @@
+"""Records to columns: a chunk's readings as arrays, its stay events and invalid records beside them.
+
+Nearly every record takes the fast way: one typed decoder call, no dictionary. Whatever that decoder does not take as it
+is (units, quality, unknown signals, nulls, and everything wrong) goes through `schemas.codec`, which decides alone
+what is valid; a property test compares both ways.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from schemas import codec
+from schemas.codec import InvalidReading
+from schemas.reading import READING_V1, Reading, StayEvent, StayId, Timestamp
+from schemas.signals import ARTERIAL_MEAN_SLACK, ARTERIAL_TRIPLE, SENTINELS, Signal, conversion
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+MICROSECONDS: Final = 1_000_000
+# Records up to this size cannot nest deeper than the codec allows: each level takes two bytes.
+_SHALLOW_BYTES: Final = 2 * codec.MAX_DEPTH
+_SENTINELS: Final = np.array(sorted(SENTINELS))
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads consecutive times (Knuth, vol. 3, 6.4)
+
+
+def to_us(time: datetime) -> int:
+    """Microseconds since the epoch; exact for any time of our centuries."""
+    return round(time.timestamp() * MICROSECONDS)
+
+
+def to_time(us: int) -> datetime:
+    """The aware UTC time of `us` microseconds since the epoch."""
+    return datetime.fromtimestamp(us // MICROSECONDS, UTC).replace(microsecond=us % MICROSECONDS)
+
+
+@dataclass(slots=True)
+class Readings:
+    """The readings of a chunk: n rows in offset order, K known signals. Values are in canonical units and usable."""
+
+    rows: Ints  # (n,) index of the record in its chunk
+    stay_ids: list[str]
+    observed_us: Ints  # (n,) microseconds since the epoch
+    values: Floats  # (n, K) NaN where not observed or not usable
+    observed: Bools  # (n, K)
+    questionable: Bools  # (n, K) observed, but the device doubts it
+    implausible: Bools  # (n, K) sent, but out of range or contradictory
+    fingerprints: NDArray[np.uint64]  # (n,) of time, device and values as sent
+    care_units: list[str | None]
+
+
+class Decoded(NamedTuple):
+    """What a chunk's records are."""
+
+    readings: Readings
+    events: list[tuple[int, StayEvent]]
+    invalid: list[tuple[int, InvalidReading]]
+    ignored: Counter[tuple[str, str]]  # (signal, reason) of values that were left out
+
+
+@dataclass(slots=True)
+class _Rows:
+    rows: list[int] = field(default_factory=list)
+    stay_ids: list[str] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    packed: list[bytes] = field(default_factory=list)
+    devices: list[str | None] = field(default_factory=list)
+    care_units: list[str | None] = field(default_factory=list)
+    questionable: list[tuple[int, list[int]]] = field(default_factory=list)
+
+
+class ReadingDecoder:
+    """Decodes chunks against a fixed list of known signals."""
+
+    def __init__(self, signals: Sequence[Signal], max_bytes: int) -> None:
+        self.signals = tuple(signals)
+        self._max_bytes = max_bytes
+        self._index = {signal.name: k for k, signal in enumerate(signals)}
+        self._low = np.array([signal.low for signal in signals])
+        self._high = np.array([signal.high for signal in signals])
+        self._triple = np.array([self._index[name] for name in ARTERIAL_TRIPLE])
+        self._pack = struct.Struct(f"{len(signals)}d").pack
+        vitals = msgspec.defstruct(
+            "FastVitals", [(signal.name, float, math.nan) for signal in signals], forbid_unknown_fields=True, gc=False
+        )
+        reading = msgspec.defstruct(
+            "FastReading",
+            [
+                ("stay_id", StayId),
+                ("observed_at", Timestamp),
+                ("vitals", vitals),
+                ("schema", Literal[READING_V1], READING_V1),
+                ("device_id", str | None, None),
+                ("care_unit", Annotated[str, msgspec.Meta(max_length=64)] | None, None),
+            ],
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decode_fast: Any = msgspec.json.Decoder(reading).decode
+
+    def decode(self, values: Sequence[bytes | None]) -> Decoded:
+        """The records of a chunk, sorted into readings, stay events and invalid ones. Never raises."""
+        rows = _Rows()
+        events: list[tuple[int, StayEvent]] = []
+        invalid: list[tuple[int, InvalidReading]] = []
+        ignored: Counter[tuple[str, str]] = Counter()
+        decode_fast, pack, astuple = self._decode_fast, self._pack, msgspec.structs.astuple
+        for row, value in enumerate(values):
+            try:
+                if not self._is_plain(value):
+                    raise msgspec.DecodeError
+                reading = decode_fast(value)
+                if reading.observed_at.year not in codec.YEARS:
+                    raise msgspec.DecodeError
+                rows.packed.append(pack(*astuple(reading.vitals)))
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                try:
+                    record = codec.decode(value, self._max_bytes)
+                except InvalidReading as error:
+                    invalid.append((row, error))
+                    continue
+                if isinstance(record, StayEvent):
+                    events.append((row, record))
+                    continue
+                reading = record
+                rows.packed.append(self._pack_slowly(record, rows, ignored))
+            rows.rows.append(row)
+            rows.stay_ids.append(reading.stay_id)
+            rows.times.append(reading.observed_at.timestamp())
+            rows.devices.append(reading.device_id)
+            rows.care_units.append(reading.care_unit)
+        return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
+
+    def _is_plain(self, value: bytes | None) -> bool:
+        """Whether the fast decoder would judge `value` as the codec does: it has no oddity that it looks at less."""
+        return (
+            value is not None
+            and len(value) <= self._max_bytes
+            and value.isascii()
+            and (len(value) <= _SHALLOW_BYTES or not codec.is_too_deep(value))
+        )
+
+    def _pack_slowly(self, reading: Reading, rows: _Rows, ignored: Counter[tuple[str, str]]) -> bytes:
+        """The values of a reading with units, quality, nulls or unknown signals, converted and packed."""
+        values = [math.nan] * len(self.signals)
+        questionable = []
+        units, quality = reading.units or {}, reading.quality or {}
+        for name, value in reading.vitals.items():
+            if value is None:
+                continue
+            k = self._index.get(name)
+            if k is None:
+                ignored["other", "unknown"] += 1
+                continue
+            factors = conversion(self.signals[k], units.get(name) or self.signals[k].unit)
+            verdict = quality.get(name) or "good"
+            if factors is None:
+                ignored[name, "unit"] += 1
+            elif verdict not in ("good", "questionable"):
+                ignored[name, "invalid"] += 1
+            else:
+                values[k] = value if value in SENTINELS else value * factors[0] + factors[1]
+                if verdict == "questionable":
+                    questionable.append(k)
+        if questionable:
+            rows.questionable.append((len(rows.rows), questionable))
+        return self._pack(*values)
+
+    def _to_columns(self, rows: _Rows, ignored: Counter[tuple[str, str]]) -> Readings:
+        n, k = len(rows.rows), len(self.signals)
+        sent = np.frombuffer(b"".join(rows.packed), np.float64).reshape(n, k)
+        times = np.rint(np.array(rows.times, np.float64) * MICROSECONDS).astype(np.int64)
+        digests = [
+            xxh3_64_intdigest(packed if device is None else packed + device.encode("utf-8", "surrogatepass"))
+            for packed, device in zip(rows.packed, rows.devices, strict=True)
+        ]
+        questionable = np.zeros((n, k), np.bool_)
+        for row, signals in rows.questionable:
+            questionable[row, signals] = True
+        was_sent = ~np.isnan(sent)
+        observed, implausible = self._plausible(sent, was_sent, ignored)
+        return Readings(
+            rows=np.array(rows.rows, np.int64),
+            stay_ids=rows.stay_ids,
+            observed_us=times,
+            values=np.where(observed, sent, np.nan),
+            observed=observed,
+            questionable=questionable & observed,
+            implausible=implausible,
+            fingerprints=np.array(digests, np.uint64) ^ (times.view(np.uint64) * _GOLDEN),
+            care_units=rows.care_units,
+        )
+
+    def _plausible(self, sent: Floats, was_sent: Bools, ignored: Counter[tuple[str, str]]) -> tuple[Bools, Bools]:
+        """Which values can be used, and which were sent but cannot; counts the latter by reason."""
+        usable = (sent >= self._low) & (sent <= self._high)
+        out_of_range = was_sent & ~usable
+        implausible = out_of_range.copy()
+        if out_of_range.any():
+            is_sentinel = out_of_range & np.isin(sent, _SENTINELS)
+            implausible &= ~is_sentinel
+            self._count(ignored, is_sentinel, "sentinel")
+            self._count(ignored, implausible, "range")
+        sys, dia, mean = (sent[:, k] for k in self._triple)
+        has_triple = usable[:, self._triple].all(axis=1)
+        consistent = (dia < sys) & (dia - ARTERIAL_MEAN_SLACK <= mean) & (mean <= sys + ARTERIAL_MEAN_SLACK)
+        contradictory = has_triple & ~consistent
+        if contradictory.any():
+            rows = np.flatnonzero(contradictory)
+            usable[np.ix_(rows, self._triple)] = False
+            implausible[np.ix_(rows, self._triple)] = True
+            for name in ARTERIAL_TRIPLE:
+                ignored[name, "inconsistent"] += len(rows)
+        return usable, implausible
+
+    def _count(self, ignored: Counter[tuple[str, str]], values: Bools, reason: str) -> None:
+        for k in np.flatnonzero(values.any(axis=0)):
+            ignored[self.signals[k].name, reason] += int(values[:, k].sum())

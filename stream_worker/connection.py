@@ -1,0 +1,76 @@
+"""How each Kafka client connects: one set of TLS and SASL settings, three dialects."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+from stream_worker.settings import Settings, SettingsError
+
+
+class BrokerUnreachableError(Exception):
+    """No broker answers at the configured address; the message is one line for the user."""
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS context, with hostname checks; None without TLS.
+
+    Raises: SettingsError if a certificate or key cannot be used.
+    """
+    if not settings.security_protocol.endswith("SSL"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ssl_cafile)
+        if settings.ssl_certfile and settings.ssl_keyfile:
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(
+            f"ssl_cafile, ssl_certfile or ssl_keyfile cannot be used ({type(error).__name__})"
+        ) from error
+    return context
+
+
+def _sasl(settings: Settings) -> dict[str, Any]:
+    password = settings.sasl_password()
+    if password is None:
+        return {}
+    return {
+        "sasl_mechanism": settings.sasl_mechanism,
+        "sasl_plain_username": settings.sasl_username,
+        "sasl_plain_password": password.get_secret_value(),
+    }
+
+
+def aiokafka_config(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of an aiokafka client."""
+    return {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": settings.security_protocol,
+        "ssl_context": ssl_context(settings),
+        **_sasl(settings),
+    }
+
+
+def kafka_python_config(settings: Settings) -> dict[str, Any]:
+    """Keyword arguments of a kafka-python client."""
+    config = aiokafka_config(settings)
+    config["bootstrap_servers"] = settings.bootstrap_servers.split(",")
+    return config
+
+
+def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
+    """Return once one of the bootstrap servers accepts a connection.
+
+    Raises: BrokerUnreachableError; SettingsError if an address is not HOST:PORT.
+    """
+    for server in settings.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdecimal():
+            raise SettingsError(f"bootstrap_servers: {server!r} is not HOST:PORT")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+        except OSError:
+            continue
+        return
+    raise BrokerUnreachableError(f"no Kafka broker answers at {settings.bootstrap_servers}")

@@ -1,0 +1,94 @@
+"""Alert limits: their defaults with sources, and how settings and stay events change them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Self
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from schemas.reading import LimitRange
+from schemas.signals import VITALS_BY_NAME
+
+
+class SignalLimits(BaseModel):
+    """Limits of one signal, in its unit. None = no limit.
+
+    A mild excursion (beyond low or high) must last `delay_s` before it is an alert of medium priority, a severe one
+    (beyond severe_low or severe_high) only `severe_delay_s`, and is of high priority: most of the alarms that nobody
+    needs are mild and brief (Imhoff & Kuhls 2006; Schmid et al. 2013). The value has recovered once it has been inside
+    the limit by `hysteresis` for `recover_s`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    low: float | None = None
+    high: float | None = None
+    severe_low: float | None = None
+    severe_high: float | None = None
+    delay_s: float = Field(300.0, ge=0)
+    severe_delay_s: float = Field(30.0, ge=0)
+    hysteresis: float = Field(2.0, ge=0)
+    recover_s: float = Field(60.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        given = [limit for limit in (self.severe_low, self.low, self.high, self.severe_high) if limit is not None]
+        if given != sorted(given):
+            raise ValueError("severe_low <= low < high <= severe_high must hold")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
+
+    def overridden(self, override: LimitRange) -> SignalLimits:
+        """These limits with those of a stay's `limits` event; a severe limit never stays inside the new mild one."""
+        low = self.low if override.low is msgspec.UNSET else override.low
+        high = self.high if override.high is msgspec.UNSET else override.high
+        return self.model_copy(
+            update={
+                "low": low,
+                "high": high,
+                "severe_low": None if low is None or self.severe_low is None else min(self.severe_low, low),
+                "severe_high": None if high is None or self.severe_high is None else max(self.severe_high, high),
+            }
+        )
+
+
+class AlertLimits(RootModel[dict[str, SignalLimits]]):
+    """Limits of one care unit, by signal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="after")
+    def _check_signals(self) -> Self:
+        if unknown := sorted(set(self.root) - set(VITALS_BY_NAME)):
+            raise ValueError(f"unknown signals: {', '.join(unknown)}")
+        return self
+
+
+# Mean pressure: 65 mmHg is the target of the Surviving Sepsis Campaign (Evans et al. 2021); below 50 organs fail within
+# minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
+# NEWS2 gives three points (RCP 2017) or beyond. Durations: shorter than those of the episodes that matter clinically.
+DEFAULT_LIMITS: Final = AlertLimits(
+    {
+        "abp_mean": SignalLimits(low=65, severe_low=50, severe_high=None),
+        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, hysteresis=3),
+        "spo2": SignalLimits(low=90, severe_low=85, delay_s=180, hysteresis=1),
+        "hr": SignalLimits(low=50, high=130, severe_low=40, severe_high=150, delay_s=180, hysteresis=3),
+        "resp": SignalLimits(low=8, high=30, severe_low=4, severe_high=45, delay_s=240, hysteresis=1),
+        "temp": SignalLimits(low=35, high=39.5, delay_s=600, hysteresis=0.3),
+    }
+)
+
+
+def limits_of(
+    care_units: Mapping[str, AlertLimits], care_unit: str | None, overrides: Mapping[str, LimitRange]
+) -> dict[str, SignalLimits]:
+    """The limits that hold for a stay: the defaults, then its care unit's, then its own."""
+    merged: dict[str, SignalLimits] = dict(care_units.get("default", DEFAULT_LIMITS).root)
+    if care_unit is not None and care_unit in care_units:
+        merged.update(care_units[care_unit].root)
+    for signal, override in overrides.items():
+        merged[signal] = merged.get(signal, SignalLimits()).overridden(override)
+    return merged

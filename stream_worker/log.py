@@ -1,0 +1,55 @@
+"""Structured logs: key-value events with constant names. No patient data: nothing of a record is ever bound."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+
+def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
+    """Send our events, and what libraries warn of, to stderr: JSON lines, or coloured text on a terminal."""
+    is_console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if is_console else structlog.processors.JSONRenderer()
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _library_event],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("vitalcast").setLevel(getattr(logging, level))
+
+
+def _library_event(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name a library's message as what it is, without the arguments of exceptions: they may quote a record."""
+    record: logging.LogRecord = event["_record"]
+    event["library"] = record.name
+    event.pop("exc_info", None)
+    if record.exc_info and record.exc_info[1] is not None:
+        event["exception"] = describe(record.exc_info[1])
+        record.exc_info = None
+    return event
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An exception for the log: its type and where it arose. Not its message, which may quote a record."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {"type": type(error).__name__, "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}

@@ -1,0 +1,135 @@
+"""Every Prometheus object of the worker, declared once. Labels are closed sets; a stay is never one."""
+
+from __future__ import annotations
+
+from collections import Counter as Counts
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from model.manifest import Manifest
+from schemas.signals import known_signals
+
+disable_created_metrics()  # a series each that no panel uses
+
+# Where the goals lie (0.1 and 0.2 s), and far enough to tell a slow broker from a dead one.
+LATENCY_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
+INFERENCE_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+BATCH_BUCKETS: Final = (1, 4, 16, 64, 256, 512, 1024)
+LEAD_BUCKETS: Final = (60, 120, 300, 600, 900, 1800, 3600)
+
+OUTCOMES: Final = ("accepted", "duplicate", "late", "event", "rejected")
+REASONS: Final = ("too_large", "malformed", "schema", "future", "empty", "late")
+STATUSES: Final = ("ok", "warming_up", "stale")
+PRIORITIES: Final = ("high", "medium", "low", "info")
+
+
+class Metrics:
+    """The worker's metrics in a registry of their own."""
+
+    def __init__(self, manifest: Manifest, version: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.build_info = self._info("build", "Version of the worker.")
+        self.model_info = Gauge(
+            "model_info",
+            "Models in use.",
+            ["name", "version", "sha256", "role"],
+            namespace="vitalcast",
+            registry=self.registry,
+        )
+        self.ready = self._gauge("ready", "1 if the model is loaded, partitions are assigned and state is recovered.")
+        self.readings = self._counter("readings", "Records of the readings topic.", "outcome")
+        self.dead_letters = self._counter("dead_letters", "Records that became dead letters.", "reason")
+        self.values_ignored = self._counter("values_ignored", "Values left out of readings.", "signal", "reason")
+        self.forecasts = self._counter("forecasts", "Forecasts published.", "status")
+        self.alerts = self._counter("alerts", "Revisions of alerts published.", "kind", "priority", "state")
+        self.alerts_open = self._gauge("alerts_open", "Alerts that are open.", "priority")
+        self.alerts_suppressed = self._counter("alerts_suppressed", "Alerts held back.", "reason")
+        self.alert_lead_time = self._histogram(
+            "alert_lead_time_seconds", "Time by which forecast alerts were ahead of the limit.", LEAD_BUCKETS
+        )
+        self.end_to_end = self._histogram(
+            "end_to_end_seconds", "From a reading's Kafka timestamp to its forecast's commit.", LATENCY_BUCKETS
+        )
+        self.inference = self._histogram("inference_seconds", "Time of one call of the model.", INFERENCE_BUCKETS)
+        self.inference_batch = self._histogram("inference_batch_size", "Stays in one call of the model.", BATCH_BUCKETS)
+        self.event_lag = self._gauge("event_lag_seconds", "Clock minus the newest observed_at that was processed.")
+        self.consumer_lag = self._gauge("consumer_lag_records", "Readings not yet processed.", "partition")
+        self.assigned_partitions = self._gauge("assigned_partitions", "Partitions of this worker.")
+        self.rebalances = self._counter("rebalances", "Assignments of partitions received.")
+        self.recovery = self._histogram("recovery_seconds", "Time to recover the state.", LATENCY_BUCKETS)
+        self.tracked_stays = self._gauge("tracked_stays", "Stays with state.")
+        self.stale_stays = self._gauge("stale_stays", "Stays of which nothing has come for stale_after_s.")
+        scored = ("signal", "horizon_s")
+        self.scored = self._counter("forecast_scored", "Forecasts that came due.", *scored, "band", "covered", "role")
+        self.absolute_error = self._counter(
+            "forecast_absolute_error", "Sum of |median - value| of forecasts that came due.", *scored, "role"
+        )
+        self.persistence_error = self._counter(
+            "persistence_absolute_error", "Sum of |last value - value| of the same forecasts.", *scored
+        )
+        self.calibration_shift = self._gauge(
+            "calibration_shift", "Widening of a band by its own past errors.", *scored, "band"
+        )
+
+        self.build_info.info({"version": version})
+        self.model_info.labels(manifest.name, manifest.version, manifest.sha256[:12], "live").set(1)
+        # Series that exist from the start let rate() see the first increment.
+        for outcome in OUTCOMES:
+            self.readings.labels(outcome)
+        for reason in REASONS:
+            self.dead_letters.labels(reason)
+        for status in STATUSES:
+            self.forecasts.labels(status)
+        for priority in PRIORITIES:
+            self.alerts_open.labels(priority)
+        self._signals = frozenset(signal.name for signal in known_signals(manifest.inputs))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="vitalcast", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="vitalcast", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, namespace="vitalcast", buckets=buckets, registry=self.registry)
+
+    def _info(self, name: str, text: str) -> Info:
+        return Info(name, text, namespace="vitalcast", registry=self.registry)
+
+    def ignore_values(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Count values that were left out; what is no known signal is counted as `other`."""
+        for (signal, reason), count in counts.items():
+            self.values_ignored.labels(signal if signal in self._signals else "other", reason).inc(count)
+
+
+def count(counter: Counter, counts: Counts[str]) -> None:
+    """Add `counts` to a counter with one label."""
+    for label, number in counts.items():
+        if number:
+            counter.labels(label).inc(number)
+
+
+def observe_many(histogram: Histogram, values: NDArray[np.float64]) -> None:
+    """Observe all `values` at once: a call of `observe` each costs as much as the forecast's text."""
+    buckets = np.searchsorted(histogram._upper_bounds, values, side="left")
+    for bucket, number in enumerate(np.bincount(buckets, minlength=len(histogram._buckets)).tolist()):
+        if number:
+            histogram._buckets[bucket].inc(number)
+    histogram._sum.inc(float(values.sum()))

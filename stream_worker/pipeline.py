@@ -1,0 +1,495 @@
+"""What a chunk of records does to the stays, and what it leaves: the pure core of the worker.
+
+No Kafka, no clock: records in, outputs and changed state out. Records of one stay are taken in their order; the k-th
+readings of all stays in a chunk go through together, as columns.
+
+    decode -> reject (future, empty) -> classify (duplicate, late) -> score -> close steps -> place -> forecast -> alert
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.predictor import Predictor
+from schemas.codec import InvalidReading
+from schemas.reading import StayEvent
+from schemas.signals import known_signals
+from stream_worker import alerting, anomaly, window
+from stream_worker.alerting import Transition
+from stream_worker.chain import Chain, in_quanta
+from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_us
+from stream_worker.limits import SignalLimits, limits_of
+from stream_worker.outputs import Forecasts, OutputEncoder
+from stream_worker.settings import Settings
+from stream_worker.stays import NEVER, Extras, Slots, Stays
+from stream_worker.window import ACCEPTED, DUPLICATE, LATE, Bools, Ints
+
+
+class Record(Protocol):
+    """A Kafka record, as aiokafka gives it."""
+
+    offset: int
+    timestamp: int  # milliseconds
+    key: bytes | None
+    value: bytes | None
+
+
+OutputRecord = tuple[bytes | None, bytes]
+
+
+@dataclass(slots=True)
+class ChunkResult:
+    """What a chunk left. The counts are for metrics, to be shown once it is durable."""
+
+    forecasts: list[OutputRecord] = field(default_factory=list)
+    alerts: list[OutputRecord] = field(default_factory=list)
+    dead_letters: list[OutputRecord] = field(default_factory=list)
+    state: dict[bytes, bytes | None] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    dead_letter_reasons: Counter[str] = field(default_factory=Counter)
+    ignored_values: Counter[tuple[str, str]] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    alert_transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # kind, priority, state
+    lead_times_s: list[float] = field(default_factory=list)
+    newest_us: int | None = None
+
+
+class _Round(NamedTuple):
+    """Readings of distinct stays, to be taken together: rows of `Readings`, and the slots of their stays."""
+
+    rows: Slots
+    slots: Slots
+
+
+# Which signals are missed when they stop coming. A cuff measures when it is told to, a thermometer is often taken off.
+_CONTINUOUS: Final = ("hr", "pulse", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")
+_RATES: Final = ("hr", "pulse")
+
+
+class Pipeline:
+    """Takes chunks of one worker's partitions; changes `stays` in place."""
+
+    def __init__(self, settings: Settings, predictor: Predictor, stays: Stays) -> None:
+        manifest = predictor.manifest
+        if settings.grace_s > manifest.step_s:
+            raise ValueError(f"grace_s must not be longer than the model's step of {manifest.step_s} s")
+        self.stays = stays
+        self.chain = Chain(stays, predictor)
+        self._settings = settings
+        self._layout = stays.layout
+        self._signals = known_signals(manifest.inputs)
+        self._decoder = ReadingDecoder(self._signals, settings.max_message_bytes)
+        self.encoder = OutputEncoder(stays.layout, settings.readings_topic, with_payload=settings.dead_letter_payload)
+        self._grace_us = int(settings.grace_s * MICROSECONDS)
+        self._reset_us = int(settings.reset_after_s * MICROSECONDS)
+        self._stale_us = int(settings.stale_after_s * MICROSECONDS)
+        self._limits_of_unit: dict[str | None, dict[str, SignalLimits]] = {}
+        names = self._layout.names
+        self._continuous = np.array([names.index(name) for name in _CONTINUOUS])
+        self._rates = [names.index(name) for name in _RATES]
+        self._flatline = np.array([names.index(name) for name in sorted(alerting.FLATLINE_SIGNALS)])
+        defaults = self.limits_for(Extras())
+        self._low = np.array([_or_nan(defaults.get(name), "low") for name in names])
+        self._high = np.array([_or_nan(defaults.get(name), "high") for name in names])
+        self._near = [h for h, s in enumerate(manifest.horizons_s) if s <= alerting.FORECAST_HORIZON_S]
+
+    # --- chunks ---
+
+    def process(self, partition: int, records: Sequence[Record], now_us: int) -> ChunkResult:
+        """Take the next records of `partition`."""
+        result = ChunkResult()
+        done_before = self.stays.next_offsets.get(partition, 0)
+        if records[0].offset < done_before:
+            records = [record for record in records if record.offset >= done_before]
+            if not records:
+                return result
+        _Chunk(self, partition, records, now_us, result).run()
+        self.stays.next_offsets[partition] = records[-1].offset + 1
+        key, value = self.stays.encode_partition(partition)
+        result.state[key] = value
+        return result
+
+    # --- timers ---
+
+    def check_silence(self, partition: int, now_us: int) -> ChunkResult:
+        """Raise no_data for stays that have been silent too long, and forget those that have been for much longer.
+
+        Silence is counted from when a reading arrived, not from when it was observed: a replay of old recordings is
+        not silent. To be called only while the partition is caught up.
+        """
+        result = ChunkResult()
+        stays, settings = self.stays, self._settings
+        slots = stays.in_partition(partition)
+        silent_s = now_us / MICROSECONDS - stays.head["ingested_ms"][slots] / 1000
+        chunk = _Chunk(self, partition, (), now_us, result)
+        for slot in slots[silent_s >= settings.evict_after_s].tolist():
+            chunk.evict(slot)
+        for slot in slots[(silent_s >= settings.stale_after_s) & (silent_s < settings.evict_after_s)].tolist():
+            chunk.lose_data(slot)
+        chunk.finish()
+        return result
+
+    def limits_for(self, extras: Extras) -> dict[str, SignalLimits]:
+        if extras.limits:
+            return limits_of(self._settings.limits, extras.care_unit, extras.limits)
+        if extras.care_unit not in self._limits_of_unit:
+            if len(self._limits_of_unit) > 1000:  # a sender can make up any number of care units
+                self._limits_of_unit.clear()
+            self._limits_of_unit[extras.care_unit] = limits_of(self._settings.limits, extras.care_unit, {})
+        return self._limits_of_unit[extras.care_unit]
+
+
+def _or_nan(limits: SignalLimits | None, side: str) -> float:
+    value = None if limits is None else getattr(limits, side)
+    return np.nan if value is None else value
+
+
+class _Chunk:
+    """One chunk on its way through the pipeline."""
+
+    def __init__(
+        self, pipeline: Pipeline, partition: int, records: Sequence[Record], now_us: int, result: ChunkResult
+    ) -> None:
+        self.p = pipeline
+        self.stays = pipeline.stays
+        self.partition = partition
+        self.records = records
+        self.now_us = now_us
+        self.latest_us = now_us + int(pipeline._settings.max_future_s * MICROSECONDS)
+        self.result = result
+        self.offsets = np.array([record.offset for record in records], np.int64)
+        self.changed_heads: set[int] = set()
+        self.changed_bodies: set[int] = set()
+        self.forecasts: list[tuple[Ints, Forecasts]] = []
+        self.alerts: list[tuple[int, OutputRecord]] = []  # with the row that caused them
+
+    def run(self) -> None:
+        """Take all records."""
+        readings, events, invalid, ignored = self.p._decoder.decode([record.value for record in self.records])
+        self.result.ignored_values = ignored
+        for row, error in invalid:
+            self._reject(row, error)
+        is_usable = self._reject_unusable(readings)
+        for row, event in [*events, (len(self.records), None)]:
+            # Everything before the event, then the event: a stay's records take effect in their order.
+            before = np.flatnonzero(is_usable & (readings.rows < row))
+            is_usable[before] = False
+            self._take(readings, before)
+            if event is not None:
+                self._apply(row, event)
+        self.finish()
+
+    # --- rejected ---
+
+    def _reject(self, row: int, error: InvalidReading) -> None:
+        record = self.records[row]
+        letter = self.p.encoder.dead_letter(self.partition, record.offset, record.key, record.value, error, self.now_us)
+        self.result.dead_letters.append(letter)
+        self.result.dead_letter_reasons[error.reason] += 1
+        if error.reason != "late":
+            self.result.outcomes["rejected"] += 1
+
+    def _reject_unusable(self, readings: Readings) -> Bools:
+        """Dead letters for readings from the future and without any value; the mask of the others."""
+        is_future = readings.observed_us > self.latest_us
+        is_empty = ~readings.observed.any(axis=1) & ~is_future
+        for i in np.flatnonzero(is_future).tolist():
+            self._reject(int(readings.rows[i]), InvalidReading("future", "observed_at is ahead of the clock"))
+        for i in np.flatnonzero(is_empty).tolist():
+            self._reject(int(readings.rows[i]), InvalidReading("empty", "no usable value of a known signal"))
+        return ~is_future & ~is_empty
+
+    # --- readings ---
+
+    def _take(self, readings: Readings, rows: Slots) -> None:
+        for round_ in self._rounds(readings, rows):
+            self._take_round(readings, round_)
+
+    def _rounds(self, readings: Readings, rows: Slots) -> Iterator[_Round]:
+        """The first reading of each stay, then the second of each that has one, and so on."""
+        if not len(rows):
+            return
+        slots = np.array([self.stays.find_or_add(self.partition, readings.stay_ids[i]) for i in rows.tolist()])
+        order = np.argsort(slots, kind="stable")
+        in_order = slots[order]
+        is_first = np.r_[True, in_order[1:] != in_order[:-1]]
+        starts = np.flatnonzero(is_first)
+        rank = np.empty(len(rows), np.intp)
+        rank[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
+        by_rank = np.argsort(rank, kind="stable")
+        for part in np.split(by_rank, np.searchsorted(rank[by_rank], np.arange(1, rank.max() + 1))):
+            yield _Round(rows[part], slots[part])
+
+    def _take_round(self, readings: Readings, round_: _Round) -> None:
+        rows, slots = round_
+        observed_us, fingerprints = readings.observed_us[rows], readings.fingerprints[rows]
+        self._reset_after_gap(slots, observed_us, readings.rows[rows])
+        outcome = window.classify(
+            self.stays, slots, observed_us, fingerprints, self.offsets[readings.rows[rows]], self.p._grace_us
+        )
+        self.result.outcomes["duplicate"] += int((outcome == DUPLICATE).sum())
+        for i in np.flatnonzero(outcome == LATE).tolist():
+            self._reject(int(readings.rows[rows[i]]), InvalidReading("late", "its step is closed already"))
+            self.result.outcomes["late"] += 1
+        accepted = outcome == ACCEPTED
+        if not accepted.all():
+            rows, slots = rows[accepted], slots[accepted]
+        if len(rows):
+            self._accept(readings, rows, slots)
+
+    def _reset_after_gap(self, slots: Slots, observed_us: Ints, chunk_rows: Slots) -> None:
+        """Tell of silences that these readings end, and start stays anew after the longest of them."""
+        newest = self.stays.head["newest"][slots]
+        gap_us = np.where(newest == NEVER, 0, observed_us - newest)
+        for i in np.flatnonzero(gap_us >= self.p._stale_us).tolist():
+            slot = int(slots[i])
+            self.lose_data(slot, int(chunk_rows[i]))
+            if gap_us[i] > self.p._reset_us:
+                self.stays.start_anew(slot)
+
+    def _accept(self, readings: Readings, rows: Slots, slots: Slots) -> None:
+        stays, layout, head = self.stays, self.stays.layout, self.stays.head
+        observed_us, observed = readings.observed_us[rows], readings.observed[rows]
+        newest_before = head["newest"][slots]
+        newest = np.maximum(newest_before, observed_us)
+        step = observed_us // layout.step_us
+        newest_step = newest // layout.step_us
+        quanta = np.rint(np.where(observed, readings.values[rows], 0.0) / layout.precision).astype(np.int64)
+        is_fresh = observed & (observed_us[:, None] >= head["last_at"][slots]) & ~readings.questionable[rows]
+
+        closed = self.p.chain.close_until(slots, window.last_closed_step(newest, self.p._grace_us, layout.step_us))
+        is_scored = is_fresh[:, layout.forecast] & (step == newest_step)[:, None]
+        values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
+        scores = anomaly.score_readings(stays, slots, step, values)
+        window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])
+        quantiles = in_quanta(self.p.chain.provisional(slots), stays)
+        anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
+
+        chunk_rows = readings.rows[rows]
+        head["offset"][slots] = self.offsets[chunk_rows]
+        head["ingested_ms"][slots] = [self.records[i].timestamp for i in chunk_rows.tolist()]
+        self.changed_heads.update(slots.tolist())
+        self.changed_bodies.update(closed.tolist())
+        self.changed_bodies.update(slots[newest_before == NEVER].tolist())
+        self.result.outcomes["accepted"] += len(rows)
+        self.result.newest_us = max(self.result.newest_us or NEVER, int(newest.max()))
+
+        flags = scores >= anomaly.FLAG_SCORE
+        is_emitted = np.isin(slots, closed) | (self.p._settings.emit == "reading")
+        self._add_forecasts(readings, rows, slots, newest, quantiles, scores, flags, is_emitted)
+        self._alert(readings, rows, slots, quanta, is_fresh, quantiles, scores, flags)
+
+    def _add_forecasts(
+        self,
+        readings: Readings,
+        rows: Slots,
+        slots: Slots,
+        newest: Ints,
+        quantiles: Ints,
+        scores: NDArray[np.float64],
+        flags: Bools,
+        is_emitted: Bools,
+    ) -> None:
+        stays, layout, head = self.stays, self.stays.layout, self.stays.head
+        first_step = newest // layout.step_us - layout.manifest.context_steps + 1
+        last_at = head["last_at"][slots][:, layout.forecast]
+        observed = last_at >= (first_step * layout.step_us)[:, None]
+        is_stale = last_at.max(axis=1) < newest - self.p._stale_us
+        is_warm = stays.is_filled[slots].sum(axis=1) >= self.p._settings.min_observed_steps
+        statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
+        n = np.flatnonzero(is_emitted)
+        chunk_rows = readings.rows[rows]
+        self.result.statuses.update(statuses[n].tolist())
+        self.forecasts.append(
+            (
+                chunk_rows[n],
+                Forecasts(
+                    offsets=self.offsets[chunk_rows[n]],
+                    stay_ids=[readings.stay_ids[i] for i in rows[n].tolist()],
+                    issued_us=newest[n],
+                    statuses=statuses[n].tolist(),
+                    observed=observed[n],
+                    last=head["last"][slots[n]][:, layout.forecast].astype(np.int64),
+                    last_at=last_at[n],
+                    quantiles=quantiles[n],
+                    scores=scores[n],
+                    flags=flags[n],
+                ),
+            )
+        )
+
+    # --- alerts ---
+
+    def _alert(
+        self,
+        readings: Readings,
+        rows: Slots,
+        slots: Slots,
+        quanta: Ints,
+        is_fresh: Bools,
+        quantiles: Ints,
+        scores: NDArray[np.float64],
+        flags: Bools,
+    ) -> None:
+        """Run the alert rules for the readings that can change something; nearly all cannot, and columns tell."""
+        layout, head = self.stays.layout, self.stays.head
+        values = np.where(is_fresh, quanta * layout.precision, np.nan)
+        observed_us = readings.observed_us[rows][:, None]
+        implausible = readings.implausible[rows]
+        needs_look = self.stays.has_alerts[slots] | implausible.any(axis=1) | flags.any(axis=1)
+        with np.errstate(invalid="ignore"):
+            needs_look |= ((values < self.p._low) | (values > self.p._high)).any(axis=1)
+            near = quantiles[:, :, self.p._near, quantiles.shape[3] // 2]
+            medians = near * layout.precision[layout.forecast][:, None]
+            low, high = self.p._low[layout.forecast][:, None], self.p._high[layout.forecast][:, None]
+            needs_look |= ((medians < low) | (medians > high)).any(axis=(1, 2))
+            rates = values[:, self.p._rates]
+            needs_look |= np.abs(rates[:, 0] - rates[:, 1]) > alerting.DISAGREEMENT_RATE
+        last_at = head["last_at"][slots][:, self.p._continuous]
+        silent_us = observed_us - np.maximum(last_at, 0)
+        is_off = (last_at != NEVER) & (silent_us >= alerting.SENSOR_OFF_AFTER_S * MICROSECONDS)
+        needs_look |= (is_off & (silent_us < alerting.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
+        still_us = observed_us - np.maximum(head["changed_at"][slots][:, self.p._flatline], 0)
+        is_flat = is_fresh[:, self.p._flatline] & (still_us >= alerting.FLATLINE_AFTER_S * MICROSECONDS)
+        needs_look |= is_flat.any(axis=1)
+        for i, (row, slot) in enumerate(zip(rows.tolist(), slots.tolist(), strict=True)):
+            extras = self.stays.extras[slot]
+            if readings.care_units[row] is not None:
+                extras.care_unit = readings.care_units[row]
+            if not (needs_look[i] or extras.limits or extras.care_unit in self.p._settings.limits):
+                continue
+            observation = self._observation(readings, row, slot, values[i], quantiles[i], scores[i], flags[i])
+            chunk_row = int(readings.rows[row])
+            offset = int(self.offsets[chunk_row])
+            transitions = alerting.step(extras.alerts, observation, self.p.limits_for(extras), offset)
+            self.stays.has_alerts[slot] = bool(extras.alerts)
+            self._publish(slot, transitions, offset, chunk_row)
+
+    def _observation(
+        self,
+        readings: Readings,
+        row: int,
+        slot: int,
+        values: NDArray[np.float64],
+        quantiles: Ints,
+        scores: NDArray[np.float64],
+        flags: Bools,
+    ) -> alerting.Observation:
+        layout, head, manifest = self.stays.layout, self.stays.head, self.stays.layout.manifest
+        names = layout.names
+        precision = layout.precision[layout.forecast]
+        return alerting.Observation(
+            at_us=int(readings.observed_us[row]),
+            values={
+                names[k]: self.p._signals[k].to_value(round(values[k] / layout.precision[k]))
+                for k in np.flatnonzero(~np.isnan(values)).tolist()
+            },
+            last_at_us={
+                names[k]: at for k in self.p._continuous.tolist() if (at := int(head["last_at"][slot, k])) != NEVER
+            },
+            changed_at_us={names[k]: int(head["changed_at"][slot, k]) for k in self.p._flatline.tolist()},
+            implausible=frozenset(names[k] for k in np.flatnonzero(readings.implausible[row]).tolist()),
+            scores={manifest.signals[v]: float(scores[v]) for v in np.flatnonzero(~np.isnan(scores)).tolist()},
+            flagged=frozenset(manifest.signals[v] for v in np.flatnonzero(flags).tolist()),
+            horizons_s=manifest.horizons_s,
+            levels=manifest.quantile_levels,
+            quantiles={
+                name: quantiles[v] * precision[v]
+                for v, name in enumerate(manifest.signals)
+                if head["last_at"][slot, layout.forecast[v]] != NEVER
+            },
+        )
+
+    def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
+        for transition in transitions:
+            self.alerts.append(
+                (
+                    row,
+                    self.p.encoder.alert(
+                        self.partition,
+                        offset,
+                        self.stays.ids[slot],
+                        self.stays.extras[slot].care_unit,
+                        transition,
+                        self.now_us,
+                    ),
+                )
+            )
+            self.result.alert_transitions[transition.key.kind, transition.priority, transition.state] += 1
+            if transition.lead_time_s is not None:
+                self.result.lead_times_s.append(transition.lead_time_s)
+
+    def lose_data(self, slot: int, row: int = -1) -> None:
+        """Raise the stay's no_data alert, unless it is open already."""
+        extras, head = self.stays.extras[slot], self.stays.head
+        newest_us = int(head["newest"][slot])
+        if alerting.NO_DATA in extras.alerts or newest_us == NEVER:
+            return
+        offset = int(head["offset"][slot])
+        transitions = alerting.lose_data(extras.alerts, newest_us, self.p._settings.stale_after_s, offset)
+        self.stays.has_alerts[slot] = True
+        self.changed_heads.add(slot)
+        self._publish(slot, transitions, offset, row)
+
+    # --- stay events ---
+
+    def _apply(self, row: int, event: StayEvent) -> None:
+        at_us = to_us(event.at)
+        if at_us > self.latest_us:
+            self._reject(row, InvalidReading("future", "the event is ahead of the clock"))
+            return
+        offset = int(self.offsets[row])
+        slot = self.stays.find(self.partition, event.stay_id)
+        if slot is not None and offset <= self.stays.head["offset"][slot]:
+            return
+        self.result.outcomes["event"] += 1
+        if event.event == "ended":
+            if slot is not None:
+                self._end(slot, at_us, offset, row, "stay_ended")
+            return
+        slot = self.stays.find_or_add(self.partition, event.stay_id)
+        extras = self.stays.extras[slot]
+        if event.event == "limits" and event.limits is not None:
+            extras.limits = {**extras.limits, **event.limits}
+        elif event.spo2_scale is not None:
+            extras.spo2_scale = event.spo2_scale
+        self.stays.head["offset"][slot] = offset
+        self.stays.head["ingested_ms"][slot] = self.records[row].timestamp
+        self.changed_heads.add(slot)
+        self.changed_bodies.add(slot)
+
+    def _end(self, slot: int, at_us: int, offset: int, row: int, reason: Any) -> None:
+        self._publish(slot, alerting.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
+        for key in self.stays.keys_of(self.stays.ids[slot]):
+            self.result.state[key] = None
+        self.changed_heads.discard(slot)
+        self.changed_bodies.discard(slot)
+        self.stays.remove(slot)
+
+    def evict(self, slot: int) -> None:
+        """Forget a stay of which nothing has come for very long."""
+        newest_us = int(self.stays.head["newest"][slot])
+        if newest_us == NEVER:  # only events came
+            newest_us = int(self.stays.head["ingested_ms"][slot]) * 1000
+        at_us = newest_us + int(self.p._settings.evict_after_s * MICROSECONDS)
+        self._end(slot, at_us, int(self.stays.head["offset"][slot]), -1, "data_lost")
+
+    # --- what is left ---
+
+    def finish(self) -> None:
+        """Encode forecasts, alerts and state; forecasts and alerts each in the order of what caused them."""
+        encoded: list[tuple[int, OutputRecord]] = []
+        for rows, forecasts in self.forecasts:
+            values = self.p.encoder.forecasts(self.partition, forecasts, self.now_us)
+            encoded.extend(zip(rows.tolist(), values, strict=True))
+        encoded.sort(key=lambda item: item[0])
+        self.result.forecasts = [record for _, record in encoded]
+        self.alerts.sort(key=lambda item: item[0])
+        self.result.alerts = [record for _, record in self.alerts]
+        self.result.state.update(self.stays.encode(self.changed_heads, self.changed_bodies))

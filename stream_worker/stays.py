@@ -1,0 +1,318 @@
+"""The stays of a worker as columns: one slot a stay, whose rows in memory are the bytes in the changelog.
+
+A stay's state is two records. The *head* changes with every reading: newest values, the open bins, alerts, the last
+source offset. The *body* changes when a step closes: the window and the model's state. Both are written in the same
+transaction; recovery joins them.
+
+    steps      ... c-1   c | c+1    c+2           c: the last closed step
+                 window    | older  newest        at most two bins are open (grace_s <= step_s)
+    model state          S | S1     S2            cached after each of them; S1, S2 only while their bins stand still
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import structlog
+import torch
+from numpy.typing import NDArray
+
+from model.manifest import Manifest
+from schemas.reading import LimitRange
+from schemas.signals import known_signals
+
+log = structlog.get_logger("vitalcast")
+
+Slots = NDArray[np.intp]
+
+HEAD: Final = b"h"
+BODY: Final = b"b"
+PARTITION: Final = b"p"
+# Of both encodings; another number is never guessed at: the stay starts anew and says so in the log.
+ENCODING: Final = 1
+
+NEVER: Final = np.iinfo(np.int64).min  # a time that has not been
+REMEMBERED_READINGS: Final = 8  # accepted readings that a repeat is recognised against
+MAX_ELAPSED_S: Final = 86_400.0  # what a model is told of a signal that was never observed
+OPEN_BINS: Final = 2
+_FIRST_CAPACITY: Final = 256
+
+
+class Layout(NamedTuple):
+    """How a stay is laid out for one model: K known signals, I inputs, V forecast ones, T context steps, Q levels."""
+
+    manifest: Manifest
+    names: tuple[str, ...]  # K
+    precision: NDArray[np.float64]  # (K,)
+    inputs: Slots  # (I,) columns among the known signals
+    forecast: Slots  # (V,) likewise
+    missing: int  # of a value in a window
+    step_us: int
+    head: np.dtype[Any]
+    body: np.dtype[Any]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Layout:
+        """The layout for `manifest`; values are held as whole steps of their precision, in 2 bytes if all fit."""
+        signals = known_signals(manifest.inputs)
+        names = tuple(signal.name for signal in signals)
+        largest = max(max(abs(s.low), abs(s.high)) / s.precision for s in signals)
+        quantum: np.dtype[Any] = np.dtype(np.int16 if largest < np.iinfo(np.int16).max else np.int32)
+        k, i, v = len(names), len(manifest.inputs), len(manifest.signals)
+        levels, steps = len(manifest.quantile_levels), manifest.context_steps
+        open_bin = np.dtype(
+            [
+                ("step", np.int64),
+                ("as_of", np.int64),  # newest reading in it
+                ("count", np.uint16, k),
+                ("sum", np.int64 if quantum.itemsize > 2 else np.int32, k),
+                ("low", quantum, k),
+                ("high", quantum, k),
+                ("at", np.int64, k),  # newest time each signal was observed
+            ]
+        )
+        head = np.dtype(
+            [
+                ("encoding", np.uint8),
+                ("oldest_fingerprint", np.uint8),
+                ("unused", np.uint8, 6),
+                ("offset", np.int64),  # of the last accepted reading or event
+                ("ingested_ms", np.int64),  # its Kafka timestamp
+                ("newest", np.int64),  # newest observed_at of an accepted reading, microseconds
+                ("closed_step", np.int64),
+                ("fingerprints", np.uint64, REMEMBERED_READINGS),
+                ("last_at", np.int64, k),
+                ("changed_at", np.int64, k),  # since when `last` has not changed
+                ("last", quantum, k),
+                ("bins", open_bin, OPEN_BINS),  # by step % 2
+                ("expected_step", np.int64, OPEN_BINS),
+                ("expected", quantum, (OPEN_BINS, v, levels)),  # what was forecast for that step, by step % 2
+            ]
+        )
+        body = np.dtype(
+            [
+                ("encoding", np.uint8),
+                ("has_started", np.uint8),  # a step with a value has closed
+                ("unused", np.uint8, 6),
+                ("model", np.uint64),
+                ("step", np.int64),  # the last closed step: equals the head's, or the two do not belong together
+                ("as_of", np.int64),
+                ("at", np.int64, i),  # newest time each input was observed in a closed step
+                ("window", quantum, (steps, i)),  # by step % T
+                ("state32", np.float32, manifest.state_float32),
+                ("state16", np.float16, manifest.state_float16),
+            ]
+        )
+        return cls(
+            manifest=manifest,
+            names=names,
+            precision=np.array([signal.precision for signal in signals]),
+            inputs=np.array([names.index(signal.name) for signal in manifest.inputs]),
+            forecast=np.array([names.index(name) for name in manifest.signals]),
+            missing=int(np.iinfo(quantum.type).min),
+            step_us=manifest.step_s * 1_000_000,
+            head=head,
+            body=body,
+        )
+
+    @property
+    def model_key(self) -> int:
+        """Which model a stored state belongs to: a state of another one is primed again from its window."""
+        return int.from_bytes(hashlib.sha256(self.manifest.sha256.encode()).digest()[:8], "little")
+
+
+class AlertEntry(msgspec.Struct, array_like=True):
+    """One condition of a stay that holds or held: an excursion that may become an alert, or an open alert."""
+
+    since_us: int  # when the excursion began
+    priority: str
+    recovered_since_us: int | None = None
+    raised_offset: int | None = None  # None: not raised
+    revision: int = 0
+
+
+class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
+    """The part of a head that most stays have little of. Alerts by (kind, signal, side, cause)."""
+
+    care_unit: str | None = None
+    limits: dict[str, LimitRange] = {}
+    spo2_scale: int | None = None
+    alerts: dict[tuple[str, str | None, str | None, str | None], AlertEntry] = {}
+
+
+_encode_extras = msgspec.msgpack.Encoder().encode
+_decode_extras = msgspec.msgpack.Decoder(Extras).decode
+
+
+class Stays:
+    """All stays of the assigned partitions. Rows of `head` and `body` are read and written in place."""
+
+    def __init__(self, manifest: Manifest, initial_state: torch.Tensor) -> None:
+        """`initial_state` is the model's, float32 (1, S)."""
+        self.layout = Layout.of(manifest)
+        self._initial32 = initial_state[0, : manifest.state_float32].numpy()
+        self._initial16 = initial_state[0, manifest.state_float32 :].to(torch.float16).numpy()
+        self._slots: dict[int, dict[str, int]] = {}
+        self._free: list[int] = []
+        self.next_offsets: dict[int, int] = {}  # by partition: older records are done
+        self._allocate(0)
+
+    def _allocate(self, capacity: int) -> None:
+        """Make room for `capacity` stays, keeping those there are."""
+        layout, manifest = self.layout, self.layout.manifest
+        used = len(self.head) if hasattr(self, "head") else 0
+
+        def grown(name: str, dtype: Any, *shape: int) -> NDArray[Any]:
+            array = np.zeros((capacity, *shape), dtype)
+            if used:
+                array[:used] = getattr(self, name)
+            return array
+
+        self.head = grown("head", layout.head)
+        self.body = grown("body", layout.body)
+        # Model states after the older and the newest open step, and whether they still hold; never stored.
+        self.open32 = grown("open32", np.float32, OPEN_BINS, manifest.state_float32)
+        self.open16 = grown("open16", np.float16, OPEN_BINS, manifest.state_float16)
+        self.open_holds = grown("open_holds", np.bool_, OPEN_BINS)
+        # By step % T: whether a forecast signal was observed in the step; follows from window and bins.
+        self.is_filled = grown("is_filled", np.bool_, manifest.context_steps)
+        self.has_alerts = grown("has_alerts", np.bool_)
+        self.partition = grown("partition", np.int32)
+        self.is_used = grown("is_used", np.bool_)
+        self.ids: list[str] = [*getattr(self, "ids", []), *[""] * (capacity - used)]
+        self.extras: list[Extras] = [*getattr(self, "extras", []), *(Extras() for _ in range(capacity - used))]
+        self._free.extend(range(capacity - 1, used - 1, -1))
+
+    def __len__(self) -> int:
+        """Stays that are tracked."""
+        return sum(map(len, self._slots.values()))
+
+    def find(self, partition: int, stay_id: str) -> int | None:
+        """The stay's slot, or None if it is not tracked."""
+        return self._slots.get(partition, {}).get(stay_id)
+
+    def find_or_add(self, partition: int, stay_id: str) -> int:
+        """The stay's slot; a new one is fresh."""
+        slots = self._slots.setdefault(partition, {})
+        slot = slots.get(stay_id)
+        if slot is None:
+            if not self._free:
+                self._allocate(max(_FIRST_CAPACITY, 2 * len(self.head)))
+            slot = slots[stay_id] = self._free.pop()
+            self.ids[slot] = stay_id
+            self.partition[slot] = partition
+            self.is_used[slot] = True
+            self.extras[slot] = Extras()
+            self.has_alerts[slot] = False
+            self.start_anew(slot)
+        return slot
+
+    def start_anew(self, slot: int) -> None:
+        """Forget the slot's readings, as if the stay had just begun. Its limits, care unit and alerts stay."""
+        head, body = self.head[slot : slot + 1], self.body[slot : slot + 1]
+        offset = int(head["offset"][0]) if self.is_used[slot] and head["encoding"][0] else -1
+        head[:] = np.zeros((), self.layout.head)
+        head["encoding"] = ENCODING
+        head["offset"] = offset
+        for field in ("newest", "closed_step", "last_at", "changed_at", "expected_step"):
+            head[field] = NEVER
+        head["last"] = self.layout.missing
+        head["bins"]["step"] = NEVER
+        body[:] = np.zeros((), self.layout.body)
+        body["encoding"] = ENCODING
+        body["model"] = self.layout.model_key
+        body["step"] = body["as_of"] = body["at"] = NEVER
+        body["window"] = self.layout.missing
+        body["state32"] = self._initial32
+        body["state16"] = self._initial16
+        self.open_holds[slot] = False
+        self.is_filled[slot] = False
+
+    def remove(self, slot: int) -> None:
+        """Forget the stay."""
+        del self._slots[int(self.partition[slot])][self.ids[slot]]
+        self.is_used[slot] = False
+        self.head["encoding"][slot] = 0
+        self.ids[slot] = ""
+        self.extras[slot] = Extras()
+        self.has_alerts[slot] = False
+        self._free.append(slot)
+
+    def in_partition(self, partition: int) -> Slots:
+        """The slots of the partition's stays."""
+        return np.flatnonzero(self.is_used & (self.partition == partition))
+
+    # --- the changelog ---
+
+    def encode(self, heads: Iterable[int], bodies: Iterable[int]) -> Iterator[tuple[bytes, bytes]]:
+        """Changelog records of the slots' heads and bodies; a body comes right before its head."""
+        with_body = set(bodies)
+        for slot in sorted({*heads, *with_body}):
+            stay_id = self.ids[slot].encode()
+            if slot in with_body:
+                yield BODY + stay_id, self.body[slot].tobytes()
+            yield HEAD + stay_id, self.head[slot].tobytes() + _encode_extras(self.extras[slot])
+
+    def encode_partition(self, partition: int) -> tuple[bytes, bytes]:
+        """The changelog record of what a partition's stays share."""
+        return PARTITION, msgspec.msgpack.encode({"encoding": ENCODING, "next_offset": self.next_offsets[partition]})
+
+    @staticmethod
+    def keys_of(stay_id: str) -> tuple[bytes, bytes]:
+        """The changelog keys of a stay: both need a tombstone when it is removed."""
+        return HEAD + stay_id.encode(), BODY + stay_id.encode()
+
+    def forget_all(self) -> None:
+        """Drop every stay."""
+        for partition in list(self._slots):
+            for slot in list(self._slots[partition].values()):
+                self.remove(slot)
+        self._slots.clear()
+        self.next_offsets.clear()
+
+    def load(self, partition: int, records: Mapping[bytes, bytes]) -> int:
+        """Take over a partition's newest changelog records by key; returns how many stays had to start anew."""
+        lost = 0
+        for key, value in records.items():
+            kind, stay_id = key[:1], key[1:].decode()
+            if kind == PARTITION:
+                self.next_offsets[partition] = int(msgspec.msgpack.decode(value)["next_offset"])
+            elif kind == HEAD:
+                lost += not self._load_stay(partition, stay_id, value, records.get(BODY + key[1:]))
+        return lost
+
+    def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None) -> bool:
+        """Join a head and a body. False if they cannot be used: the stay then starts anew at its next reading."""
+        layout = self.layout
+        if head[0] != ENCODING or len(head) <= layout.head.itemsize:
+            return False
+        slot = self.find_or_add(partition, stay_id)
+        row = np.frombuffer(head, layout.head, 1)
+        extras = _decode_extras(head[layout.head.itemsize :])
+        self.extras[slot] = extras
+        self.has_alerts[slot] = bool(extras.alerts)
+        if body is None or body[0] != ENCODING or len(body) != layout.body.itemsize:
+            self.head["offset"][slot] = row["offset"][0]
+            return False
+        stored = np.frombuffer(body, layout.body, 1)
+        self.head[slot] = row[0]
+        self.body[slot] = stored[0]
+        if stored["step"][0] != row["closed_step"][0]:
+            self.start_anew(slot)
+            return False
+        self._derive(slot)
+        return True
+
+    def _derive(self, slot: int) -> None:
+        """Rebuild what is not stored: which of the last T steps hold a forecast signal."""
+        layout, steps = self.layout, self.layout.manifest.context_steps
+        forecast_inputs = np.isin(layout.inputs, layout.forecast)
+        self.is_filled[slot] = (self.body["window"][slot][:, forecast_inputs] != layout.missing).any(axis=1)
+        for open_bin in self.head["bins"][slot]:
+            if open_bin["step"] > self.head["closed_step"][slot]:
+                self.is_filled[slot, open_bin["step"] % steps] = bool((open_bin["count"][layout.forecast] > 0).any())
+        self.open_holds[slot] = False

@@ -1,0 +1,118 @@
+"""Where a reading goes: accepted, duplicate or late; which open bin it falls into; what a bin's value is.
+
+Every function takes the slots of distinct stays: the k-th readings of all stays of a chunk are placed at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_worker.stays import NEVER, OPEN_BINS, REMEMBERED_READINGS, Slots, Stays
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+ACCEPTED: Final = 0
+DUPLICATE: Final = 1
+LATE: Final = 2
+DONE: Final = 3  # handed over before, by a broker that forgot our offset
+
+
+def last_closed_step(newest_us: Ints, grace_us: int, step_us: int) -> Ints:
+    """The last step that is closed once `newest_us` has been observed: its end is at least the grace ago."""
+    return (newest_us - grace_us) // step_us - 1
+
+
+def classify(
+    stays: Stays, slots: Slots, observed_us: Ints, fingerprints: NDArray[np.uint64], offsets: Ints, grace_us: int
+) -> NDArray[np.int8]:
+    """ACCEPTED, DUPLICATE, LATE or DONE for each reading, (n,)."""
+    head = stays.head[slots]
+    step_us = stays.layout.step_us
+    is_first = head["newest"] == NEVER
+    closed = last_closed_step(np.where(is_first, observed_us, head["newest"]), grace_us, step_us)
+    is_late = observed_us // step_us <= closed
+    is_duplicate = (head["fingerprints"] == fingerprints[:, None]).any(axis=1) & ~is_first
+    outcome = np.where(is_late, LATE, np.where(is_duplicate, DUPLICATE, ACCEPTED)).astype(np.int8)
+    outcome[offsets <= head["offset"]] = DONE
+    return outcome
+
+
+def place(
+    stays: Stays, slots: Slots, observed_us: Ints, quanta: Ints, observed: Bools, fingerprints: NDArray[np.uint64]
+) -> None:
+    """Put accepted readings into their open bins and make them their stays' newest where they are.
+
+    quanta : int64 (n, K), values in steps of their precision; observed : bool (n, K).
+    """
+    layout, head = stays.layout, stays.head
+    step = observed_us // layout.step_us
+    _open_steps(stays, slots, observed_us)
+    newest = head["newest"][slots]
+    head["newest"][slots] = np.maximum(newest, observed_us)
+
+    ring = step % OPEN_BINS
+    bins = head["bins"][slots, ring]
+    bins[bins["step"] != step] = _empty_bin(layout.head["bins"].base)
+    bins["step"] = step
+    is_first = bins["count"] == 0
+    room = bins["count"] < np.iinfo(np.uint16).max
+    taken = observed & room
+    bins["sum"] += np.where(taken, quanta, 0)
+    bins["count"] += taken
+    bins["low"] = np.where(taken & (is_first | (quanta < bins["low"])), quanta, bins["low"])
+    bins["high"] = np.where(taken & (is_first | (quanta > bins["high"])), quanta, bins["high"])
+    bins["at"] = np.where(taken, np.maximum(np.where(is_first, NEVER, bins["at"]), observed_us[:, None]), bins["at"])
+    bins["as_of"] = np.maximum(bins["as_of"], observed_us)
+    head["bins"][slots, ring] = bins
+    has_forecast_signal = observed[:, layout.forecast].any(axis=1)
+    stays.is_filled[slots, step % layout.manifest.context_steps] |= has_forecast_signal
+
+    is_newer = observed & (observed_us[:, None] >= head["last_at"][slots])
+    last = head["last"][slots]
+    has_changed = is_newer & (quanta != last)
+    head["changed_at"][slots] = np.where(has_changed, observed_us[:, None], head["changed_at"][slots])
+    head["last"][slots] = np.where(is_newer, quanta, last)
+    head["last_at"][slots] = np.where(is_newer, observed_us[:, None], head["last_at"][slots])
+
+    oldest = head["oldest_fingerprint"][slots]
+    head["fingerprints"][slots, oldest] = fingerprints
+    head["oldest_fingerprint"][slots] = (oldest + 1) % REMEMBERED_READINGS
+    # What was computed from this bin, and after it, no longer holds.
+    stays.open_holds[slots, 1] = False
+    stays.open_holds[slots, 0] &= step != head["closed_step"][slots] + 1
+
+
+def _empty_bin(dtype: np.dtype[Any]) -> NDArray[Any]:
+    empty = np.zeros((), dtype)
+    empty["as_of"] = empty["at"] = NEVER
+    return empty
+
+
+def _open_steps(stays: Stays, slots: Slots, observed_us: Ints) -> None:
+    """Mark the steps between the stay's newest and the reading's as not filled yet."""
+    layout, head = stays.layout, stays.head
+    context_steps = layout.manifest.context_steps
+    step = observed_us // layout.step_us
+    newest = head["newest"][slots]
+    known = np.where(newest == NEVER, step - 1, newest // layout.step_us)
+    known = np.maximum(known, step - context_steps)
+    while (behind := known < step).any():
+        known = known + behind
+        stays.is_filled[slots[behind], known[behind] % context_steps] = False
+
+
+def step_values(bins: NDArray[Any]) -> tuple[Ints, Bools]:
+    """The value of each signal in each bin, in quanta, and whether there is one: (n, K) both.
+
+    A mean without the lowest and the highest value, from three values on: one artefact to either side costs nothing,
+    the state is four numbers, and the order of the readings does not matter (trimmed mean; Tukey 1962).
+    """
+    count = bins["count"].astype(np.int64)
+    total = bins["sum"].astype(np.int64)
+    trimmed = total - bins["low"] - bins["high"]
+    value = np.where(count >= 3, trimmed / np.maximum(count - 2, 1), total / np.maximum(count, 1))
+    return np.rint(value).astype(np.int64), count > 0
