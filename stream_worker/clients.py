@@ -22,6 +22,12 @@ class KafkaFaultError(Exception):
     """Kafka refused or failed a request; the message is one line for the user."""
 
 
+def missing_topic(settings: Settings, topic: str) -> KafkaFaultError:
+    """The error for a topic that is not there, with the command that makes it."""
+    command = f"vitalcast topics create --bootstrap-servers {settings.bootstrap_servers}"
+    return KafkaFaultError(f"topic {topic} does not exist; make it with: {command}")
+
+
 @contextmanager
 def one_line_errors(settings: Settings) -> Iterator[None]:
     """Turn what kafka-python raises inside into one line for the user.

@@ -7,7 +7,7 @@ back (`stream_worker.sender.LagLimit`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,12 +17,14 @@ PARTITIONS: Final = 4  # of each topic that appears; librdkafka's default
 
 
 @contextmanager
-def embedded_broker(brokers: int = 1) -> Iterator[str]:
-    """Run a broker while the context is open; yields its bootstrap servers."""
+def embedded_broker(topics: Iterable[str] = (), brokers: int = 1) -> Iterator[str]:
+    """Run a broker with `topics` while the context is open; yields its bootstrap servers."""
     # Any address makes librdkafka accept the configuration; the mock cluster puts its own in place of it.
     owner = Producer({"bootstrap.servers": "embedded", "test.mock.num.brokers": brokers, "log_level": 0})
     try:
         nodes = owner.list_topics(timeout=10).brokers.values()
+        for topic in topics:
+            owner.list_topics(topic, timeout=10)  # asking for a topic makes it
         yield ",".join(f"{node.host}:{node.port}" for node in nodes)
     finally:
         del owner  # the broker ends with its owner

@@ -92,8 +92,7 @@ class Sender:
         try:
             partitions = self._producer.partitions_for(self._topic)
         except KafkaError as error:
-            hint = f"vitalcast topics create --bootstrap-servers {self._settings.bootstrap_servers}"
-            raise clients.KafkaFaultError(f"topic {self._topic} does not exist; create it with: {hint}") from error
+            raise clients.missing_topic(self._settings, self._topic) from error
         return sorted(partitions)
 
 

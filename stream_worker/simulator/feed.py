@@ -39,7 +39,7 @@ def history(patients: Sequence[Patient], *, until: float, minutes: float) -> Ite
 
 
 def live(patients: Sequence[Patient], *, start: float, rate: float) -> Iterator[Moment]:
-    """`rate` moments a second for each patient, without end, spread evenly so that the ward is never read all at once."""
+    """`rate` moments a second for each patient, without end, spread evenly over each period."""
     period = 1.0 / rate
     queue = [(start + period * index / len(patients), index) for index in range(len(patients))]
     heapq.heapify(queue)

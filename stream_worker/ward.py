@@ -1,0 +1,197 @@
+"""What a viewer knows about a ward, built from the topics alone: beds, values, forecasts, open alerts.
+
+Pure: records go in, nothing else. The terminal table and any other view read the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from schemas.alert import Alert, Heartbeat, Priority
+from schemas.dead_letter import DeadLetter
+from schemas.forecast import Forecast
+from schemas.reading import Reading, StayEvent
+from schemas.signals import VITALS_BY_NAME, conversion
+
+RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
+FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
+# The worker's heartbeats come every 10 s by default: three in a row missed.
+SILENT_AFTER: Final = timedelta(seconds=30)
+
+Record = Reading | StayEvent | Forecast | Alert | Heartbeat | DeadLetter
+
+
+class Observed(NamedTuple):
+    """The newest value of a signal, in its canonical unit."""
+
+    value: float
+    at: datetime
+
+
+class Band(NamedTuple):
+    """A forecast of one signal at one horizon: the median, and the outermost quantiles around it."""
+
+    median: float
+    low: float
+    high: float
+    horizon_s: int
+
+
+class Bed:
+    """One stay as its newest records describe it."""
+
+    def __init__(self, stay_id: str) -> None:
+        self.stay_id = stay_id
+        self.care_unit: str | None = None
+        self.values: dict[str, Observed] = {}
+        self.forecast: Forecast | None = None
+
+    @property
+    def newest(self) -> datetime | None:
+        """When the stay was last observed."""
+        return max((observed.at for observed in self.values.values()), default=None)
+
+    def band(self, signal: str, horizon_s: int = 900) -> Band | None:
+        """The newest forecast of the signal at the horizon nearest to `horizon_s`; None without one."""
+        if self.forecast is None or signal not in self.forecast.signals:
+            return None
+        horizons, levels = self.forecast.horizons_s, self.forecast.quantile_levels
+        nearest = min(range(len(horizons)), key=lambda index: abs(horizons[index] - horizon_s))
+        middle = min(range(len(levels)), key=lambda index: abs(levels[index] - 0.5))
+        row = self.forecast.signals[signal].quantiles[nearest]
+        return Band(row[middle], row[0], row[-1], horizons[nearest])
+
+
+class Ward:
+    """All beds and all open alerts. The alerts are exact if every record of the alerts topic was applied in order."""
+
+    def __init__(self) -> None:
+        self.beds: dict[str, Bed] = {}
+        self.newest: datetime | None = None  # event time
+        self._alerts: dict[str, Alert] = {}
+        self._heartbeats: dict[int, Heartbeat] = {}
+        self._ended: dict[str, datetime] = {}
+
+    def apply(self, record: Record) -> None:
+        """Take in one record of any topic. Topics may be interleaved in any way."""
+        match record:
+            case Reading():
+                self._place_reading(record)
+            case StayEvent():
+                self._place_event(record)
+            case Forecast():
+                self._place_forecast(record)
+            case Alert():
+                self._place_alert(record)
+            case Heartbeat():
+                self._heartbeats[record.partition] = record
+            case DeadLetter():
+                pass
+
+    @property
+    def open_alerts(self) -> list[Alert]:
+        """Most urgent first, then the newest."""
+        return sorted(self._alerts.values(), key=lambda alert: (RANK[alert.priority], -alert.since.timestamp()))
+
+    def alerts_of(self, stay_id: str) -> list[Alert]:
+        """The stay's open alerts, most urgent first."""
+        return [alert for alert in self.open_alerts if alert.stay_id == stay_id]
+
+    def by_need(self) -> list[tuple[Bed, list[Alert]]]:
+        """Every bed with its open alerts: the most urgent first, then the one with more alerts, then by name.
+
+        A stay that is known by an open alert alone is a bed too, without values.
+        """
+        alerts: dict[str, list[Alert]] = {stay_id: [] for stay_id in self.beds}
+        for alert in self.open_alerts:
+            alerts.setdefault(alert.stay_id, []).append(alert)
+
+        def need(stay_id: str) -> tuple[int, int, str]:
+            urgent = alerts[stay_id]
+            return (RANK[urgent[0].priority] if urgent else len(RANK), -len(urgent), stay_id)
+
+        return [(self.beds.get(stay_id) or Bed(stay_id), alerts[stay_id]) for stay_id in sorted(alerts, key=need)]
+
+    def age(self, at: datetime) -> timedelta:
+        """How old something is against the newest event time: recordings are not old for being made long ago."""
+        return timedelta(0) if self.newest is None else max(self.newest - at, timedelta(0))
+
+    def behind(self, now: datetime) -> timedelta | None:
+        """How far the newest event time is behind the clock, if far enough to matter."""
+        if self.newest is None or now - self.newest < FAR_BEHIND:
+            return None
+        return now - self.newest
+
+    def worker(self, now: datetime) -> str:
+        """What the heartbeats say: silence on the alerts topic is calm only while they come."""
+        if not self._heartbeats:
+            return "no heartbeat yet"
+        running = [beat for beat in self._heartbeats.values() if beat.state == "running"]
+        alive = [beat for beat in running if now - beat.produced_at < SILENT_AFTER]
+        if alive and len(alive) == len(self._heartbeats):
+            return f"running, {len(alive)} partitions"
+        if not running:
+            return "stopped"
+        return f"silent on {len(self._heartbeats) - len(alive)} of {len(self._heartbeats)} partitions"
+
+    def _place_reading(self, reading: Reading) -> None:
+        if self._is_over(reading.stay_id, reading.observed_at):
+            return
+        bed = self._bed(reading.stay_id)
+        bed.care_unit = reading.care_unit or bed.care_unit
+        for signal, value in usable_values(reading).items():
+            known = bed.values.get(signal)
+            if known is None or known.at <= reading.observed_at:
+                bed.values[signal] = Observed(value, reading.observed_at)
+        self._see(reading.observed_at)
+
+    def _place_event(self, event: StayEvent) -> None:
+        if event.event == "ended":
+            self._ended[event.stay_id] = event.at
+            self.beds.pop(event.stay_id, None)
+
+    def _place_forecast(self, forecast: Forecast) -> None:
+        if self._is_over(forecast.stay_id, forecast.issued_at):
+            return
+        bed = self._bed(forecast.stay_id)
+        if bed.forecast is None or bed.forecast.issued_at <= forecast.issued_at:
+            bed.forecast = forecast
+        for signal, state in forecast.signals.items():
+            if signal not in VITALS_BY_NAME:  # what only the model's manifest declares is shown as the worker took it
+                bed.values[signal] = Observed(state.last, state.last_at)
+        self._see(forecast.issued_at)
+
+    def _place_alert(self, alert: Alert) -> None:
+        if alert.state == "cleared":
+            self._alerts.pop(alert.alert_id, None)
+        else:
+            self._alerts[alert.alert_id] = alert
+
+    def _bed(self, stay_id: str) -> Bed:
+        return self.beds.setdefault(stay_id, Bed(stay_id))
+
+    def _is_over(self, stay_id: str, at: datetime) -> bool:
+        """Whether this belongs to a stay that has ended: its last forecasts arrive after the event."""
+        return stay_id in self._ended and at <= self._ended[stay_id]
+
+    def _see(self, at: datetime) -> None:
+        self.newest = at if self.newest is None else max(self.newest, at)
+
+
+def usable_values(reading: Reading) -> dict[str, float]:
+    """The known, plausible values of a reading in canonical units, as the worker would take them one by one."""
+    usable = {}
+    for name, value in reading.vitals.items():
+        signal = VITALS_BY_NAME.get(name)
+        if signal is None or value is None or (reading.quality or {}).get(name) == "invalid":
+            continue
+        unit = (reading.units or {}).get(name) or signal.unit
+        factor_offset = conversion(signal, unit)
+        if factor_offset is None:
+            continue
+        canonical = value * factor_offset[0] + factor_offset[1]
+        if signal.low <= canonical <= signal.high:
+            usable[name] = round(canonical, signal.decimals)
+    return usable

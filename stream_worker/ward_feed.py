@@ -1,0 +1,87 @@
+"""Keeps a ward current from Kafka: a consumer of readings, forecasts and alerts like any other, without a group."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from kafka.structs import TopicPartition
+
+from schemas.codec import InvalidReading, decode, decode_output
+from stream_worker import clients
+from stream_worker.settings import Settings
+from stream_worker.ward import Record, Ward
+
+# Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
+RECENT_RECORDS: Final = 500
+MAX_POLL_RECORDS: Final = 5000
+TOPICS_APPEAR_WITHIN_S: Final = 5.0  # those of the embedded broker are made by asking for them
+
+
+class WardFeed:
+    """Reads the three topics from their recent past on. `read` counts the records of each topic.
+
+    Raises at the start: BrokerUnreachableError, KafkaFaultError.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.read: Counter[str] = Counter()
+        self._settings = settings
+        self._readings, self._forecasts, self._alerts = (
+            settings.readings_topic,
+            settings.forecasts_topic,
+            settings.alerts_topic,
+        )
+        # Offsets that retention removed meanwhile: go on with the oldest there is.
+        self._consumer = clients.consumer(settings, auto_offset_reset="earliest", enable_auto_commit=False)
+        with clients.one_line_errors(settings):
+            self._assign()
+
+    def poll(self, ward: Ward, timeout_s: float) -> int:
+        """Apply what has arrived, waiting at most `timeout_s` for it. Returns the number of records read."""
+        polled: dict[Any, list[Any]] = self._consumer.poll(int(timeout_s * 1000), max_records=MAX_POLL_RECORDS)
+        for partition, records in polled.items():
+            self.read[partition.topic] += len(records)
+            for record in _newest_by_key(records) if partition.topic == self._forecasts else records:
+                decoded = self._decode(partition.topic, record.value)
+                if decoded is not None:
+                    ward.apply(decoded)
+        return sum(map(len, polled.values()))
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+    def _decode(self, topic: str, value: bytes | None) -> Record | None:
+        """The record, or None: what does not decode is the worker's to report, not the viewer's."""
+        try:
+            if topic == self._readings:
+                return decode(value)
+            return None if value is None else decode_output(value)
+        except (InvalidReading, msgspec.DecodeError):
+            return None
+
+    def _assign(self) -> None:
+        topics = (self._readings, self._forecasts, self._alerts)
+        partitions = [TopicPartition(topic, number) for topic in topics for number in self._partitions(topic)]
+        self._consumer.assign(partitions)
+        begin, end = self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
+        for partition in partitions:
+            recent = 0 if partition.topic == self._alerts else end[partition] - RECENT_RECORDS
+            self._consumer.seek(partition, max(begin[partition], recent))
+
+    def _partitions(self, topic: str) -> set[int]:
+        end = time.monotonic() + TOPICS_APPEAR_WITHIN_S
+        while time.monotonic() < end:
+            if partitions := self._consumer.partitions_for_topic(topic):
+                return set(partitions)
+            time.sleep(0.1)
+        raise clients.missing_topic(self._settings, topic)
+
+
+def _newest_by_key(records: Iterable[Any]) -> list[Any]:
+    """The last record of each key: an older forecast of a stay is of no interest once a newer one is here."""
+    return list({record.key: record for record in records}.values())
