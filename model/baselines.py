@@ -1,15 +1,16 @@
-"""What a forecaster has to beat: persistence, an average, ridge regression, gradient-boosted trees, on the same origins.
+"""What a forecaster has to beat: persistence, an average, ridge regression and boosted trees, on the same origins.
 
 Each is fitted for one signal and horizon and predicts the change from the last value. Needs the extra `train`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 
@@ -21,12 +22,6 @@ Doubles = NDArray[np.float64]
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 50, 59)
 MEANS = (3, 5, 10, 20, 30, 60, 120, 240)  # steps
 TRAIN_ROWS = 100_000  # more changed the trees' error by less than 0.1 points of persistence and took hours
-
-
-class Table(tuple[Floats, Floats, Floats]):
-    """Origins of one signal as rows: features (N, F), truth minus last value (N, H), last value (N,)."""
-
-    __slots__ = ()
 
 
 class Baseline(Protocol):
@@ -120,7 +115,8 @@ class RidgeRegression:
         return np.asarray(self.model.predict(self._scaled(features)), np.float64)
 
     def _scaled(self, features: Floats) -> Floats:
-        return np.clip(np.nan_to_num((features - self.centre) / self.spread), -8.0, 8.0).astype(np.float32)
+        scaled = np.nan_to_num((features - self.centre) / self.spread)
+        return np.asarray(np.clip(scaled, -8.0, 8.0), np.float32)
 
 
 class BoostedTrees:
@@ -147,22 +143,36 @@ class BoostedTrees:
         return np.asarray(self.model.predict(features), np.float64)
 
 
+RIVALS: Mapping[str, Callable[[], Baseline]] = {
+    "best mean": BestMean,
+    "ridge": RidgeRegression,
+    "boosted trees": BoostedTrees,
+}
+
+
 def median_errors(
-    training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterConfig, rivals: dict[str, type[Baseline]]
+    training: Sequence[Stay],
+    unseen: Sequence[Stay],
+    config: ForecasterConfig,
+    rivals: Mapping[str, Callable[[], Baseline]] = RIVALS,
 ) -> dict[tuple[str, int], dict[str, float]]:
-    """Mean absolute error on `unseen` of each rival trained on `training`, by signal and horizon (s)."""
+    """Mean absolute error on `unseen` of each rival fitted on `training`, by signal and horizon (s)."""
     errors: dict[tuple[str, int], dict[str, float]] = {}
-    for signal, name in zip(config.forecast_signals, config.signals, strict=True):
-        features, change, _ = table_of(training, name, config)
-        new_features, new_change, last = table_of(unseen, name, config)
-        for h, horizon_s in enumerate(config.horizons_s):
-            known, new_known = ~np.isnan(change[:, h]), ~np.isnan(new_change[:, h])
-            rows, target = new_features[new_known], new_change[new_known, h]
-            errors[name, horizon_s] = {}
-            for label, rival in rivals.items():
-                move = rival().fit(features[known], change[known, h]).predict(rows)
-                move = np.clip(last[new_known] + move, signal.low, signal.high) - last[new_known]
-                errors[name, horizon_s][label] = float(np.abs(move - target).mean())
+    cells = [(signal, h) for signal in config.forecast_signals for h in range(len(config.horizons_s))]
+    rows: dict[str, tuple[Floats, Floats, Floats]] = {}
+    for signal, h in track(cells, "Fitting baselines"):
+        if h == 0:
+            rows = {part: table_of(stays, signal.name, config) for part, stays in (("old", training), ("new", unseen))}
+        (features, change, _), (new_features, new_change, last) = rows["old"], rows["new"]
+        known, new = ~np.isnan(change[:, h]), ~np.isnan(new_change[:, h])
+        if not known.any() or not new.any():
+            continue
+        errors[signal.name, config.horizons_s[h]] = {}
+        for label, rival in rivals.items():
+            move = rival().fit(features[known], change[known, h]).predict(new_features[new])
+            value = np.clip(last[new] + move, signal.low, signal.high)
+            error = float(np.abs(value - last[new] - new_change[new, h]).mean())
+            errors[signal.name, config.horizons_s[h]][label] = error
     return errors
 
 

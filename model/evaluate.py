@@ -2,96 +2,217 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
 from model.config import ForecasterConfig
-from model.dataset import Floats, Stay, by_length, scored_origins, steps_of, truth
-from model.manifest import Score
+from model.dataset import Floats, Stay, by_length, read_stay, scored_origins, steps_of, truth
+from model.manifest import Manifest, Score
 from model.predictor import Predictor
+from schemas.recordings import stay_id_of
+
+Doubles = NDArray[np.float64]
 
 
-def forecasts_of(predictor: Predictor, stays: Sequence[Stay]) -> list[Floats]:
-    """Quantiles at every step of each stay, float32 (T, V, H, Q); the state is rounded at each step, as in serving."""
+class Cell(NamedTuple):
+    """All scored origins of one signal and horizon: y (N,) truth, quantiles (N, Q), last (N,) value at the origin."""
+
+    y: Floats
+    quantiles: Floats
+    last: Floats
+
+
+class Rival(msgspec.Struct, frozen=True, kw_only=True):
+    """A baseline's mean absolute error in one cell."""
+
+    label: str
+    signal: str
+    horizon_s: int
+    mae: float
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What an evaluation found.
+
+    scores : pooled, each origin counting once. stays : the same for each stay alone, by stay_id.
+    seen : whether these stays were used in training, so that the figures flatter. page : the report with its plots.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    scores: tuple[Score, ...]
+    stays: Mapping[str, tuple[Score, ...]]
+    rivals: tuple[Rival, ...]
+    seen: bool
+    page: str
+
+
+class Evaluation(NamedTuple):
+    """Stays with the forecasts made at each of their steps, float32 (T, V, H, Q)."""
+
+    config: ForecasterConfig
+    stays: Sequence[Stay]
+    forecasts: Sequence[Floats]
+
+    def cell(self, signal: str, horizon_s: int) -> Cell:
+        """The scored origins of one signal and horizon, stay after stay."""
+        config = self.config
+        v, h, column = config.signals.index(signal), config.horizons_s.index(horizon_s), config.input_index(signal)
+        parts = []
+        for stay, forecast in zip(self.stays, self.forecasts, strict=True):
+            later = truth(stay, config)[:, v, h]
+            kept = scored_origins(stay, config)[:, v] & ~np.isnan(later)
+            parts.append((later[kept], forecast[kept, v, h], stay.x[kept, column]))
+        return Cell(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def scores(self) -> tuple[Score, ...]:
+        """Pooled scores of every signal and horizon that has any truth."""
+        cells = (
+            (name, horizon_s, self.cell(name, horizon_s))
+            for name in self.config.signals
+            for horizon_s in self.config.horizons_s
+        )
+        return tuple(score(*found, self.config.quantile_levels) for found in cells if len(found[2].y))
+
+    def alone(self) -> dict[str, tuple[Score, ...]]:
+        """Scores of each stay by itself."""
+        pairs = zip(self.stays, self.forecasts, strict=True)
+        return {stay.stay_id: Evaluation(self.config, [stay], [forecast]).scores() for stay, forecast in pairs}
+
+
+def evaluate(predictor: Predictor, stays: Sequence[Stay]) -> Evaluation:
+    """The forecasts of `predictor` at every step of `stays`, the state rounded after each step as in serving."""
     ordered = by_length(stays)
-    manifest = predictor.manifest
-    shape = (len(manifest.signals), len(manifest.horizons_s), len(manifest.quantile_levels))
-    out = [np.empty((stay.length, *shape), np.float32) for stay in ordered]
+    config = config_of(predictor.manifest)
+    shape = (len(config.signals), len(config.horizons_s), len(config.quantile_levels))
+    forecasts = [np.empty((stay.length, *shape), np.float32) for stay in ordered]
     state = predictor.initial_state(len(ordered))
     for batch in steps_of(ordered):
-        n = len(batch.x)
         x, observed, elapsed = (torch.from_numpy(part) for part in (batch.x, batch.observed, batch.elapsed))
-        quantiles, state = predictor.step(x, observed, elapsed, state[:n])
+        quantiles, state = predictor.step(x, observed, elapsed, state[: len(x)])
         state = predictor.round_state(state)
-        rows = quantiles.numpy()
-        for b in range(n):
-            out[b][batch.t] = rows[b]
-    by_stay = {id(stay): quantiles for stay, quantiles in zip(ordered, out, strict=True)}
-    return [by_stay[id(stay)] for stay in stays]
+        for forecast, row in zip(forecasts, quantiles.numpy(), strict=False):  # stays that ended have no row any more
+            forecast[batch.t] = row
+    return Evaluation(config, ordered, forecasts)
 
 
-def scores_of(predictor: Predictor, stays: Sequence[Stay], config: ForecasterConfig) -> tuple[Score, ...]:
-    """Pooled scores of every signal and horizon that has any truth."""
-    return pooled_scores(stays, forecasts_of(predictor, stays), config)
+def config_of(manifest: Manifest) -> ForecasterConfig:
+    """What the manifest tells of the forecaster: all that concerns its task, nothing of its inside."""
+    return ForecasterConfig(
+        inputs=manifest.inputs,
+        signals=manifest.signals,
+        step_s=manifest.step_s,
+        horizons_s=manifest.horizons_s,
+        quantile_levels=manifest.quantile_levels,
+        context_steps=manifest.context_steps,
+    )
 
 
-def pooled_scores(stays: Sequence[Stay], forecasts: Sequence[Floats], config: ForecasterConfig) -> tuple[Score, ...]:
-    """Scores over all scored origins of all stays, each origin counting once."""
-    found = []
-    targets = [truth(stay, config) for stay in stays]
-    origins = [scored_origins(stay, config) for stay in stays]
-    for v, name in enumerate(config.signals):
-        column = config.input_index(name)
-        for h, horizon_s in enumerate(config.horizons_s):
-            kept = [o[:, v] & ~np.isnan(y[:, v, h]) for o, y in zip(origins, targets, strict=True)]
-            y = np.concatenate([t[k, v, h] for t, k in zip(targets, kept, strict=True)])
-            q = np.concatenate([f[k, v, h] for f, k in zip(forecasts, kept, strict=True)])
-            last = np.concatenate([s.x[k, column] for s, k in zip(stays, kept, strict=True)])
-            if len(y):
-                found.append(score(name, horizon_s, y=y, quantiles=q, last=last, levels=config.quantile_levels))
-    return tuple(found)
+def score(signal: str, horizon_s: int, cell: Cell, levels: tuple[float, ...]) -> Score:
+    """Score of one cell.
 
-
-def score(
-    signal: str, horizon_s: int, *, y: Floats, quantiles: Floats, last: Floats, levels: tuple[float, ...]
-) -> Score:
-    """Score of one cell. y : (N,) truth. quantiles : (N, Q). last : (N,) values at the origins.
-
-    MAE = mean |y - median|; persistence: the same of y - last. Pinball: mean over origins and levels. A band covers
-    y if it lies between its quantiles, ends included.
+    MAE = mean |y - median|; persistence: the same of y - last. Pinball: mean over origins and levels. A band covers y
+    if y lies between its quantiles, ends included; it is the narrowest there is of at least the nominal mass.
     """
-    y64, q64 = y.astype(np.float64), quantiles.astype(np.float64)
-    q = np.array(levels)
-    error = y64[:, None] - q64
+    y, quantiles = cell.y.astype(np.float64), cell.quantiles.astype(np.float64)
+    error, q = y[:, None] - quantiles, np.array(levels)
+    (low_50, high_50), (low_90, high_90) = band(quantiles, levels, 0.5), band(quantiles, levels, 0.9)
     return Score(
         signal=signal,
         horizon_s=horizon_s,
         count=len(y),
-        mae=_rounded(np.abs(error[:, len(levels) // 2]).mean()),
-        persistence_mae=_rounded(np.abs(y64 - last.astype(np.float64)).mean()),
-        pinball=_rounded(np.maximum(q * error, (q - 1.0) * error).mean()),
-        coverage_50=_rounded(_coverage(y64, q64, levels, 0.5)),
-        coverage_90=_rounded(_coverage(y64, q64, levels, 0.9)),
-        width_90=_rounded(_band(q64, levels, 0.9)[1].mean() - _band(q64, levels, 0.9)[0].mean()),
+        mae=_mean(np.abs(error[:, len(levels) // 2])),
+        persistence_mae=_mean(np.abs(y - cell.last.astype(np.float64))),
+        pinball=_mean(np.maximum(q * error, (q - 1.0) * error)),
+        coverage_50=_mean((low_50 <= y) & (y <= high_50)),
+        coverage_90=_mean((low_90 <= y) & (y <= high_90)),
+        width_90=_mean(high_90 - low_90),
     )
 
 
-def _band(
-    q: NDArray[np.float64], levels: tuple[float, ...], mass: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper end of the central band of `mass`, or of the widest there is."""
-    inside = [i for i, level in enumerate(levels) if level <= (1.0 - mass) / 2.0 + 1e-9]
-    i = inside[-1] if inside else 0
-    return q[:, i], q[:, len(levels) - 1 - i]
+def band(quantiles: Doubles, levels: tuple[float, ...], mass: float) -> tuple[Doubles, Doubles]:
+    """Lower and upper end of the narrowest central band of at least `mass`, or of the widest there is."""
+    outside = [i for i, level in enumerate(levels) if level <= (1.0 - mass) / 2.0 + 1e-9]
+    i = outside[-1] if outside else 0
+    return quantiles[..., i], quantiles[..., len(levels) - 1 - i]
 
 
-def _coverage(y: NDArray[np.float64], q: NDArray[np.float64], levels: tuple[float, ...], mass: float) -> float:
-    low, high = _band(q, levels, mass)
-    return float(((low <= y) & (y <= high)).mean())
+def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, baselines: bool = False) -> Report:
+    """Score `artifact` on those `recordings` it was not trained on, print a table, write the report's page to `out`.
+
+    out : a folder, or the path of the HTML page. baselines : fit them on the recordings that the artifact was trained
+    on, and show their errors beside it; takes half an hour for a week's recordings of forty stays.
+    If all recordings were used in training, they are scored all the same, and the report says so.
+    """
+    predictor = Predictor.load(artifact, "cpu")
+    manifest, config = predictor.manifest, config_of(predictor.manifest)
+    known = set(manifest.training.stays)
+    unseen = [path for path in recordings if stay_id_of(path) not in known]
+    stays = [read_stay(path, config) for path in track(unseen or recordings, "Reading recordings")]
+    evaluation = evaluate(predictor, [stay for stay in stays if stay.length])
+    rivals: tuple[Rival, ...] = ()
+    if baselines:
+        training = [read_stay(path, config) for path in recordings if stay_id_of(path) in known]
+        rivals = rivals_of(training, evaluation)
+    page = out if out.suffix == ".html" else out / "report.html"
+    report = Report(
+        name=manifest.name,
+        version=manifest.version,
+        sha256=manifest.sha256,
+        scores=evaluation.scores(),
+        stays=evaluation.alone(),
+        rivals=rivals,
+        seen=not unseen,
+        page=str(page),
+    )
+    Console().print(table_of(report))
+    from model.report import write_page  # noqa: PLC0415 - plots need the extra `train`; scores do not
+
+    write_page(page, report, evaluation)
+    return report
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 4)
+def rivals_of(training: Sequence[Stay], evaluation: Evaluation) -> tuple[Rival, ...]:
+    """The baselines, fitted on `training`, on the very origins of `evaluation`.
+
+    Raises: ValueError if there is no stay to fit them on.
+    """
+    from model.baselines import RIVALS, median_errors  # noqa: PLC0415 - scikit-learn is in the extra `train`
+
+    if not training:
+        raise ValueError("the baselines need the recordings that the artifact was trained on, beside unseen ones")
+    errors = median_errors(training, evaluation.stays, evaluation.config, RIVALS)
+    return tuple(
+        Rival(label=label, signal=signal, horizon_s=horizon_s, mae=mae)
+        for (signal, horizon_s), by_label in errors.items()
+        for label, mae in by_label.items()
+    )
+
+
+def table_of(report: Report) -> Table:
+    """Change of the error against persistence (per cent) and coverage of the 90 % band, per signal and horizon."""
+    seen = ", on stays it was trained on" if report.seen else ""
+    table = Table(title=f"{report.name} {report.version}: error against persistence (90 % coverage){seen}")
+    horizons = sorted({found.horizon_s for found in report.scores})
+    table.add_column("signal")
+    for horizon_s in horizons:
+        table.add_column(f"{horizon_s / 60:g} min", justify="right")
+    by_cell = {(found.signal, found.horizon_s): found for found in report.scores}
+    for signal in dict.fromkeys(found.signal for found in report.scores):
+        cells = (by_cell.get((signal, horizon_s)) for horizon_s in horizons)
+        table.add_row(signal, *(f"{c.gain:+.1f} % ({c.coverage_90:.3f})" if c else "" for c in cells))
+    return table
+
+
+def _mean(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:
+    return round(float(values.mean()), 4)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import warnings
 from pathlib import Path
 
+import msgspec
 import torch
+from jinja2 import Environment
 from torch import Tensor
 
 from model.config import ForecasterConfig
+from model.features import Scaling
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, Training, write_manifest
 from model.network import Forecaster
 
+CARD = Path(__file__).parent / "card.md"
 TOLERANCE = 1e-4  # of a clinical unit, eager against scripted: arithmetic in another order, nothing more
 
 
@@ -87,6 +92,54 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().nan_to_num(nan=float("inf")).max())
 
 
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a trained forecaster beside its weights."""
+
+    config: ForecasterConfig
+    training: Training
+    name: str
+    version: str
+
+
+def save_checkpoint(path: Path, forecaster: Forecaster, checkpoint: Checkpoint) -> None:
+    """Write weights and description to one file, readable with torch's restricted unpickler."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    description = msgspec.json.encode(checkpoint).decode()
+    torch.save({"description": description, "weights": forecaster.state_dict()}, path)
+
+
+def load_checkpoint(path: Path) -> tuple[Forecaster, Checkpoint]:
+    """The forecaster of `save_checkpoint`.
+
+    Raises: ArtifactError if the file is none of ours.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = msgspec.json.decode(stored["description"], type=Checkpoint)
+        signals, horizons = len(checkpoint.config.signals), len(checkpoint.config.horizons_s)
+        blank = torch.ones(signals)
+        # The population statistics are among the weights; these placeholders only give them their shape.
+        forecaster = Forecaster(checkpoint.config, Scaling(blank, blank, blank), torch.ones(signals, horizons))
+        forecaster.load_state_dict(stored["weights"])
+    except (OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, msgspec.DecodeError) as error:
+        raise ArtifactError(f"{path}: not a checkpoint of this version ({type(error).__name__})") from error
+    return forecaster.eval(), checkpoint
+
+
+def export_artifact(checkpoint: Path, out: Path) -> Manifest:
+    """Write the artifact of a checkpoint to `out`, without scores: `vitalcast evaluate` gives them."""
+    forecaster, found = load_checkpoint(checkpoint)
+    manifest = write_artifact(forecaster, found.config, found.training, out, name=found.name, version=found.version)
+    write_card(out, manifest)
+    return manifest
+
+
 def write_card(out: Path, manifest: Manifest) -> None:
-    """Write the manifest with its scores, and MODEL_CARD.md beside it."""
-    write_manifest(out, manifest)
+    """Write MODEL_CARD.md beside the manifest, with the figures that the manifest holds."""
+    template = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)  # noqa: S701 - Markdown, our own words
+    text = template.from_string(CARD.read_text(encoding="utf-8")).render(
+        manifest=manifest,
+        horizons=[horizon_s / 60 for horizon_s in manifest.horizons_s],
+        scores={name: [score for score in manifest.scores if score.signal == name] for name in manifest.signals},
+    )
+    (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")

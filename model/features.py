@@ -83,7 +83,7 @@ class Features(nn.Module):
         quantum = torch.maximum(column([s.precision for s in signals]), (high - low) / 4096.0)
         witness_inputs = [config.input_index(w.name) for w in config.witnesses]
         witness_targets = [config.signals.index(w.of) for w in config.witnesses]
-        centre, spread = scaling.centre.view(-1, 1), scaling.spread.view(-1, 1)
+        centre, level, spread = (values.clone().view(-1, 1) for values in scaling)
         rough = (spread * 0.6).sqrt()  # prior of the mean square root of a change
         still = torch.full_like(spread, 0.1)  # prior share of unchanged values
         constants = {
@@ -97,7 +97,7 @@ class Features(nn.Module):
             "high": high,
             "quantum": quantum,
             "centre": centre,
-            "level": scaling.level.view(-1, 1),
+            "level": level,
             "spread": spread,
             "unchanged": STILL * column([s.precision for s in signals]),
             "decay": torch.exp(-1.0 / torch.tensor(TAUS)).view(-1, 1, 1),

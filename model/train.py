@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from model.config import ForecasterConfig, vital_signs
 from model.dataset import Stay, by_length, read_stay, scored_origins, split, steps_of, truth
-from model.evaluate import scores_of
-from model.export import write_artifact, write_card
+from model.evaluate import evaluate
+from model.export import Checkpoint, save_checkpoint, write_artifact, write_card
 from model.features import LEVEL_FEATURE, Features, FeatureSet, Scaling
 from model.losses import pinball
-from model.manifest import Manifest, Training
+from model.manifest import Manifest, Training, write_manifest
 from model.network import Forecaster, Network
 from model.predictor import Predictor
 from schemas.recordings import stay_id_of
@@ -276,10 +276,11 @@ def train_artifact(
     name: str = "vitals-lstm",
     version: str = "1.0.0",
     config: ForecasterConfig | None = None,
+    checkpoint: Path | None = None,
 ) -> Manifest:
     """Train on all but `hold_out` of the recordings, score on those, write the artifact to `out`.
 
-    With `hold_out` 0 the artifact carries no scores.
+    With `hold_out` 0 the artifact carries no scores. checkpoint : where to write the weights as well, if anywhere.
     """
     config = config or vital_signs()
     training, held_out = split(recordings, hold_out, seed)
@@ -302,11 +303,15 @@ def train_artifact(
         revision=_revision(),
         trained_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if checkpoint:
+        described = Checkpoint(config=config, training=provenance, name=name, version=version)
+        save_checkpoint(checkpoint, forecaster, described)
     manifest = write_artifact(forecaster, config, provenance, out, name=name, version=version)
     if held_out:
-        unseen = [read_stay(path, config) for path in held_out]
-        manifest = msgspec.structs.replace(manifest, scores=scores_of(Predictor.load(out, "cpu"), unseen, config))
-        write_card(out, manifest)
+        unseen = [read_stay(path, config) for path in track(held_out, "Reading held-out recordings")]
+        manifest = msgspec.structs.replace(manifest, scores=evaluate(Predictor.load(out, "cpu"), unseen).scores())
+        write_manifest(out, manifest)
+    write_card(out, manifest)
     return manifest
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from model.config import ForecasterConfig
-from model.evaluate import forecasts_of, pooled_scores, score
+from model.evaluate import Cell, evaluate, evaluate_artifact, score
+from model.export import export_artifact
 from model.features import FeatureSet
 from model.losses import pinball
-from model.manifest import read_manifest
+from model.manifest import ArtifactError, read_manifest
 from model.network import Forecaster
 from model.predictor import Predictor
 from model.train import fit, train_artifact
@@ -76,24 +77,51 @@ def test_pinball_by_hand() -> None:
 def test_score_by_hand() -> None:
     y = np.array([1.0, 2.0, 9.0, 4.0], np.float32)
     quantiles = np.tile(np.array([0.0, 1.0, 2.0, 3.0, 5.0], np.float32), (4, 1))
-    found = score(
-        "value", 60, y=y, quantiles=quantiles, last=np.ones(4, np.float32), levels=(0.05, 0.25, 0.5, 0.75, 0.95)
-    )
+    found = score("value", 60, Cell(y, quantiles, np.ones(4, np.float32)), (0.05, 0.25, 0.5, 0.75, 0.95))
     assert (found.count, found.mae, found.persistence_mae) == (4, 2.5, 3.0)
     assert (found.coverage_50, found.coverage_90, found.width_90) == (0.5, 0.75, 5.0)
     assert found.gain == pytest.approx(100 * (2.5 / 3 - 1))
 
 
 def test_evaluation_walks_the_steps_of_serving(predictor: Predictor, vitals: ForecasterConfig) -> None:
-    stays = [synthetic_stay(vitals, minutes, minutes) for minutes in (90, 150)]
-    forecasts = forecasts_of(predictor, stays)
-    for stay, quantiles in zip(stays, forecasts, strict=True):
+    stays = [synthetic_stay(vitals, minutes, minutes) for minutes in (150, 200)]
+    evaluation = evaluate(predictor, stays)
+    for stay, quantiles in zip(evaluation.stays, evaluation.forecasts, strict=True):
         state = predictor.initial_state(1)
         for t in range(stay.length):
             x, observed, elapsed = (torch.from_numpy(part[t : t + 1]) for part in stay[1:])
             expected, state = predictor.step(x, observed, elapsed, state)
             state = predictor.round_state(state)
             np.testing.assert_allclose(quantiles[t], expected[0].numpy(), atol=0.05)
-    scores = pooled_scores(stays, forecasts, vitals)
+    scores = evaluation.scores()
     assert len(scores) == 30
     assert all(s.count > 0 and s.pinball > 0 for s in scores)
+    assert [len(alone) for alone in evaluation.alone().values()] == [30, 30]
+
+
+def test_a_checkpoint_gives_the_artifact_again_and_a_report(value_config: ForecasterConfig, tmp_path: Path) -> None:
+    recordings = [write_recording(tmp_path, value_config, 400, seed) for seed in range(5)]
+    trained = train_artifact(
+        recordings,
+        tmp_path / "trained",
+        updates=10,
+        hold_out=2,
+        config=value_config,
+        checkpoint=tmp_path / "kept" / "checkpoint.pt",
+    )
+    exported = export_artifact(tmp_path / "kept" / "checkpoint.pt", tmp_path / "exported")
+    assert (exported.training, exported.inputs, exported.signals) == (trained.training, trained.inputs, trained.signals)
+    report = evaluate_artifact(tmp_path / "exported", recordings, tmp_path / "report", baselines=True)
+    assert report.scores == trained.scores
+    assert set(report.stays) == set(trained.training.held_out)
+    assert not report.seen
+    assert {rival.label for rival in report.rivals} == {"best mean", "ridge", "boosted trees"}
+    page = Path(report.page).read_text(encoding="utf-8")
+    assert "Reliability" in page
+    assert page.count("data:image/png") == 3
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"nothing of ours")
+    with pytest.raises(ArtifactError, match="checkpoint"):
+        export_artifact(tmp_path / "checkpoint.pt", tmp_path / "out")
