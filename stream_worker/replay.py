@@ -114,10 +114,13 @@ def replay(
     sender: Sender,
     *,
     speed: float | None,
+    head_start_s: float = 0.0,
     report: Callable[[Progress], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> Progress:
     """Send every row that has a value; `speed` is times real time, None = as fast as the broker takes them.
+
+    The first `head_start_s` seconds of recorded time are sent at once.
 
     Returns what was sent once all of it is delivered, or `stop` was set; records that failed are counted, not retried.
     """
@@ -127,7 +130,7 @@ def replay(
     after_s = 0.0
     for queued_or_skipped, (after_s, stay_id, row) in enumerate(merge(tracks)):
         if speed is not None:
-            _wait_until(started + after_s / speed, stop)
+            _wait_until(started + (after_s - head_start_s) / speed, stop)
         if stop.is_set():
             break
         if row.values:

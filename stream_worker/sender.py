@@ -132,3 +132,13 @@ class LagLimit:
         wanted = [TopicPartition(self._topic, partition) for partition in partitions]
         offsets = self._admin.list_group_offsets({self._group: wanted})[self._group]
         return {tp.partition: max(0, found.offset) for tp, found in offsets.items()}
+
+
+def backpressure_of(settings: Settings) -> LagLimit | None:
+    """What holds a sender back: the worker's lag on the embedded broker, nothing on a real one, which keeps records."""
+    client = clients.admin(settings)
+    try:
+        with clients.one_line_errors(settings):
+            return LagLimit(settings) if clients.is_embedded(client) else None
+    finally:
+        client.close()

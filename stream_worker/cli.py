@@ -1,0 +1,414 @@
+"""The `vitalcast` command. Each command imports what it needs, so that help and small commands answer at once."""
+# ruff: noqa: PLC0415 - see above
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from stream_worker.settings import Settings
+    from stream_worker.topics import TopicsResult
+
+FAULT: Final = 1
+WRONG_USE: Final = 2
+
+# \b keeps the paragraph's lines as they are.
+OVERVIEW: Final = """
+Forecasts the vital signs of intensive-care patients, from Kafka to Kafka. For reference only: never the sole source of
+an alarm.
+
+\b
+See it work:       vitalcast demo
+Run it:            vitalcast topics create -b kafka:9092
+                   vitalcast worker -b kafka:9092
+Feed and look:     vitalcast replay recordings/ -b kafka:9092
+                   vitalcast watch -b kafka:9092
+Make a model:      vitalcast train recordings/ --out my-model
+                   vitalcast worker --model my-model
+
+Every setting is a flag, a variable VITALCAST_<NAME> or a line in vitalcast.toml, in that order; `vitalcast settings`
+shows what is in force. Exit codes: 0 fine, 1 a fault, 2 wrong use.
+"""
+
+app = typer.Typer(
+    help=OVERVIEW,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+topics_app = typer.Typer(help="Make or check the Kafka topics.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics", rich_help_panel=None)
+
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Settings file (TOML).", show_default="vitalcast.toml, if there")
+]
+Bootstrap = Annotated[
+    str | None,
+    typer.Option("--bootstrap-servers", "-b", help="Kafka, HOST:PORT, several with commas.", show_default=False),
+]
+AppId = Annotated[
+    str | None, typer.Option(help="Consumer group, and prefix of the state's topic.", show_default="vitalcast")
+]
+Model = Annotated[Path | None, typer.Option(help="Folder of a model artifact.", show_default="the one that came along")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same patients, or the same model.", min=0)]
+Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH...")]
+Patients = Annotated[int, typer.Option(help="Number of beds.", min=1, max=10_000)]
+
+
+class UsageError(Exception):
+    """Arguments that do not go together; the message is one line for the user."""
+
+
+def main() -> None:
+    """Run the command line. What a user got wrong is one line on stderr and an exit code; a bug is a traceback."""
+    # kafka-python reports connections that come and go as warnings; what matters reaches the user as an error of ours.
+    logging.getLogger("kafka").addHandler(logging.NullHandler())
+    logging.getLogger("kafka").propagate = False
+    try:
+        app()
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        print(f"vitalcast: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+def exit_code_of(error: Exception) -> int | None:
+    """1 or 2 if the error's message is meant for the user, None if it is a bug.
+
+    Known by name, so that no module is imported for it.
+    """
+    package = type(error).__module__.partition(".")[0]
+    if package not in ("schemas", "model", "stream_worker", "__main__"):
+        return None
+    return WRONG_USE if type(error).__name__ in ("SettingsError", "UsageError") else FAULT
+
+
+def _settings(config: Path | None, **flags: Any) -> Settings:
+    from stream_worker.settings import load_settings
+
+    return load_settings(config, **flags)
+
+
+@app.command()
+def demo(
+    recordings: Annotated[
+        Path | None, typer.Option(help="Play these recordings instead of simulated patients.", show_default=False)
+    ] = None,
+    patients: Patients = 8,
+    speed: Annotated[
+        float | None, typer.Option(help="Of recordings: times real time.", min=0.1, show_default="60")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Of the worker's metrics and health.", min=0, max=65_535)] = 9464,
+    seed: Seed = 0,
+    model: Model = None,
+    duration: Annotated[
+        float | None, typer.Option(help="End after so many seconds.", min=1, show_default="until Ctrl-C")
+    ] = None,
+) -> None:
+    """Show it all, on this machine alone.
+
+    A Kafka broker in memory, a worker, patients, and the ward live in this terminal. Each bed starts with two hours of history; deteriorations begin within the first minutes. Nothing has to be
+    installed or configured, nothing is left behind. Ctrl-C ends it.
+    """
+    from stream_worker.demo import Demo, run_demo
+
+    if speed is not None and recordings is None:
+        raise UsageError("--speed is for --recordings: simulated patients live in real time")
+    wanted = Demo(recordings, patients, speed or 60.0, port, seed, model, duration)
+    raise typer.Exit(run_demo(wanted, Console()))
+
+
+@app.command()
+def worker(
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+    app_id: AppId = None,
+    model: Model = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu or cuda: where the model runs.", show_default="auto")
+    ] = None,
+    delivery: Annotated[
+        str | None, typer.Option(help="exactly_once or at_least_once.", show_default="exactly_once")
+    ] = None,
+    emit: Annotated[
+        str | None, typer.Option(help="A forecast for each reading, or each step.", show_default="reading")
+    ] = None,
+    http_host: Annotated[
+        str | None, typer.Option(help="Address of metrics and health.", show_default="127.0.0.1")
+    ] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of metrics and health.", show_default="9464")] = None,
+    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")] = None,
+    log_format: Annotated[str | None, typer.Option(help="auto, json or console.", show_default="auto")] = None,
+) -> None:
+    """Run the daemon: readings in, forecasts out.
+
+    Several workers with the same --app-id share the partitions. SIGTERM or Ctrl-C finishes the work in hand, commits
+    and leaves. Needs the topics: see `vitalcast topics create`.
+    """
+    settings = _settings(
+        config,
+        bootstrap_servers=bootstrap_servers,
+        app_id=app_id,
+        model=model,
+        device=device,
+        delivery=delivery,
+        emit=emit,
+        http_host=http_host,
+        http_port=http_port,
+        log_level=log_level,
+        log_format=log_format,
+    )
+    from stream_worker.app import run_worker
+
+    raise typer.Exit(run_worker(settings))
+
+
+@app.command()
+def replay(
+    paths: Recordings,
+    speed: Annotated[str, typer.Option(help="Times real time, or max: as fast as Kafka takes them.")] = "60",
+    shift_to_now: Annotated[
+        bool, typer.Option("--shift-to-now", help="Move each recording's times so that it ends now.")
+    ] = False,
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+) -> None:
+    """Send recordings to the readings topic.
+
+    All stays side by side, each in order.
+
+    \b
+    vitalcast replay recordings/ --speed max
+    vitalcast replay a.csv.gz b.csv.gz --speed 600 --shift-to-now
+
+    A recording is a gzip CSV named after its stay: a column `time` (ISO 8601), then one column for each signal, empty
+    where it was not observed. Rows without any value are skipped.
+    """
+    from stream_worker.replay_command import run_replay
+
+    settings = _settings(config, bootstrap_servers=bootstrap_servers)
+    raise typer.Exit(run_replay(settings, paths, speed=_speed(speed), shift_to_now=shift_to_now, console=Console()))
+
+
+def _speed(text: str) -> float | None:
+    """Times real time; None for max. Raises: UsageError."""
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise UsageError(f"--speed: {text!r} is neither a positive number nor max")
+    return speed
+
+
+@app.command()
+def simulate(
+    patients: Patients = 8,
+    rate: Annotated[float, typer.Option(help="Readings a second for each patient.", min=0.001, max=1000)] = 1.0,
+    seed: Seed = 0,
+    history: Annotated[float, typer.Option(help="Minutes of history to send first, one reading each.", min=0)] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(help="End after so many seconds.", min=0, show_default="until Ctrl-C")
+    ] = None,
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+) -> None:
+    """Send synthetic patients to the readings topic.
+
+    In real time: plausible and correlated vital signs; beds take turns with septic hypotension, desaturation, tachyarrhythmia, a lost
+    sensor and artefacts, which begin within the first minutes and unfold over several.
+    """
+    from stream_worker.simulator.command import run_simulate
+
+    settings = _settings(config, bootstrap_servers=bootstrap_servers)
+    code = run_simulate(
+        settings,
+        patients=patients,
+        rate=rate,
+        seed=seed,
+        history_min=history,
+        duration_s=duration,
+        console=Console(),
+    )
+    raise typer.Exit(code)
+
+
+@topics_app.command("create")
+def topics_create(
+    partitions: Annotated[int, typer.Option(help="Of each new topic.", min=1, max=10_000)] = 4,
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+    app_id: AppId = None,
+) -> None:
+    """Make the topics that are missing.
+
+    Three times replicated where there are three brokers, else once, with a warning.
+    Topics that exist are checked, never changed; so it does no harm to run this twice.
+    """
+    from stream_worker.topics import create_topics
+
+    _report(create_topics(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id), partitions))
+
+
+@topics_app.command("check")
+def topics_check(config: Config = None, bootstrap_servers: Bootstrap = None, app_id: AppId = None) -> None:
+    """Say whether the topics can be used.
+
+    Exit code 1 if the worker cannot use them as they are.
+    """
+    from stream_worker.topics import inspect_topics
+
+    _report(inspect_topics(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)))
+
+
+def _report(result: TopicsResult) -> None:
+    """Print the table; exit with 1 if anything is wrong."""
+    from rich.table import Table
+
+    console = Console()
+    if result.reports:
+        table = Table("Topic", "Partitions", "Replicas", "Cleanup", "State")
+        for report in result.reports:
+            found = ("-", "-", "-") if report.found is None else map(str, report.found)
+            state = "created" if report.created else "ok"
+            table.add_row(report.name, *found, f"[red]{escape(report.problem)}" if report.problem else state)
+        console.print(table)
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    if result.problems:
+        problems = f"{len(result.problems)} of {len(result.reports)} topics cannot be used"
+        print(f"vitalcast: {problems}, the first: {result.problems[0]}", file=sys.stderr)
+        raise typer.Exit(FAULT)
+
+
+@app.command()
+def watch(
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+    duration: Annotated[
+        float | None, typer.Option(help="End after so many seconds.", min=0, show_default="until Ctrl-C")
+    ] = None,
+) -> None:
+    """Show the ward live in this terminal.
+
+    Each bed's values, forecasts in 15 minutes and open alerts, those in need first. Reads the topics like any other consumer and changes nothing.
+    """
+    from stream_worker.watch import run_watch
+
+    run_watch(_settings(config, bootstrap_servers=bootstrap_servers), Console(), duration)
+
+
+@app.command()
+def settings(config: Config = None, bootstrap_servers: Bootstrap = None, app_id: AppId = None) -> None:
+    """Print the settings in force.
+
+    As TOML, redacted: a start for a vitalcast.toml.
+    """
+    from stream_worker.settings_toml import as_toml
+
+    print(as_toml(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)))
+
+
+@app.command()
+def train(
+    paths: Recordings,
+    out: Annotated[Path, typer.Option(help="Folder to write the artifact to.")] = Path("artifact"),
+    seed: Seed = 0,
+    updates: Annotated[
+        int | None, typer.Option(help="Steps of the optimiser.", min=1, show_default="the recipe's")
+    ] = None,
+    hold_out: Annotated[int, typer.Option(help="Recordings kept from training, to score the model on.", min=0)] = 10,
+    name: Annotated[str, typer.Option(help="The model's name, in every forecast.")] = "vitals-lstm",
+    version: Annotated[str, typer.Option(help="The model's version, in every forecast.")] = "1.0.0",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Also write the weights here, for `export`.", show_default=False)
+    ] = None,
+) -> None:
+    """Train a model on recordings.
+
+    Scores it on held-out ones, and writes an artifact that `worker --model` takes.
+    """
+    from model.train import UPDATES, train_artifact
+
+    with _value_errors_as_usage():
+        train_artifact(
+            _find(paths),
+            out,
+            seed=seed,
+            updates=updates or UPDATES,
+            hold_out=hold_out,
+            name=name,
+            version=version,
+            checkpoint=checkpoint,
+        )
+    print(f"Artifact in {out}. Next: vitalcast worker --model {out}")
+
+
+@app.command()
+def evaluate(
+    paths: Recordings,
+    model: Model = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report, or its HTML file.")] = Path("reports"),
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Fit simple models and boosted trees beside it; may take half an hour.")
+    ] = False,
+) -> None:
+    """Score a model on recordings.
+
+    On those it has not seen, beside persistence (the last value stays), with plots.
+    """
+    from model.evaluate import evaluate_artifact
+    from model.predictor import DEFAULT_ARTIFACT
+
+    with _value_errors_as_usage():
+        report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
+    print(f"Report: {report.page}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Written by `train --checkpoint`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the artifact to.")] = Path("artifact"),
+) -> None:
+    """Turn a checkpoint into an artifact.
+
+    That is TorchScript, manifest and model card.
+    """
+    from model.export import export_artifact
+
+    export_artifact(checkpoint, out)
+    print(f"Artifact in {out}. Next: vitalcast evaluate PATH... --model {out}")
+
+
+def _find(paths: list[Path]) -> list[Path]:
+    from schemas.recordings import find_recordings
+
+    return find_recordings(*paths)
+
+
+@contextmanager
+def _value_errors_as_usage() -> Iterator[None]:
+    """The offline functions raise ValueError for arguments that the recordings given cannot serve."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""`vitalcast demo`: a broker in memory, a worker, patients and the ward in the terminal, all ended together.
+
+The worker is the same command that runs in production, as a process of its own; only the broker differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+
+from schemas.recordings import find_recordings
+from stream_worker import watch
+from stream_worker.embedded import embedded_broker
+from stream_worker.health import bind
+from stream_worker.replay import replay, tracks_of
+from stream_worker.sender import LagLimit, Sender
+from stream_worker.settings import Settings, load_settings
+from stream_worker.simulator.feed import admit, history, live, send
+from stream_worker.ward import Ward
+from stream_worker.ward_feed import WardFeed
+
+HOST: Final = "127.0.0.1"
+HISTORY_MIN: Final = 120.0
+# The worker loads torch and the model, joins the group (3 s on the embedded broker) and is ready: about 8 s alone.
+READY_WITHIN_S: Final = 90.0
+STOP_WITHIN_S: Final = 3.0  # then it is killed: Ctrl-C promises an end within 5 s
+LOG_LINES_SHOWN: Final = 3
+
+
+class DemoError(Exception):
+    """A part of the demo failed; the message is one line for the user."""
+
+
+class Demo(NamedTuple):
+    """What to show."""
+
+    recordings: Path | None
+    patients: int
+    speed: float
+    port: int
+    seed: int
+    model: Path | None
+    duration_s: float | None
+
+
+def run_demo(demo: Demo, console: Console) -> int:
+    """Run the demo until Ctrl-C, SIGTERM, or its duration is over. Returns the exit code.
+
+    Nothing is left behind but, after a failure, the worker's log. Raises: DemoError, RecordingError, SettingsError.
+    """
+    end = None if demo.duration_s is None else time.monotonic() + demo.duration_s
+    # Settings for a real broker must not reach into the demo, nor from here into its worker.
+    for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
+        del os.environ[name]
+    with ExitStack() as stack:
+        stop = stack.enter_context(_stop_on_signals())
+        folder = stack.enter_context(_folder())
+        topics = ("vitals.readings", "vitals.forecasts", "vitals.alerts", "vitals.dead-letters")
+        servers = stack.enter_context(embedded_broker(topics))
+        settings = _settings(demo, servers, folder)
+        footer = _say_where_things_are(console, settings)
+        feeder = stack.enter_context(_feeder(demo, settings, stop))
+        worker = stack.enter_context(_worker(settings, folder))
+
+        def check() -> None:
+            feeder.check()
+            worker.check()
+            if end is not None and time.monotonic() >= end:
+                stop.set()
+
+        with console.status("Starting the worker: loading the model, joining the group"):
+            worker.wait_until_ready(stop, check)
+        feed = WardFeed(settings)
+        stack.callback(feed.close)
+        # The live page is served from here, beside the table and from the same ward.
+        watch.show(Ward(), feed, stop, console=console, footer=footer, check=check)
+        readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
+        console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
+    return 0
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set. No exception, so that all ends in order."""
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for the worker's settings and log, kept only after a failure."""
+    folder = Path(mkdtemp(prefix="vitalcast-demo-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settings(demo: Demo, servers: str, folder: Path) -> Settings:
+    """The demo's settings, written to the file that the worker reads too.
+
+    Raises: SettingsError, PortTakenError.
+    """
+    with bind(HOST, demo.port) as bound:
+        port = bound.getsockname()[1]
+    values: Mapping[str, Any] = {
+        "bootstrap_servers": servers,
+        # The embedded broker loses offsets in transactions. A crash of the worker may repeat forecasts here.
+        "delivery": "at_least_once",
+        "http_host": HOST,
+        "http_port": port,
+        **({} if demo.model is None else {"model": str(demo.model.resolve())}),
+    }
+    path = _config(folder)
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()), encoding="utf-8")
+    return load_settings(path)
+
+
+def _config(folder: Path) -> Path:
+    return folder / "vitalcast.toml"
+
+
+def _say_where_things_are(console: Console, settings: Settings) -> str:
+    """Print it, and return the same for the foot of the live table."""
+    kafka = f"Kafka {settings.bootstrap_servers} (topics vitals.*)"
+    metrics = f"metrics http://{HOST}:{settings.http_port}/metrics"
+    console.print(f"{kafka}, {metrics}", highlight=False, soft_wrap=True)
+    console.print(
+        "Delivery is at_least_once: the broker in memory has no transactions, so a crash may repeat forecasts.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return f"{kafka} · {metrics} · at_least_once, no crash guarantee · Ctrl-C ends"
+
+
+class _Worker:
+    """The worker's process and its log."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self._health = f"http://{HOST}:{settings.http_port}/health/ready"
+        self._log = folder / "worker.log"
+        command = [sys.executable, "-m", "stream_worker.cli", "worker", "--config", str(_config(folder))]
+        with self._log.open("wb") as log:
+            # A session of its own: Ctrl-C in the terminal reaches the demo alone, which then ends the worker in order.
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def check(self) -> None:
+        """Raises: DemoError if the worker has ended."""
+        code = self._process.poll()
+        if code is not None:
+            tail = " | ".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:])
+            raise DemoError(f"the worker ended with exit code {code}; its log is {self._log}, the end of it: {tail}")
+
+    def wait_until_ready(self, stop: threading.Event, check: Any) -> None:
+        """Return once it is ready, or `stop` is set. Raises: DemoError if it ends or takes too long."""
+        end = time.monotonic() + READY_WITHIN_S
+        while not stop.wait(0.2) and not self._is_ready():
+            check()
+            if time.monotonic() > end:
+                raise DemoError(f"the worker was not ready within {READY_WITHIN_S:.0f} s; its log is {self._log}")
+
+    def end(self) -> None:
+        """Let it finish its work in hand and leave; kill it if that takes too long."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(self._health, timeout=2):  # noqa: S310 - loopback
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+@contextmanager
+def _worker(settings: Settings, folder: Path) -> Iterator[_Worker]:
+    worker = _Worker(settings, folder)
+    try:
+        yield worker
+    finally:
+        worker.end()
+
+
+class _Feeder:
+    """Patients or recordings, sent by a thread, held back at the worker's lag."""
+
+    def __init__(self, demo: Demo, settings: Settings, stop: threading.Event) -> None:
+        self._demo = demo
+        self._stop = stop
+        self._limit = LagLimit(settings)
+        self._sender = Sender(settings, self._limit)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises: what stopped the feeder, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Stop sending."""
+        self._stop.set()
+        self._limit.stop()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        try:
+            if self._demo.recordings is None:
+                self._simulate()
+            else:
+                self._replay(self._demo.recordings)
+        except Exception as error:
+            self._error = error
+
+    def _simulate(self) -> None:
+        start = time.time()
+        ward = admit(self._demo.patients, seed=self._demo.seed, start=start)
+        send(history(ward, until=start, minutes=HISTORY_MIN), self._sender, self._stop)
+        send(live(ward, start=start, rate=1.0), self._sender, self._stop)
+
+    def _replay(self, folder: Path) -> None:
+        recordings = find_recordings(folder)[: self._demo.patients]
+        tracks = tracks_of(recordings, "begin_together")
+        replay(tracks, self._sender, speed=self._demo.speed, head_start_s=HISTORY_MIN * 60, stop=self._stop)
+
+
+@contextmanager
+def _feeder(demo: Demo, settings: Settings, stop: threading.Event) -> Iterator[_Feeder]:
+    feeder = _Feeder(demo, settings, stop)
+    try:
+        yield feeder
+    finally:
+        feeder.end()

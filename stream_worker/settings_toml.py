@@ -1,0 +1,45 @@
+"""Settings as text for people: TOML, redacted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from stream_worker.settings import Settings
+
+
+def as_toml(settings: Settings) -> str:
+    """Every setting with its value, in a form that the settings file takes back; unset ones are comments."""
+    scalars, tables = [], []
+    for name, value in settings.redacted().items():
+        if isinstance(value, Mapping):
+            tables.extend(_table((name,), value))
+        else:
+            scalars.append(_line(name, value))
+    return "\n".join([*scalars, *tables])
+
+
+def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:
+    """The table's own values under its header, then the tables in it."""
+    lines = [_line(key, value) for key, value in table.items() if not isinstance(value, Mapping)]
+    if lines:
+        lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            lines.extend(_table((*path, key), value))
+    return lines
+
+
+def _line(key: str, value: Any) -> str:
+    return f"# {_key(key)} is not set" if value is None else f"{_key(key)} = {_value(value)}"
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    """A JSON scalar or list of them is TOML too."""
+    return json.dumps(value, ensure_ascii=False)

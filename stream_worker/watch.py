@@ -1,0 +1,248 @@
+"""The ward in the terminal: a live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from schemas.alert import Alert, Priority
+from schemas.signals import VITALS_BY_NAME
+from stream_worker.settings import Settings
+from stream_worker.ward import RANK, Bed, Ward
+from stream_worker.ward_feed import WardFeed
+
+REFRESH_S: Final = 1.0
+PLAIN_EVERY_S: Final = 5.0
+HORIZON_S: Final = 900
+OLD_AFTER: Final = timedelta(seconds=90)  # a value older than this shows its age
+WIDTH_OF_BED: Final = 11
+WIDTH_OF_SIGNAL: Final = 14
+WIDTH_OF_ALERTS: Final = 30  # at least
+ALERTS_PER_BED: Final = 2
+LINES_AROUND_BEDS: Final = 7  # title, status, table head and its lines, footer
+
+# The signals shown first where the terminal is narrow, with the words of a monitor.
+SHORT_TITLE: Final = {
+    "hr": "HR /min",
+    "abp_mean": "MAP mmHg",
+    "spo2": "SpO2 %",
+    "resp": "Resp /min",
+    "abp_sys": "Sys mmHg",
+    "abp_dia": "Dia mmHg",
+    "temp": "Temp °C",
+}
+NOT_SHOWN: Final = frozenset({"pulse", "nibp_sys", "nibp_dia", "nibp_mean"})  # doubles of what is shown
+
+# Shape, word and colour: each alone tells the priority.
+MARK: Final[dict[Priority, tuple[str, str, str]]] = {
+    "high": ("◆", "HIGH", "bold white on red"),
+    "medium": ("▲", "MEDIUM", "bold yellow"),
+    "low": ("●", "LOW", "cyan"),
+    "info": ("○", "INFO", "dim"),
+}
+
+
+class WardView:
+    """A ward as a rich renderable, fitted to the width and height it is given."""
+
+    def __init__(self, ward: Ward, clock: Callable[[], datetime], footer: str = "") -> None:
+        self._ward = ward
+        self._clock = clock
+        self._footer = footer
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Beds by need, as many as fit."""
+        beds = self._ward.by_need()
+        signals = shown_signals(self._ward, options.max_width)
+        height = options.height or console.height
+        fitting, used = 0, LINES_AROUND_BEDS
+        for _, alerts in beds:
+            used += _height_of(alerts)
+            if used > height and fitting:
+                break
+            fitting += 1
+        table = Table(expand=True, pad_edge=False, show_edge=False, row_styles=["", "on grey11"])
+        table.add_column("Bed", width=WIDTH_OF_BED, no_wrap=True)
+        for signal in signals:
+            table.add_column(SHORT_TITLE.get(signal, signal), width=WIDTH_OF_SIGNAL - 2, no_wrap=True)
+        table.add_column("Open alerts", ratio=1, no_wrap=True, overflow="ellipsis")
+        for bed, alerts in beds[:fitting]:
+            cells = [_signal_cell(self._ward, bed, signal) for signal in signals]
+            table.add_row(_bed_cell(bed), *cells, _alerts_cell(alerts))
+        yield Group(*self._head(), table, *self._foot(len(beds) - fitting))
+
+    def _head(self) -> list[Text]:
+        title = Text("Vitalcast", style="bold")
+        title.append("  reference only: never the sole source of an alarm", style="dim")
+        return [title, Text(status_line(self._ward, self._clock()), overflow="ellipsis", no_wrap=True)]
+
+    def _foot(self, hidden: int) -> list[Text]:
+        lines = [f"… and {hidden} more beds; a taller window shows them"] if hidden else []
+        lines.append(f"Below each value: → forecast in {HORIZON_S // 60} min, 90 % band")
+        if self._footer:
+            lines.append(self._footer)
+        return [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines]
+
+
+def shown_signals(ward: Ward, width: int) -> list[str]:
+    """The signals that fit into `width` columns, of those any bed has."""
+    present = {name for bed in ward.beds.values() for name in bed.values} - NOT_SHOWN
+    others = sorted(present - set(SHORT_TITLE))
+    ordered = [name for name in SHORT_TITLE if name in present] + others
+    room = (width - WIDTH_OF_BED - WIDTH_OF_ALERTS) // WIDTH_OF_SIGNAL
+    return ordered[: max(room, 1)]
+
+
+def status_line(ward: Ward, now: datetime) -> str:
+    """Beds, alerts by priority, the worker's sign of life, and the time that the values are of."""
+    counts = [
+        f"{count} {priority}"
+        for priority in RANK
+        if (count := sum(alert.priority == priority for alert in ward.open_alerts))
+    ]
+    parts = [
+        f"{len(ward.beds)} beds",
+        f"open alerts: {', '.join(counts) or 'none'}",
+        f"worker {ward.worker(now)}",
+    ]
+    if ward.newest is not None:
+        parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M:%S} UTC")
+        if (behind := ward.behind(now)) is not None:
+            parts.append(f"{_duration(behind)} BEHIND THE CLOCK")
+    return " · ".join(parts)
+
+
+def _height_of(alerts: list[Alert]) -> int:
+    return max(2, min(len(alerts), ALERTS_PER_BED) + (len(alerts) > ALERTS_PER_BED))
+
+
+def _bed_cell(bed: Bed) -> Text:
+    cell = Text(bed.stay_id, style="bold", overflow="ellipsis", no_wrap=True)
+    if bed.forecast is None:
+        cell.append("\nno forecast", style="dim")
+    elif bed.forecast.status != "ok":
+        cell.append(f"\n{bed.forecast.status.replace('_', ' ')}", style="dim")
+    return cell
+
+
+def _signal_cell(ward: Ward, bed: Bed, signal: str) -> Text:
+    """The newest value (with its age, if old), below it the forecast and its band."""
+    observed = bed.values.get(signal)
+    cell = Text("-" if observed is None else _number(signal, observed.value), overflow="ellipsis", no_wrap=True)
+    if observed is not None and (age := ward.age(observed.at)) > OLD_AFTER:
+        cell.append(f"  {_duration(age)} old", style="dim")
+    if (band := bed.band(signal, HORIZON_S)) is not None:
+        low, high = _number(signal, band.low), _number(signal, band.high)
+        cell.append(f"\n→{_number(signal, band.median)}", style="green")
+        cell.append(f" {low}-{high}", style="dim green")
+    return cell
+
+
+def _alerts_cell(alerts: list[Alert]) -> Text:
+    lines = [_alert_text(alert) for alert in alerts[:ALERTS_PER_BED]]
+    if len(alerts) > ALERTS_PER_BED:
+        lines.append(Text(f"+ {len(alerts) - ALERTS_PER_BED} more", style="dim"))
+    return Text("\n", overflow="ellipsis", no_wrap=True).join(lines)
+
+
+def _alert_text(alert: Alert) -> Text:
+    shape, word, style = MARK[alert.priority]
+    text = Text(f"{shape} {word}", style=Style.parse(style))
+    return Text.assemble(text, f" {alert.message}", overflow="ellipsis", no_wrap=True)
+
+
+def _number(signal: str, value: float) -> str:
+    """Whole numbers where monitors show them; a tenth for temperature and for signals of a model's own."""
+    return f"{value:.0f}" if signal in VITALS_BY_NAME and signal != "temp" else f"{value:.1f}"
+
+
+def _duration(span: timedelta) -> str:
+    seconds = int(span.total_seconds())
+    for size, unit in ((365 * 86_400, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (seconds >= size and unit == "min"):
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:
+    """The ward in a few lines without colours: the state of all, then each bed that has an open alert."""
+    counts = ", ".join(f"{count} from {topic}" for topic, count in sorted(feed.read.items()))
+    lines = [f"{now:%H:%M:%S} {status_line(ward, now)} · read {counts or 'nothing yet'}"]
+    for bed, alerts in ward.by_need():
+        for alert in alerts[:ALERTS_PER_BED]:
+            shape, word, _ = MARK[alert.priority]
+            lines.append(f"  {bed.stay_id}: {shape} {word} {alert.message}")
+    return lines
+
+
+def show(
+    ward: Ward,
+    feed: WardFeed,
+    stop: threading.Event,
+    *,
+    console: Console,
+    footer: str = "",
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Follow the topics and show the ward until `stop` is set; `check` is called about once a second and may raise."""
+    if console.is_terminal:
+        with Live(
+            WardView(ward, _clock, footer), console=console, screen=True, auto_refresh=False, redirect_stderr=False
+        ) as live:
+            _follow(ward, feed, stop, REFRESH_S, check, live.refresh)
+    else:
+        _follow(ward, feed, stop, PLAIN_EVERY_S, check, lambda: _print_plain(ward, feed))
+
+
+def run_watch(settings: Settings, console: Console, duration_s: float | None = None) -> None:
+    """Show the ward of the settings' topics until Ctrl-C, or for so many seconds.
+
+    Raises: BrokerUnreachableError, KafkaFaultError.
+    """
+    ward, stop = Ward(), threading.Event()
+    feed = WardFeed(settings)
+    timer = threading.Timer(duration_s or 0.0, stop.set)
+    timer.daemon = True
+    if duration_s is not None:
+        timer.start()
+    try:
+        show(ward, feed, stop, console=console, footer=f"Kafka {settings.bootstrap_servers} · Ctrl-C ends")
+    except KeyboardInterrupt:
+        pass  # the usual end
+    finally:
+        feed.close()
+
+
+def _follow(
+    ward: Ward,
+    feed: WardFeed,
+    stop: threading.Event,
+    every_s: float,
+    check: Callable[[], None],
+    refresh: Callable[[], None],
+) -> None:
+    due = time.monotonic()
+    while not stop.is_set():
+        feed.poll(ward, timeout_s=0.2)
+        check()
+        if time.monotonic() >= due:
+            refresh()
+            due = time.monotonic() + every_s
+
+
+def _print_plain(ward: Ward, feed: WardFeed) -> None:
+    print("\n".join(plain_lines(ward, feed, _clock())), flush=True, file=sys.stdout)
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)
