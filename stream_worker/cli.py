@@ -120,8 +120,9 @@ def demo(
 ) -> None:
     """Show it all, on this machine alone.
 
-    A Kafka broker in memory, a worker, patients, and the ward live in this terminal. Each bed starts with two hours of history; deteriorations begin within the first minutes. Nothing has to be
-    installed or configured, nothing is left behind. Ctrl-C ends it.
+    A Kafka broker in memory, a worker, patients, and the ward live in this terminal. Each bed starts with two hours of
+    history; deteriorations begin within the first minutes. Nothing has to be installed or configured, nothing is left
+    behind. Ctrl-C ends it.
     """
     from stream_worker.demo import Demo, run_demo
 
@@ -230,8 +231,8 @@ def simulate(
 ) -> None:
     """Send synthetic patients to the readings topic.
 
-    In real time: plausible and correlated vital signs; beds take turns with septic hypotension, desaturation, tachyarrhythmia, a lost
-    sensor and artefacts, which begin within the first minutes and unfold over several.
+    In real time: plausible and correlated vital signs; beds take turns with septic hypotension, desaturation,
+    tachyarrhythmia, a lost sensor and artefacts, which begin within the first minutes and unfold over several.
     """
     from stream_worker.simulator.command import run_simulate
 
@@ -306,7 +307,8 @@ def watch(
 ) -> None:
     """Show the ward live in this terminal.
 
-    Each bed's values, forecasts in 15 minutes and open alerts, those in need first. Reads the topics like any other consumer and changes nothing.
+    Each bed's values, forecasts in 15 minutes and open alerts, those in need first. Reads the topics like any other
+    consumer and changes nothing.
     """
     from stream_worker.watch import run_watch
 

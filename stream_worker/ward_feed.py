@@ -51,6 +51,12 @@ class WardFeed:
                     ward.apply(decoded)
         return sum(map(len, polled.values()))
 
+    def catch_up(self, ward: Ward, within_s: float) -> None:
+        """Apply what is there already; returns when nothing more comes at once, or after `within_s`."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end and self.poll(ward, timeout_s=0.3):
+            pass
+
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()

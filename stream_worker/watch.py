@@ -23,6 +23,7 @@ from stream_worker.ward_feed import WardFeed
 
 REFRESH_S: Final = 1.0
 PLAIN_EVERY_S: Final = 5.0
+CATCH_UP_S: Final = 2.0  # before the first picture, which would else be of the past
 HORIZON_S: Final = 900
 OLD_AFTER: Final = timedelta(seconds=90)  # a value older than this shows its age
 WIDTH_OF_BED: Final = 11
@@ -231,6 +232,7 @@ def _follow(
     check: Callable[[], None],
     refresh: Callable[[], None],
 ) -> None:
+    feed.catch_up(ward, within_s=CATCH_UP_S)
     due = time.monotonic()
     while not stop.is_set():
         feed.poll(ward, timeout_s=0.2)
