@@ -48,19 +48,20 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket) -
         version=1,
         datadir=Path(mkdtemp(prefix="vitalcast-")),  # Faust insists on one; nothing is kept in it
         TableManager=ChunkTableManager,
-        BootStrategy=ChunkBootStrategy,
         store="memory://",
         topic_allow_declare=False,  # topics are made by `vitalcast topics create`, with the replication they need
         topic_disable_leader=True,
         topic_partitions=1,
         table_standby_replicas=0,
         stream_wait_empty=True,
+        stream_buffer_maxsize=4,  # chunks read ahead: enough to be busy, few enough to be small
         stream_recovery_delay=0.0,
         stream_publish_on_commit=False,
         broker_session_timeout=settings.session_timeout_s,
         worker_redirect_stdouts=False,
         web_enabled=False,
     )
+    app.boot_strategy = ChunkBootStrategy(app)  # an attribute: Faust ignores it among the settings
     app.connection = Connection(
         config=aiokafka_config(settings),
         exactly_once=settings.delivery == "exactly_once",
@@ -80,7 +81,7 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket) -
     store.stays, store.on_loaded_callback = stays, agent.on_recovered
     table._data = store
 
-    @app.agent(topic)
+    @app.agent(topic)  # type: ignore[untyped-decorator]
     async def process_readings(stream: Any) -> None:
         async for event in stream.events():
             if event.message.generation_id != app.consumer_generation_id:
@@ -91,7 +92,7 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket) -
             except Exception as error:
                 agent.fail(error)
 
-    @app.task
+    @app.task  # type: ignore[untyped-decorator]
     async def run_timers() -> None:
         runner = await health.serve(bound, state, metrics.registry)
         try:
@@ -106,7 +107,7 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket) -
         finally:
             await runner.cleanup()
 
-    @app.on_before_shutdown.connect
+    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def say_goodbye(*_args: Any, **_kwargs: Any) -> None:
         events.info("stopping")
         agent.on_stopping()
