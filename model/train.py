@@ -16,8 +16,9 @@ import torch
 from rich.progress import Progress, TextColumn, track
 from torch import Tensor, nn
 
+from model.augment import Copy, copies
 from model.config import ForecasterConfig, vital_signs
-from model.dataset import Stay, by_length, read_stay, scored_origins, split, steps_of, truth
+from model.dataset import Stay, read_stay, scored_origins, split, steps_of, truth
 from model.evaluate import evaluate
 from model.export import Checkpoint, save_checkpoint, write_artifact, write_card
 from model.features import LEVEL_FEATURE, Features, FeatureSet, Scaling
@@ -27,7 +28,8 @@ from model.network import Forecaster, Network
 from model.predictor import Predictor
 from schemas.recordings import stay_id_of
 
-UPDATES = 2000
+UPDATES = 4000
+DEGRADED_COPIES = 1  # of each stay, beside the recording as it is
 SEGMENT = 768  # steps of one stay in a batch: long against the LSTM's memory, short against a stay
 CHUNK = 96  # steps between updates; the LSTM's state is carried over, its gradient is not
 SEGMENTS = 24  # side by side in a batch
@@ -40,6 +42,7 @@ MEDIAN_WEIGHT = 3.0  # the median is what most readers use
 LEVEL_JITTER = 0.7  # in population spreads: the network must not recognise a patient by the usual level
 STALE_WEIGHT = 0.1  # of origins that are not scored but fresh enough to be served
 FRESH_S = 600.0
+DEGRADED_WEIGHT = 0.5  # the same in degraded copies, where such origins are what is to be learned
 
 
 class Sample(NamedTuple):
@@ -88,9 +91,10 @@ def scaling_of(stays: Sequence[Stay], config: ForecasterConfig) -> Scaling:
     return Scaling(*(torch.tensor(values, dtype=torch.float32) for values in (centres, levels, spreads)))
 
 
-def samples_of(stays: Sequence[Stay], features: Features, config: ForecasterConfig) -> list[Sample]:
-    """Each stay's features, computed by the very steps that serve, and its truth. Order: `by_length`."""
-    stays = by_length([stay for stay in stays if stay.length])
+def samples_of(seen: Sequence[Copy], features: Features, config: ForecasterConfig) -> list[Sample]:
+    """The features of what is seen of each stay, computed by the very steps that serve, and the truth about it."""
+    seen = sorted(seen, key=lambda copy: -copy.seen.length)
+    stays = [copy.seen for copy in seen]
     start_exact, start_half = features.initial_rows()
     exact = start_exact.unsqueeze(1).repeat(1, len(stays))
     half = start_half.unsqueeze(1).repeat(1, len(stays))
@@ -110,19 +114,20 @@ def samples_of(stays: Sequence[Stay], features: Features, config: ForecasterConf
     packed = [torch.cat(rows, dim=-1).clone() for rows in (anchors, scales, owns, shareds)]
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)[:-1]]))
     return [
-        _sample(stay, *(rows.index_select(-1, offsets[: stay.length] + b) for rows in packed), config=config)
-        for b, stay in enumerate(stays)
+        _sample(copy, *(rows.index_select(-1, offsets[: copy.seen.length] + b) for rows in packed), config=config)
+        for b, copy in enumerate(seen)
     ]
 
 
 def _sample(
-    stay: Stay, anchor: Tensor, scale: Tensor, own: Tensor, shared: Tensor, *, config: ForecasterConfig
+    copy: Copy, anchor: Tensor, scale: Tensor, own: Tensor, shared: Tensor, *, config: ForecasterConfig
 ) -> Sample:
     columns = [config.input_index(name) for name in config.signals]
-    change = torch.from_numpy(truth(stay, config)).permute(2, 1, 0) - anchor
-    scored = torch.from_numpy(scored_origins(stay, config)).t()
-    fresh = torch.from_numpy(stay.elapsed[:, columns] <= FRESH_S).t()
-    weight = scored.float() + STALE_WEIGHT * (fresh & ~scored).float()
+    change = torch.from_numpy(truth(copy.whole, config)).permute(2, 1, 0) - anchor
+    scored = torch.from_numpy(scored_origins(copy.seen, config)).t()
+    fresh = torch.from_numpy(copy.seen.elapsed[:, columns] <= FRESH_S).t()
+    stale_weight = STALE_WEIGHT if copy.seen is copy.whole else DEGRADED_WEIGHT
+    weight = scored.float() + stale_weight * (fresh & ~scored).float()
     return Sample(anchor, scale, own, shared, change.contiguous(), weight)
 
 
@@ -158,8 +163,12 @@ def fit(
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     scaling = scaling_of(stays, config)
-    samples = samples_of(stays, Features(config, scaling), config)
+    stays = [stay for stay in stays if stay.length]
+    features = Features(config, scaling)
+    samples = samples_of([Copy(stay, stay) for stay in stays], features, config)
     changes, mean_scale = typical_changes(samples)
+    for _ in range(DEGRADED_COPIES):
+        samples += samples_of(list(copies(stays, config, random)), features, config)
     forecaster = Forecaster(config, scaling, (changes / mean_scale).t())
     network = forecaster.network.train()
     average = copy.deepcopy(network).eval()

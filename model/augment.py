@@ -1,0 +1,84 @@
+"""Training copies of stays as a live worker may see them: started late, thinned, jittered, with sensors off.
+
+The recordings have one value a minute and few gaps; wards have not. What a copy shows changes, the truth does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from model.config import ForecasterConfig
+from model.dataset import NEVER_S, Bools, Floats, Stay
+
+PIECE_STEPS = (240, 2880)  # length of a copy: from four hours to two days at a step a minute
+SPACINGS = (1, 2, 3, 5, 10)  # a reading every so many steps ...
+SPACING_SHARES = (0.5, 0.2, 0.1, 0.15, 0.05)  # ... in this share of the copies
+LOST_SHARES = (0.0, 0.0, 0.1, 0.4)  # of the values, lost one by one
+OFF_STEPS = (5, 360)  # a sensor comes off for so long ...
+OFF_EVERY = 720  # ... once in so many steps, on average
+JITTER_SHARE = 0.5  # of the copies have signals whose last reading is not the step's last
+WHOLE_SHARE = 0.2  # of the copies come from a monitor that shows whole numbers
+
+
+class Copy(NamedTuple):
+    """What is `seen` of a piece of a stay, and what there was: both have the same steps."""
+
+    seen: Stay
+    whole: Stay
+
+
+def copies(stays: Sequence[Stay], config: ForecasterConfig, random: np.random.Generator) -> Iterator[Copy]:
+    """Each stay cut into pieces of random length, each piece degraded in its own way."""
+    for stay in stays:
+        start = 0
+        while start < stay.length:
+            stop = start + int(random.integers(*PIECE_STEPS))
+            piece = Stay(stay.stay_id, stay.x[start:stop], stay.observed[start:stop], stay.elapsed[start:stop])
+            start = stop
+            if piece.length >= config.context_steps and piece.observed.any():
+                yield degraded(piece, config, random)
+
+
+def degraded(stay: Stay, config: ForecasterConfig, random: np.random.Generator) -> Copy:
+    """One piece with its values thinned, lost, jittered in time or rounded, and its sensors off now and then."""
+    if random.random() < WHOLE_SHARE:
+        stay = stay._replace(x=np.where(stay.observed, np.round(stay.x), stay.x))
+    observed = stay.observed & thinned(stay, random) & ~sensors_off(stay, config, random)
+    observed &= random.random(observed.shape) >= random.choice(LOST_SHARES)
+    offset = np.zeros(observed.shape, np.float32)
+    if random.random() < JITTER_SHARE:
+        offset = random.uniform(0, config.step_s, observed.shape).astype(np.float32)
+        offset[random.random(observed.shape) < 0.5] = 0.0
+    x = np.where(observed, stay.x, 0.0).astype(np.float32)
+    return Copy(Stay(stay.stay_id, x, observed, elapsed_of(observed, offset, config.step_s)), stay)
+
+
+def thinned(stay: Stay, random: np.random.Generator) -> Bools:
+    """Steps that have a reading when readings come every so often, (T, 1)."""
+    spacing = int(random.choice(SPACINGS, p=SPACING_SHARES))
+    first = int(random.integers(spacing))
+    return np.asarray((np.arange(stay.length) - first) % spacing == 0)[:, None]
+
+
+def sensors_off(stay: Stay, config: ForecasterConfig, random: np.random.Generator) -> Bools:
+    """Steps at which a sensor is off, (T, I); the signals of a group have one sensor."""
+    off = np.zeros(stay.observed.shape, np.bool_)
+    grouped = {name for group in config.groups for name in group}
+    sensors = [*config.groups, *((signal.name,) for signal in config.inputs if signal.name not in grouped)]
+    for sensor in sensors:
+        columns = [config.input_index(name) for name in sensor]
+        for start in np.flatnonzero(random.random(stay.length) < 1.0 / OFF_EVERY):
+            length = int(np.exp(random.uniform(*np.log(OFF_STEPS))))  # short ones are the most common
+            off[start : start + length, columns] = True
+    return off
+
+
+def elapsed_of(observed: Bools, offset: Floats, step_s: int) -> Floats:
+    """Seconds since each input's last value, (T, I), if a value lies `offset` before its step's newest reading."""
+    t = np.arange(len(observed))[:, None]
+    last = np.maximum.accumulate(np.where(observed, t, -1), axis=0)
+    since = step_s * (t - last) + np.take_along_axis(offset, np.maximum(last, 0), axis=0)
+    return np.where(last >= 0, np.minimum(since, NEVER_S), NEVER_S).astype(np.float32)

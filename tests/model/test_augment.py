@@ -1,0 +1,56 @@
+"""Degraded copies: what is seen loses readings and gains delays, what is true stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.augment import OFF_STEPS, copies, degraded, elapsed_of, sensors_off
+from model.config import ForecasterConfig
+from model.dataset import NEVER_S
+from tests.model.synthetic import synthetic_stay
+
+
+def test_copies_show_nothing_that_was_not_there(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 3000, seed=1)
+    found = list(copies([stay], vitals, np.random.default_rng(0)))
+    assert len(found) > 1
+    for copy in found:
+        assert copy.seen.length == copy.whole.length >= vitals.context_steps
+        assert (copy.whole.observed | ~copy.seen.observed).all()
+        np.testing.assert_array_equal(copy.seen.x[copy.seen.observed], copy.whole.x[copy.seen.observed])
+        assert (copy.seen.x[~copy.seen.observed] == 0).all()
+    assert sum(copy.seen.observed.sum() for copy in found) < 0.95 * stay.observed.sum()
+
+
+def test_elapsed_is_the_age_of_the_last_value(vitals: ForecasterConfig) -> None:
+    for seed in range(10):
+        seen = degraded(synthetic_stay(vitals, 300, seed), vitals, np.random.default_rng(seed)).seen
+        assert ((seen.elapsed >= 0) & (seen.elapsed <= NEVER_S)).all()
+        assert (seen.elapsed[seen.observed] < vitals.step_s).all()
+        later = ~seen.observed[1:] & (seen.elapsed[1:] < NEVER_S)
+        np.testing.assert_allclose((seen.elapsed[1:] - seen.elapsed[:-1])[later], vitals.step_s, atol=1e-2)
+
+
+def test_elapsed_by_hand() -> None:
+    observed = np.array([[False], [True], [False], [True]])
+    offset = np.array([[9.0], [20.0], [9.0], [0.0]], np.float32)
+    assert elapsed_of(observed, offset, 60)[:, 0].tolist() == [NEVER_S, 20.0, 80.0, 0.0]
+
+
+def test_signals_of_a_group_lose_their_sensor_together(vitals: ForecasterConfig) -> None:
+    off = sensors_off(synthetic_stay(vitals, 5000, seed=2), vitals, np.random.default_rng(1))
+    sys, dia, mean, hr = (vitals.input_index(name) for name in ("abp_sys", "abp_dia", "abp_mean", "hr"))
+    np.testing.assert_array_equal(off[:, sys], off[:, dia])
+    np.testing.assert_array_equal(off[:, sys], off[:, mean])
+    assert (off[:, sys] != off[:, hr]).any()
+    assert off[:, hr].sum() >= OFF_STEPS[0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_same_seed_same_copies(vitals: ForecasterConfig, seed: int) -> None:
+    stay = synthetic_stay(vitals, 800, seed=3)
+    ours, theirs = (list(copies([stay], vitals, np.random.default_rng(seed))) for _ in range(2))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a.seen.x, b.seen.x)
+        np.testing.assert_array_equal(a.seen.elapsed, b.seen.elapsed)
