@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if NEEDS_KAFKA.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
+
+
+def missing_tool(name: str, package: str) -> NoReturn:
+    """Skip the test that needs the program `name`; in CI, where it must be, fail."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI needs {name} ({package})", pytrace=False)
+    pytest.skip(f"{name} is not here ({package})")
 
 
 def _broker(folder: Path) -> Iterator[Broker]:

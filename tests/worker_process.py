@@ -30,7 +30,7 @@ def run_vitalcast(
     """Run one command of `vitalcast` to its end, in `folder`, so that no vitalcast.toml of the developer's is read."""
     return subprocess.run(
         [*VITALCAST, *arguments],
-        env=settings_environment(settings or {}),
+        env=settings_environment({"http_port": free_port(), "log_format": "json", **(settings or {})}),
         cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
