@@ -32,7 +32,7 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-class StayStore(BulkStore):  # type: ignore[misc]  # Faust is untyped
+class StayStore(BulkStore):
     """The Faust table's store: the stays' columns."""
 
     stays: Stays
@@ -78,20 +78,19 @@ class ReadingsAgent:
     # --- chunks ---
 
     async def process(self, chunk: Chunk) -> None:
-        """Take a chunk whose partition is ours; returns when its lane has taken over."""
-        lane = self.lanes.get(chunk.partition)
-        if lane is None:
-            return  # lost while the chunk waited: whoever has the partition now reads it
-        partition, records = chunk.partition.partition, chunk.records
-        started = time.perf_counter()
-        result = self.pipeline.process(partition, records, now_us())
-        seconds = time.perf_counter() - started
-        timestamps = np.array([record.timestamp for record in records], np.float64) / 1000
-        if result.newest_us is not None:
-            self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
-        await self._hand_over(lane, result, timestamps)
-        self._observe_inference(seconds)
-        self._check_dead_letters(partition, len(records), len(result.dead_letters))
+        """Take a chunk; returns when the lanes have taken over. Partitions that were lost while it waited are left out:
+        whoever has them now reads their records.
+        """
+        ours = {tp.partition: records for tp, records in chunk.items() if tp in self.lanes}
+        results = self.pipeline.process(ours, now_us())
+        lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
+        for partition, result in results.items():
+            if result.newest_us is not None:
+                self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
+            timestamps = np.array([record.timestamp for record in ours[partition]], np.float64) / 1000
+            await self._hand_over(lanes[partition], result, timestamps)
+            self._check_dead_letters(partition, len(ours[partition]), len(result.dead_letters))
+        self._observe_inference()
 
     async def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
         settings = self._settings
@@ -121,13 +120,12 @@ class ReadingsAgent:
         if timestamps is not None:
             m.observe_many(metrics.end_to_end, np.maximum(time.time() - timestamps, 0.0))
 
-    def _observe_inference(self, seconds: float) -> None:
+    def _observe_inference(self) -> None:
         chain = self.pipeline.chain
         m.observe_many(self._metrics.inference, np.array(chain.inference_seconds))
         m.observe_many(self._metrics.inference_batch, np.array(chain.inference_rows, np.float64))
         chain.inference_seconds.clear()
         chain.inference_rows.clear()
-        log.debug("chunk_processed", seconds=round(seconds, 4))
 
     def _check_dead_letters(self, partition: int, records: int, dead_letters: int) -> None:
         """All bad input means a bad deployment, not bad records: stop, so that nobody mistakes it for a calm ward."""

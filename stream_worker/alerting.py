@@ -11,11 +11,10 @@ condition's history in an `AlertEntry` and returns the transitions. Pure: time i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
-
-import numpy as np
 
 from schemas.alert import AlertState, ClearReason, Priority
 from schemas.signals import VITALS_BY_NAME
@@ -69,9 +68,9 @@ class Observation:
     implausible: frozenset[str]
     scores: Mapping[str, float]  # of this reading's values
     flagged: frozenset[str]
-    horizons_s: Sequence[int]
+    horizons_s: Sequence[int]  # up to FORECAST_HORIZON_S
     levels: Sequence[float]
-    quantiles: Mapping[str, Any]  # signal -> (H, Q)
+    quantiles: Mapping[str, Sequence[Sequence[float]]]  # by signal: for each of those horizons, a value for each level
 
 
 @dataclass(slots=True)
@@ -286,26 +285,22 @@ def _limit(entries: Entries, seen: Observation, signal: str, side: str, limits: 
 
 
 def crossing_probability(seen: Observation, signal: str, side: str, limit: float) -> tuple[float, int]:
-    """The largest probability, over the horizons up to 15 min, that the signal is beyond `limit` then; and the horizon.
+    """The largest probability over the near horizons that the signal is beyond `limit` then; and that horizon."""
+    below = [_share_below(limit, quantiles, seen.levels) for quantiles in seen.quantiles[signal]]
+    beyond = below if side == "low" else [1 - share for share in below]
+    best = max(range(len(beyond)), key=beyond.__getitem__)
+    return beyond[best], seen.horizons_s[best]
 
-    The distribution function is read off the quantiles by linear interpolation; beyond the outermost quantiles it is
-    taken to be half of what is left there.
-    """
-    best = (0.0, seen.horizons_s[0])
-    levels = np.asarray(seen.levels)
-    for horizon_s, quantiles in zip(seen.horizons_s, seen.quantiles[signal], strict=True):
-        if horizon_s > FORECAST_HORIZON_S:
-            break
-        if limit < quantiles[0]:
-            below = levels[0] / 2
-        elif limit > quantiles[-1]:
-            below = (1 + levels[-1]) / 2
-        else:
-            below = float(np.interp(limit, quantiles, levels))
-        probability = below if side == "low" else 1 - below
-        if probability > best[0]:
-            best = (float(probability), horizon_s)
-    return best
+
+def _share_below(limit: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
+    """The distribution function at `limit`: linear between quantiles; half of what is left beyond the outer ones."""
+    above = bisect_left(quantiles, limit)
+    if above == 0:
+        return levels[0] / 2 if limit < quantiles[0] else levels[0]
+    if above == len(quantiles):
+        return (1 + levels[-1]) / 2
+    low, high = quantiles[above - 1], quantiles[above]
+    return levels[above - 1] + (levels[above] - levels[above - 1]) * (limit - low) / (high - low)
 
 
 def _forecast_limit(
@@ -324,6 +319,8 @@ def _forecast_limit(
     # Once the value itself is beyond, the limit rule speaks; the announcement stands until that is confirmed.
     if _is_beyond(value, limit, side):
         return
+    if entry is None and not any(_is_beyond(q[len(q) // 2], limit, side) for q in seen.quantiles[signal]):
+        return  # as likely as not to stay inside: nothing to begin with
     probability, horizon_s = crossing_probability(seen, signal, side, limit)
     is_open = entry is not None and entry.raised_offset is not None
     is_on = probability >= (CLEAR_PROBABILITY if is_open else RAISE_PROBABILITY)
@@ -348,8 +345,8 @@ def _anomaly(entries: Entries, seen: Observation) -> Iterator[Finding]:
             yield Finding(
                 key, "on" if is_flagged else "off", "low", ANOMALY_DELAY_S, ANOMALY_RECOVER_S, evidence=evidence
             )
-    for key in [key for key in entries if key[0] == "anomaly" and key[1] not in seen.scores]:
-        yield Finding(AlertKey(*key), "unknown", "low", ANOMALY_DELAY_S, ANOMALY_RECOVER_S)
+    for key in [AlertKey(*k) for k in entries if k[0] == "anomaly" and k[1] not in seen.scores]:
+        yield Finding(key, "unknown", "low", ANOMALY_DELAY_S, ANOMALY_RECOVER_S)
 
 
 def _no_data(entries: Entries) -> Iterator[Finding]:
@@ -405,8 +402,8 @@ def _disagreement(entries: Entries, seen: Observation) -> Iterator[Finding]:
 
 
 def _unseen(entries: Entries, seen: Observation, cause: str) -> Iterator[Finding]:
-    for key in [key for key in entries if key[3] == cause and key[1] not in seen.values]:
-        yield Finding(AlertKey(*key), "unknown", "low", 0.0, 0.0)
+    for key in [AlertKey(*k) for k in entries if k[3] == cause and k[1] not in seen.values]:
+        yield Finding(key, "unknown", "low", 0.0, 0.0)
 
 
 # --- words ---

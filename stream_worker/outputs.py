@@ -6,6 +6,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isnan
 
 import numpy as np
 import orjson
@@ -62,16 +63,16 @@ class OutputEncoder:
             "quantile_levels": list(manifest.quantile_levels),
         }
 
-    def forecasts(self, partition: int, rows: Forecasts, produced_us: int) -> list[tuple[bytes, bytes]]:
-        """Key and value of each forecast."""
+    def forecasts(self, partitions: list[int], rows: Forecasts, produced_us: int) -> list[tuple[bytes, bytes]]:
+        """Key and value of each forecast; `partitions` are those of the readings."""
         quantiles = [self._numbers(rows.quantiles[:, v], v) for v in range(len(self._names))]
         lasts = [self._numbers(rows.last[:, v], v) for v in range(len(self._names))]
         last_at, observed = rows.last_at.tolist(), rows.observed.tolist()
         scores, flags = np.round(rows.scores, 3).tolist(), rows.flags.tolist()
         produced_at = to_text(produced_us)
         encoded = []
-        for n, (offset, stay_id, issued_us) in enumerate(
-            zip(rows.offsets.tolist(), rows.stay_ids, rows.issued_us.tolist(), strict=True)
+        for n, (partition, offset, stay_id, issued_us) in enumerate(
+            zip(partitions, rows.offsets.tolist(), rows.stay_ids, rows.issued_us.tolist(), strict=True)
         ):
             signals = {
                 name: {"last": lasts[v][n], "last_at": to_text(last_at[n][v]), "quantiles": quantiles[v][n]}
@@ -81,7 +82,7 @@ class OutputEncoder:
             anomalies = {
                 name: {"score": scores[n][v], "flag": flags[n][v]}
                 for v, name in enumerate(self._names)
-                if scores[n][v] == scores[n][v]  # not NaN
+                if not isnan(scores[n][v])
             }
             message = {
                 "schema": FORECAST_V1,

@@ -9,8 +9,9 @@ readings of all stays in a chunk go through together, as columns.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -91,29 +92,38 @@ class Pipeline:
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
         self._limits_of_unit: dict[str | None, dict[str, SignalLimits]] = {}
         names = self._layout.names
-        self._continuous = np.array([names.index(name) for name in _CONTINUOUS])
-        self._rates = [names.index(name) for name in _RATES]
-        self._flatline = np.array([names.index(name) for name in sorted(alerting.FLATLINE_SIGNALS)])
+        self.continuous = [names.index(name) for name in _CONTINUOUS]
+        self.rates = [names.index(name) for name in _RATES]
+        self.flatline = [names.index(name) for name in sorted(alerting.FLATLINE_SIGNALS)]
         defaults = self.limits_for(Extras())
-        self._low = np.array([_or_nan(defaults.get(name), "low") for name in names])
-        self._high = np.array([_or_nan(defaults.get(name), "high") for name in names])
-        self._near = [h for h, s in enumerate(manifest.horizons_s) if s <= alerting.FORECAST_HORIZON_S]
+        self.low = np.array([_or_nan(defaults.get(name), "low") for name in names])
+        self.high = np.array([_or_nan(defaults.get(name), "high") for name in names])
+        self.near = [h for h, s in enumerate(manifest.horizons_s) if s <= alerting.FORECAST_HORIZON_S]
+        self.near_horizons_s = [manifest.horizons_s[h] for h in self.near]
+        self.precision_of_forecast = self._layout.precision[self._layout.forecast][:, None, None]
+        self.decimals_of_all = max(signal.decimals for signal in self._signals)
 
     # --- chunks ---
 
-    def process(self, partition: int, records: Sequence[Record], now_us: int) -> ChunkResult:
-        """Take the next records of `partition`."""
-        result = ChunkResult()
-        done_before = self.stays.next_offsets.get(partition, 0)
-        if records[0].offset < done_before:
-            records = [record for record in records if record.offset >= done_before]
-            if not records:
-                return result
-        _Chunk(self, partition, records, now_us, result).run()
-        self.stays.next_offsets[partition] = records[-1].offset + 1
-        key, value = self.stays.encode_partition(partition)
-        result.state[key] = value
-        return result
+    def process(self, batches: Mapping[int, Sequence[Record]], now_us: int) -> dict[int, ChunkResult]:
+        """Take the next records of some partitions, all at once: the more stays go together, the less each costs."""
+        next_offsets = self.stays.next_offsets
+        new = {
+            # A broker that lost our offsets hands old records over again.
+            partition: [r for r in records if r.offset >= next_offsets.get(partition, 0)]
+            if records[0].offset < next_offsets.get(partition, 0)
+            else records
+            for partition, records in batches.items()
+            if records
+        }
+        chunk = _Chunk(self, {partition: records for partition, records in new.items() if records}, now_us)
+        chunk.run()
+        for partition, records in new.items():
+            if records:
+                next_offsets[partition] = records[-1].offset + 1
+                key, value = self.stays.encode_partition(partition)
+                chunk.results[partition].state[key] = value
+        return chunk.results
 
     # --- timers ---
 
@@ -123,17 +133,16 @@ class Pipeline:
         Silence is counted from when a reading arrived, not from when it was observed: a replay of old recordings is
         not silent. To be called only while the partition is caught up.
         """
-        result = ChunkResult()
         stays, settings = self.stays, self._settings
         slots = stays.in_partition(partition)
         silent_s = now_us / MICROSECONDS - stays.head["ingested_ms"][slots] / 1000
-        chunk = _Chunk(self, partition, (), now_us, result)
+        chunk = _Chunk(self, {partition: ()}, now_us)
         for slot in slots[silent_s >= settings.evict_after_s].tolist():
             chunk.evict(slot)
         for slot in slots[(silent_s >= settings.stale_after_s) & (silent_s < settings.evict_after_s)].tolist():
             chunk.lose_data(slot)
         chunk.finish()
-        return result
+        return chunk.results[partition]
 
     def limits_for(self, extras: Extras) -> dict[str, SignalLimits]:
         if extras.limits:
@@ -153,26 +162,25 @@ def _or_nan(limits: SignalLimits | None, side: str) -> float:
 class _Chunk:
     """One chunk on its way through the pipeline."""
 
-    def __init__(
-        self, pipeline: Pipeline, partition: int, records: Sequence[Record], now_us: int, result: ChunkResult
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, batches: Mapping[int, Sequence[Record]], now_us: int) -> None:
         self.p = pipeline
         self.stays = pipeline.stays
-        self.partition = partition
-        self.records = records
+        self.results = {partition: ChunkResult() for partition in batches}
+        self.records = [record for records in batches.values() for record in records]
+        self.partitions = np.repeat(list(batches), [len(records) for records in batches.values()])
+        self.offsets = np.array([record.offset for record in self.records], np.int64)
+        self.timestamps_ms = np.array([record.timestamp for record in self.records], np.int64)
         self.now_us = now_us
         self.latest_us = now_us + int(pipeline._settings.max_future_s * MICROSECONDS)
-        self.result = result
-        self.offsets = np.array([record.offset for record in records], np.int64)
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
         self.forecasts: list[tuple[Ints, Forecasts]] = []
-        self.alerts: list[tuple[int, OutputRecord]] = []  # with the row that caused them
+        self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
 
     def run(self) -> None:
         """Take all records."""
         readings, events, invalid, ignored = self.p._decoder.decode([record.value for record in self.records])
-        self.result.ignored_values = ignored
+        next(iter(self.results.values())).ignored_values = ignored
         for row, error in invalid:
             self._reject(row, error)
         is_usable = self._reject_unusable(readings)
@@ -185,15 +193,23 @@ class _Chunk:
                 self._apply(row, event)
         self.finish()
 
+    def _result(self, row: int) -> ChunkResult:
+        return self.results[int(self.partitions[row])]
+
+    def _count(self, outcome: str, rows: Slots) -> None:
+        """Count an outcome of records by their partition."""
+        for partition, number in Counter(self.partitions[rows].tolist()).items():
+            self.results[partition].outcomes[outcome] += number
+
     # --- rejected ---
 
     def _reject(self, row: int, error: InvalidReading) -> None:
         record = self.records[row]
-        letter = self.p.encoder.dead_letter(self.partition, record.offset, record.key, record.value, error, self.now_us)
-        self.result.dead_letters.append(letter)
-        self.result.dead_letter_reasons[error.reason] += 1
-        if error.reason != "late":
-            self.result.outcomes["rejected"] += 1
+        partition, result = int(self.partitions[row]), self._result(row)
+        letter = self.p.encoder.dead_letter(partition, record.offset, record.key, record.value, error, self.now_us)
+        result.dead_letters.append(letter)
+        result.dead_letter_reasons[error.reason] += 1
+        result.outcomes["late" if error.reason == "late" else "rejected"] += 1
 
     def _reject_unusable(self, readings: Readings) -> Bools:
         """Dead letters for readings from the future and without any value; the mask of the others."""
@@ -215,7 +231,9 @@ class _Chunk:
         """The first reading of each stay, then the second of each that has one, and so on."""
         if not len(rows):
             return
-        slots = np.array([self.stays.find_or_add(self.partition, readings.stay_ids[i]) for i in rows.tolist()])
+        partitions = self.partitions[readings.rows[rows]].tolist()
+        find_or_add, stay_ids = self.stays.find_or_add, readings.stay_ids
+        slots = np.array([find_or_add(p, stay_ids[i]) for p, i in zip(partitions, rows.tolist(), strict=True)])
         order = np.argsort(slots, kind="stable")
         in_order = slots[order]
         is_first = np.r_[True, in_order[1:] != in_order[:-1]]
@@ -233,10 +251,9 @@ class _Chunk:
         outcome = window.classify(
             self.stays, slots, observed_us, fingerprints, self.offsets[readings.rows[rows]], self.p._grace_us
         )
-        self.result.outcomes["duplicate"] += int((outcome == DUPLICATE).sum())
+        self._count("duplicate", readings.rows[rows[outcome == DUPLICATE]])
         for i in np.flatnonzero(outcome == LATE).tolist():
             self._reject(int(readings.rows[rows[i]]), InvalidReading("late", "its step is closed already"))
-            self.result.outcomes["late"] += 1
         accepted = outcome == ACCEPTED
         if not accepted.all():
             rows, slots = rows[accepted], slots[accepted]
@@ -273,12 +290,11 @@ class _Chunk:
 
         chunk_rows = readings.rows[rows]
         head["offset"][slots] = self.offsets[chunk_rows]
-        head["ingested_ms"][slots] = [self.records[i].timestamp for i in chunk_rows.tolist()]
+        head["ingested_ms"][slots] = self.timestamps_ms[chunk_rows]
         self.changed_heads.update(slots.tolist())
         self.changed_bodies.update(closed.tolist())
         self.changed_bodies.update(slots[newest_before == NEVER].tolist())
-        self.result.outcomes["accepted"] += len(rows)
-        self.result.newest_us = max(self.result.newest_us or NEVER, int(newest.max()))
+        self._count("accepted", chunk_rows)
 
         flags = scores >= anomaly.FLAG_SCORE
         is_emitted = np.isin(slots, closed) | (self.p._settings.emit == "reading")
@@ -305,7 +321,6 @@ class _Chunk:
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
         n = np.flatnonzero(is_emitted)
         chunk_rows = readings.rows[rows]
-        self.result.statuses.update(statuses[n].tolist())
         self.forecasts.append(
             (
                 chunk_rows[n],
@@ -344,19 +359,19 @@ class _Chunk:
         implausible = readings.implausible[rows]
         needs_look = self.stays.has_alerts[slots] | implausible.any(axis=1) | flags.any(axis=1)
         with np.errstate(invalid="ignore"):
-            needs_look |= ((values < self.p._low) | (values > self.p._high)).any(axis=1)
-            near = quantiles[:, :, self.p._near, quantiles.shape[3] // 2]
-            medians = near * layout.precision[layout.forecast][:, None]
-            low, high = self.p._low[layout.forecast][:, None], self.p._high[layout.forecast][:, None]
+            needs_look |= ((values < self.p.low) | (values > self.p.high)).any(axis=1)
+            near = quantiles[:, :, self.p.near]
+            medians = near[..., near.shape[3] // 2] * self.p.precision_of_forecast[..., 0]
+            low, high = self.p.low[layout.forecast][:, None], self.p.high[layout.forecast][:, None]
             needs_look |= ((medians < low) | (medians > high)).any(axis=(1, 2))
-            rates = values[:, self.p._rates]
+            rates = values[:, self.p.rates]
             needs_look |= np.abs(rates[:, 0] - rates[:, 1]) > alerting.DISAGREEMENT_RATE
-        last_at = head["last_at"][slots][:, self.p._continuous]
+        last_at = head["last_at"][slots][:, self.p.continuous]
         silent_us = observed_us - np.maximum(last_at, 0)
         is_off = (last_at != NEVER) & (silent_us >= alerting.SENSOR_OFF_AFTER_S * MICROSECONDS)
         needs_look |= (is_off & (silent_us < alerting.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
-        still_us = observed_us - np.maximum(head["changed_at"][slots][:, self.p._flatline], 0)
-        is_flat = is_fresh[:, self.p._flatline] & (still_us >= alerting.FLATLINE_AFTER_S * MICROSECONDS)
+        still_us = observed_us - np.maximum(head["changed_at"][slots][:, self.p.flatline], 0)
+        is_flat = is_fresh[:, self.p.flatline] & (still_us >= alerting.FLATLINE_AFTER_S * MICROSECONDS)
         needs_look |= is_flat.any(axis=1)
         for i, (row, slot) in enumerate(zip(rows.tolist(), slots.tolist(), strict=True)):
             extras = self.stays.extras[slot]
@@ -364,7 +379,7 @@ class _Chunk:
                 extras.care_unit = readings.care_units[row]
             if not (needs_look[i] or extras.limits or extras.care_unit in self.p._settings.limits):
                 continue
-            observation = self._observation(readings, row, slot, values[i], quantiles[i], scores[i], flags[i])
+            observation = self._observation(readings, row, slot, values[i], near[i], scores[i], flags[i])
             chunk_row = int(readings.rows[row])
             offset = int(self.offsets[chunk_row])
             transitions = alerting.step(extras.alerts, observation, self.p.limits_for(extras), offset)
@@ -381,49 +396,39 @@ class _Chunk:
         scores: NDArray[np.float64],
         flags: Bools,
     ) -> alerting.Observation:
-        layout, head, manifest = self.stays.layout, self.stays.head, self.stays.layout.manifest
-        names = layout.names
-        precision = layout.precision[layout.forecast]
+        """What the alert rules see; values (K,), near quantiles (V, H, Q), scores and flags (V,)."""
+        p, manifest = self.p, self.stays.layout.manifest
+        names, signals = self.stays.layout.names, manifest.signals
+        last_at = self.stays.head["last_at"][slot].tolist()
+        changed_at = self.stays.head["changed_at"][slot].tolist()
+        rounded = np.round(values, p.decimals_of_all).tolist()
+        predicted = np.round(quantiles * p.precision_of_forecast, 6).tolist()
+        implausible = readings.implausible[row]
         return alerting.Observation(
             at_us=int(readings.observed_us[row]),
-            values={
-                names[k]: self.p._signals[k].to_value(round(values[k] / layout.precision[k]))
-                for k in np.flatnonzero(~np.isnan(values)).tolist()
-            },
-            last_at_us={
-                names[k]: at for k in self.p._continuous.tolist() if (at := int(head["last_at"][slot, k])) != NEVER
-            },
-            changed_at_us={names[k]: int(head["changed_at"][slot, k]) for k in self.p._flatline.tolist()},
-            implausible=frozenset(names[k] for k in np.flatnonzero(readings.implausible[row]).tolist()),
-            scores={manifest.signals[v]: float(scores[v]) for v in np.flatnonzero(~np.isnan(scores)).tolist()},
-            flagged=frozenset(manifest.signals[v] for v in np.flatnonzero(flags).tolist()),
-            horizons_s=manifest.horizons_s,
+            values={name: value for name, value in zip(names, rounded, strict=True) if not isnan(value)},
+            last_at_us={names[k]: last_at[k] for k in p.continuous if last_at[k] != NEVER},
+            changed_at_us={names[k]: changed_at[k] for k in p.flatline},
+            implausible=frozenset(names[k] for k in np.flatnonzero(implausible)) if implausible.any() else frozenset(),
+            scores={name: score for name, score in zip(signals, scores.tolist(), strict=True) if not isnan(score)},
+            flagged=frozenset(name for name, flag in zip(signals, flags.tolist(), strict=True) if flag),
+            horizons_s=p.near_horizons_s,
             levels=manifest.quantile_levels,
             quantiles={
-                name: quantiles[v] * precision[v]
-                for v, name in enumerate(manifest.signals)
-                if head["last_at"][slot, layout.forecast[v]] != NEVER
+                name: predicted[v] for v, name in enumerate(signals) if last_at[self.stays.layout.forecast[v]] != NEVER
             },
         )
 
     def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
+        partition = int(self.stays.partition[slot])
+        result, encode = self.results[partition], self.p.encoder.alert
+        stay_id, care_unit = self.stays.ids[slot], self.stays.extras[slot].care_unit
         for transition in transitions:
-            self.alerts.append(
-                (
-                    row,
-                    self.p.encoder.alert(
-                        self.partition,
-                        offset,
-                        self.stays.ids[slot],
-                        self.stays.extras[slot].care_unit,
-                        transition,
-                        self.now_us,
-                    ),
-                )
-            )
-            self.result.alert_transitions[transition.key.kind, transition.priority, transition.state] += 1
+            record = encode(partition, offset, stay_id, care_unit, transition, self.now_us)
+            self.alerts.append((partition, row, record))
+            result.alert_transitions[transition.key.kind, transition.priority, transition.state] += 1
             if transition.lead_time_s is not None:
-                self.result.lead_times_s.append(transition.lead_time_s)
+                result.lead_times_s.append(transition.lead_time_s)
 
     def lose_data(self, slot: int, row: int = -1) -> None:
         """Raise the stay's no_data alert, unless it is open already."""
@@ -445,29 +450,30 @@ class _Chunk:
             self._reject(row, InvalidReading("future", "the event is ahead of the clock"))
             return
         offset = int(self.offsets[row])
-        slot = self.stays.find(self.partition, event.stay_id)
+        partition = int(self.partitions[row])
+        slot = self.stays.find(partition, event.stay_id)
         if slot is not None and offset <= self.stays.head["offset"][slot]:
             return
-        self.result.outcomes["event"] += 1
+        self._result(row).outcomes["event"] += 1
         if event.event == "ended":
             if slot is not None:
                 self._end(slot, at_us, offset, row, "stay_ended")
             return
-        slot = self.stays.find_or_add(self.partition, event.stay_id)
+        slot = self.stays.find_or_add(partition, event.stay_id)
         extras = self.stays.extras[slot]
         if event.event == "limits" and event.limits is not None:
             extras.limits = {**extras.limits, **event.limits}
         elif event.spo2_scale is not None:
             extras.spo2_scale = event.spo2_scale
         self.stays.head["offset"][slot] = offset
-        self.stays.head["ingested_ms"][slot] = self.records[row].timestamp
+        self.stays.head["ingested_ms"][slot] = self.timestamps_ms[row]
         self.changed_heads.add(slot)
         self.changed_bodies.add(slot)
 
     def _end(self, slot: int, at_us: int, offset: int, row: int, reason: Any) -> None:
         self._publish(slot, alerting.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
         for key in self.stays.keys_of(self.stays.ids[slot]):
-            self.result.state[key] = None
+            self.results[int(self.stays.partition[slot])].state[key] = None
         self.changed_heads.discard(slot)
         self.changed_bodies.discard(slot)
         self.stays.remove(slot)
@@ -486,10 +492,17 @@ class _Chunk:
         """Encode forecasts, alerts and state; forecasts and alerts each in the order of what caused them."""
         encoded: list[tuple[int, OutputRecord]] = []
         for rows, forecasts in self.forecasts:
-            values = self.p.encoder.forecasts(self.partition, forecasts, self.now_us)
+            values = self.p.encoder.forecasts(self.partitions[rows].tolist(), forecasts, self.now_us)
             encoded.extend(zip(rows.tolist(), values, strict=True))
-        encoded.sort(key=lambda item: item[0])
-        self.result.forecasts = [record for _, record in encoded]
-        self.alerts.sort(key=lambda item: item[0])
-        self.result.alerts = [record for _, record in self.alerts]
-        self.result.state.update(self.stays.encode(self.changed_heads, self.changed_bodies))
+            for row, status, issued_us in zip(
+                rows.tolist(), forecasts.statuses, forecasts.issued_us.tolist(), strict=True
+            ):
+                result = self._result(row)
+                result.statuses[status] += 1
+                result.newest_us = issued_us if result.newest_us is None else max(result.newest_us, issued_us)
+        for row, record in sorted(encoded, key=lambda item: item[0]):
+            self._result(row).forecasts.append(record)
+        for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
+            self.results[partition].alerts.append(record)
+        for slot, record in self.stays.encode(self.changed_heads, self.changed_bodies):
+            self.results[int(self.stays.partition[slot])].state.update([record])

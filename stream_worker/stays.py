@@ -158,13 +158,14 @@ class Stays:
         self._initial16 = initial_state[0, manifest.state_float32 :].to(torch.float16).numpy()
         self._slots: dict[int, dict[str, int]] = {}
         self._free: list[int] = []
+        self.head: NDArray[Any] = np.zeros(0, self.layout.head)
         self.next_offsets: dict[int, int] = {}  # by partition: older records are done
         self._allocate(0)
 
     def _allocate(self, capacity: int) -> None:
         """Make room for `capacity` stays, keeping those there are."""
         layout, manifest = self.layout, self.layout.manifest
-        used = len(self.head) if hasattr(self, "head") else 0
+        used = len(self.head)
 
         def grown(name: str, dtype: Any, *shape: int) -> NDArray[Any]:
             array = np.zeros((capacity, *shape), dtype)
@@ -248,14 +249,14 @@ class Stays:
 
     # --- the changelog ---
 
-    def encode(self, heads: Iterable[int], bodies: Iterable[int]) -> Iterator[tuple[bytes, bytes]]:
-        """Changelog records of the slots' heads and bodies; a body comes right before its head."""
+    def encode(self, heads: Iterable[int], bodies: Iterable[int]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+        """Slots and changelog records of their heads and bodies; a body comes right before its head."""
         with_body = set(bodies)
         for slot in sorted({*heads, *with_body}):
             stay_id = self.ids[slot].encode()
             if slot in with_body:
-                yield BODY + stay_id, self.body[slot].tobytes()
-            yield HEAD + stay_id, self.head[slot].tobytes() + _encode_extras(self.extras[slot])
+                yield slot, (BODY + stay_id, self.body[slot].tobytes())
+            yield slot, (HEAD + stay_id, self.head[slot].tobytes() + _encode_extras(self.extras[slot]))
 
     def encode_partition(self, partition: int) -> tuple[bytes, bytes]:
         """The changelog record of what a partition's stays share."""

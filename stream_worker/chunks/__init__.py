@@ -3,9 +3,9 @@
 Knows nothing of vital signs. Stock Faust hands over one record at a time, commits by counting acknowledged records and
 recovers tables record by record: twenty times slower, and not exactly once (docs/decisions/0001-chunked-transport.md).
 
-    broker -> ChunkConsumer: one event = one Chunk of one partition
+    broker -> ChunkConsumer: one event = one Chunk, the next records of all partitions that have some
            -> the application's agent: computes, changes the table's memory
-           -> Lane of that partition: outputs, changed state and the next offset in one Kafka transaction
+           -> Lane of each partition: outputs, changed state and the next offset in one Kafka transaction
 """
 
 from stream_worker.chunks.lane import Lane, LaneFailure, Work

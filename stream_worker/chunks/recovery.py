@@ -88,6 +88,8 @@ async def read_to_end(connection: Connection, partitions: list[TopicPartition], 
 class ChunkTableManager(TableManager):  # type: ignore[misc]
     """Faust's table manager with bulk recovery."""
 
+    _recovery: BulkRecovery | None
+
     @property
     def recovery(self) -> BulkRecovery:
         """The recovery service, made when first asked for."""

@@ -1,11 +1,11 @@
-"""Faust's transport, one event for each fetched chunk of a partition, with lanes in place of Faust's commits."""
+"""Faust's transport: one event for each fetched chunk of records, lanes in place of Faust's commits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final
 
 import aiokafka
 import structlog
@@ -23,11 +23,9 @@ DRAIN_TIMEOUT_S: Final = 20.0
 MAX_FETCH_BYTES: Final = 2 << 20
 
 
-class Chunk(NamedTuple):
-    """Consecutive records of one partition, in offset order."""
-
-    partition: TopicPartition
-    records: Sequence[aiokafka.ConsumerRecord]
+Records = Sequence[aiokafka.ConsumerRecord]
+# What one event carries: the next records of some partitions, each in offset order.
+Chunk = Mapping[TopicPartition, Records]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +98,20 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         if not self.flow_active:
             await self._rewind()
             return
-        for partition, records in fetched.items():
-            for first in range(0, len(records), self.connection.chunk_records):
-                if not self.flow_active or self.app.consumer_generation_id != generation or self.should_stop:
-                    return
-                yield partition, self._chunk_message(partition, records[first : first + self.connection.chunk_records])
+        for chunk in self._chunks(fetched):
+            if not self.flow_active or self.app.consumer_generation_id != generation or self.should_stop:
+                return
+            yield self._chunk_message(chunk)
 
-    async def _fetch(self, timeout: float) -> Mapping[TP, Sequence[aiokafka.ConsumerRecord]]:
+    def _chunks(self, fetched: Mapping[TP, Records]) -> Iterator[Chunk]:
+        """Cut what was fetched into chunks, each with an equal share of every partition that has records left."""
+        rest = {TopicPartition(*tp): records for tp, records in fetched.items() if records}
+        while rest:
+            share = max(1, self.connection.chunk_records // len(rest))
+            yield {partition: records[:share] for partition, records in rest.items()}
+            rest = {partition: records[share:] for partition, records in rest.items() if len(records) > share}
+
+    async def _fetch(self, timeout: float) -> Mapping[TP, Records]:
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         active = self._get_active_partitions()
@@ -126,9 +131,11 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         except Exception as error:
             log.debug("seek_failed", error=type(error).__name__)
 
-    def _chunk_message(self, partition: TP, records: Sequence[aiokafka.ConsumerRecord]) -> ConsumerMessage:
-        last = records[-1]
-        return ConsumerMessage(
+    def _chunk_message(self, chunk: Chunk) -> tuple[TP, ConsumerMessage]:
+        """A chunk as Faust's message. Faust needs one partition and offset for it; nothing is read from them."""
+        last = next(iter(chunk.values()))[-1]
+        partition = TP(last.topic, last.partition)
+        return partition, ConsumerMessage(
             topic=last.topic,
             partition=last.partition,
             offset=last.offset,
@@ -136,7 +143,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             timestamp_type=last.timestamp_type,
             headers=(),
             key=b"",
-            value=Chunk(TopicPartition(last.topic, last.partition), records),
+            value=chunk,
             checksum=None,
             tp=partition,
             generation_id=self.app.consumer_generation_id,
