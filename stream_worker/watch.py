@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.style import Style
@@ -25,12 +28,14 @@ REFRESH_S: Final = 1.0
 PLAIN_EVERY_S: Final = 5.0
 CATCH_UP_S: Final = 2.0  # before the first picture, which would else be of the past
 HORIZON_S: Final = 900
-OLD_AFTER: Final = timedelta(seconds=90)  # a value older than this shows its age
-WIDTH_OF_BED: Final = 11
-WIDTH_OF_SIGNAL: Final = 14
-WIDTH_OF_ALERTS: Final = 30  # at least
+OLD_AFTER: Final = timedelta(seconds=90)  # a value older than this shows its age in brackets
+WIDTH_OF_BED: Final = 9
+WIDTH_OF_SIGNAL: Final = 12  # "→124 115-134"
+GAP: Final = 2  # between columns
+LEAST_WIDTH_OF_ALERTS: Final = 24
+SHARE_OF_ALERTS: Final = 0.33  # of the terminal's width: their words matter more than a sixth signal
 ALERTS_PER_BED: Final = 2
-LINES_AROUND_BEDS: Final = 7  # title, status, table head and its lines, footer
+LINES_AROUND_BEDS: Final = 6  # title, status, the table's head and rule, two at the foot
 
 # The signals shown first where the terminal is narrow, with the words of a monitor.
 SHORT_TITLE: Final = {
@@ -66,16 +71,13 @@ class WardView:
         beds = self._ward.by_need()
         signals = shown_signals(self._ward, options.max_width)
         height = options.height or console.height
-        fitting, used = 0, LINES_AROUND_BEDS
-        for _, alerts in beds:
-            used += _height_of(alerts)
-            if used > height and fitting:
-                break
-            fitting += 1
-        table = Table(expand=True, pad_edge=False, show_edge=False, row_styles=["", "on grey11"])
+        fitting = how_many_fit([_height_of(alerts) for _, alerts in beds], height - LINES_AROUND_BEDS)
+        gap = (0, GAP - 1, 0, 0)
+        stripes = ["", "on grey11"]
+        table = Table(box=SIMPLE_HEAD, padding=gap, expand=True, pad_edge=False, show_edge=False, row_styles=stripes)
         table.add_column("Bed", width=WIDTH_OF_BED, no_wrap=True)
         for signal in signals:
-            table.add_column(SHORT_TITLE.get(signal, signal), width=WIDTH_OF_SIGNAL - 2, no_wrap=True)
+            table.add_column(SHORT_TITLE.get(signal, signal), width=WIDTH_OF_SIGNAL, no_wrap=True)
         table.add_column("Open alerts", ratio=1, no_wrap=True, overflow="ellipsis")
         for bed, alerts in beds[:fitting]:
             cells = [_signal_cell(self._ward, bed, signal) for signal in signals]
@@ -89,7 +91,7 @@ class WardView:
 
     def _foot(self, hidden: int) -> list[Text]:
         lines = [f"… and {hidden} more beds; a taller window shows them"] if hidden else []
-        lines.append(f"Below each value: → forecast in {HORIZON_S // 60} min, 90 % band")
+        lines.append(f"value (its age, if old); below it → forecast in {HORIZON_S // 60} min, 90 % band")
         if self._footer:
             lines.append(self._footer)
         return [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines]
@@ -100,7 +102,8 @@ def shown_signals(ward: Ward, width: int) -> list[str]:
     present = {name for bed in ward.beds.values() for name in bed.values} - NOT_SHOWN
     others = sorted(present - set(SHORT_TITLE))
     ordered = [name for name in SHORT_TITLE if name in present] + others
-    room = (width - WIDTH_OF_BED - WIDTH_OF_ALERTS) // WIDTH_OF_SIGNAL
+    alerts = max(LEAST_WIDTH_OF_ALERTS, int(SHARE_OF_ALERTS * width))
+    room = (width - WIDTH_OF_BED - GAP - alerts) // (WIDTH_OF_SIGNAL + GAP)
     return ordered[: max(room, 1)]
 
 
@@ -117,10 +120,20 @@ def status_line(ward: Ward, now: datetime) -> str:
         f"worker {ward.worker(now)}",
     ]
     if ward.newest is not None:
-        parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M:%S} UTC")
-        if (behind := ward.behind(now)) is not None:
-            parts.append(f"{_duration(behind)} BEHIND THE CLOCK")
+        behind = ward.behind(now)
+        if behind is None:
+            parts.append(f"{ward.newest:%H:%M:%S} UTC")
+        else:
+            parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M} UTC, {_duration(behind)} BEHIND THE CLOCK")
     return " · ".join(parts)
+
+
+def how_many_fit(heights: list[int], room: int) -> int:
+    """How many of the rows fit into `room` lines, one of which says how many do not; at least one."""
+    if sum(heights) <= room:
+        return len(heights)
+    ends = list(accumulate(heights))
+    return max(1, bisect_right(ends, room - 1))
 
 
 def _height_of(alerts: list[Alert]) -> int:
@@ -141,7 +154,7 @@ def _signal_cell(ward: Ward, bed: Bed, signal: str) -> Text:
     observed = bed.values.get(signal)
     cell = Text("-" if observed is None else _number(signal, observed.value), overflow="ellipsis", no_wrap=True)
     if observed is not None and (age := ward.age(observed.at)) > OLD_AFTER:
-        cell.append(f"  {_duration(age)} old", style="dim")
+        cell.append(f" ({_duration(age)})", style="dim")
     if (band := bed.band(signal, HORIZON_S)) is not None:
         low, high = _number(signal, band.low), _number(signal, band.high)
         cell.append(f"\n→{_number(signal, band.median)}", style="green")

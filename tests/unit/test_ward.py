@@ -1,0 +1,114 @@
+"""A ward built from the topics: newest values, forecasts at a horizon, an exact list of open alerts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from schemas.alert import Heartbeat
+from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
+from stream_worker.ward import Band, Ward, usable_values
+from tests.ward_records import T0, alert, at, forecast, reading, ward_of
+
+
+def ids(ward: Ward) -> list[str]:
+    return [alert.alert_id for alert in ward.open_alerts]
+
+
+def test_an_older_reading_does_not_replace_a_newer_value() -> None:
+    ward = ward_of(reading(minutes=2, hr=80), reading(minutes=1, hr=99, spo2=97))
+    values = ward.beds["a"].values
+    assert (values["hr"].value, values["hr"].at) == (80, at(2))
+    assert values["spo2"].value == 97
+    assert ward.newest == at(2)
+
+
+def test_values_are_shown_as_the_worker_takes_them() -> None:
+    shown = usable_values(
+        Reading(
+            stay_id="a",
+            observed_at=T0,
+            vitals={
+                "hr": -100.0,
+                "temp": 98.6,
+                "abp_mean": 10.0,
+                "spo2": 97.0,
+                "resp": 12.0,
+                "odd": 1.0,
+                "pulse": None,
+            },
+            units={"temp": "[degF]", "abp_mean": "kPa", "resp": "furlong"},
+            quality={"spo2": "invalid"},
+        )
+    )
+    assert shown == {"temp": 37.0, "abp_mean": 75.0}
+
+
+def test_the_band_is_that_of_the_horizon_asked_for() -> None:
+    ward = ward_of(forecast(median=70))
+    assert ward.beds["a"].band("abp_mean", 900) == Band(70, 65, 75, 900)
+    assert ward.beds["a"].band("abp_mean", 30) == Band(70, 69, 71, 60)
+    assert ward.beds["a"].band("hr") is None
+
+
+def test_a_signal_that_only_the_model_declares_is_shown_by_its_forecast() -> None:
+    assert ward_of(forecast(signal="value", median=5)).beds["a"].values["value"].value == 5
+
+
+def test_an_older_forecast_does_not_replace_a_newer_one() -> None:
+    ward = ward_of(forecast(minutes=2, median=80), forecast(minutes=1, median=60))
+    band = ward.beds["a"].band("abp_mean")
+    assert band is not None
+    assert band.median == 80
+
+
+def test_open_alerts_follow_raised_updated_cleared() -> None:
+    ward = ward_of(alert("x"), alert("y", priority="high"))
+    assert ids(ward) == ["y", "x"]
+    ward.apply(alert("x", revision=1, state="updated", priority="high", minutes=5))
+    assert ids(ward) == ["x", "y"]  # same priority now, and newer
+    ward.apply(alert("y", revision=1, state="cleared", priority="high", clear_reason="recovered"))
+    assert ids(ward) == ["x"]
+    ward.apply(alert("x", revision=2, state="cleared", clear_reason="recovered"))
+    assert ids(ward) == []
+
+
+def test_beds_are_sorted_by_need() -> None:
+    ward = ward_of(
+        *(reading(stay_id, hr=80) for stay_id in "abcd"),
+        alert("1", "c", priority="high"),
+        alert("2", "b"),
+        alert("3", "d"),
+        alert("4", "d", kind="technical"),
+    )
+    assert [bed.stay_id for bed, _ in ward.by_need()] == ["c", "d", "b", "a"]
+
+
+def test_a_stay_known_by_its_alert_alone_is_a_bed_until_the_alert_clears() -> None:
+    ward = ward_of(alert("x", "z"))
+    assert [(bed.stay_id, len(alerts)) for bed, alerts in ward.by_need()] == [("z", 1)]
+    ward.apply(alert("x", "z", revision=1, state="cleared"))
+    assert ward.by_need() == []
+
+
+def test_an_ended_stay_leaves_and_its_last_forecasts_do_not_bring_it_back() -> None:
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
+    ward = ward_of(reading(minutes=4, hr=80), ended, forecast(minutes=4))
+    assert ward.beds == {}
+    ward.apply(reading(minutes=60, hr=81))
+    assert list(ward.beds) == ["a"]
+
+
+def test_age_is_against_the_newest_event_time() -> None:
+    ward = ward_of(reading("a", 0, hr=80), reading("b", 10, hr=80))
+    assert ward.age(at(0)) == timedelta(minutes=10)
+    assert ward.behind(at(14)) is None
+    assert ward.behind(at(70)) == timedelta(minutes=60)
+
+
+def test_a_silent_worker_is_told_from_a_calm_ward() -> None:
+    beat = Heartbeat(partition=0, produced_at=at(0), newest_observed_at=None, state="running")
+    assert ward_of().worker(at(0)) == "no heartbeat yet"
+    assert ward_of(beat).worker(at(0.2)) == "running, 1 partitions"
+    assert ward_of(beat).worker(at(2)) == "silent on 1 of 1 partitions"
+    stopping = Heartbeat(partition=0, produced_at=at(1), newest_observed_at=None, state="stopping")
+    assert ward_of(beat, stopping).worker(at(1)) == "stopped"

@@ -1,0 +1,62 @@
+"""The ward as text: what a viewer must be able to read off it, at any width and without colours."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+from rich.console import Console
+
+from stream_worker.ward import Ward
+from stream_worker.watch import WardView, shown_signals, status_line
+from tests.ward_records import alert, at, forecast, reading, ward_of
+
+
+def text_of(ward: Ward, width: int = 120, height: int = 40, now: datetime | None = None) -> str:
+    console = Console(width=width, height=height, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(WardView(ward, lambda: now or at(0), footer="foot"))
+    return capture.get()
+
+
+def test_a_bed_shows_value_forecast_and_band() -> None:
+    text = text_of(ward_of(reading(abp_mean=71.5, hr=88, temp=37.25), forecast(median=66)))
+    assert "72" in text
+    assert "→66 61-71" in text
+    assert "37.2" in text
+    assert "never the sole source of an alarm" in text
+
+
+@pytest.mark.parametrize(("priority", "shown"), [("high", "◆ HIGH"), ("medium", "▲ MEDIUM"), ("low", "● LOW")])
+def test_a_priority_is_a_shape_and_a_word(priority: str, shown: str) -> None:
+    ward = ward_of(reading(hr=88), alert(priority=priority))
+    assert f"{shown} Mean arterial" in text_of(ward)
+    assert f"1 {priority}" in status_line(ward, at(0))
+
+
+def test_an_old_value_says_how_old_it_is() -> None:
+    ward = ward_of(reading("a", 0, hr=88), reading("b", 20, hr=70))
+    assert "88 (20 min)" in text_of(ward, now=at(20))
+
+
+def test_readings_far_behind_the_clock_are_not_taken_for_live() -> None:
+    ward = ward_of(reading(hr=88))
+    assert "2 h BEHIND THE CLOCK" in status_line(ward, at(150))
+    assert "BEHIND" not in status_line(ward, at(1))
+
+
+def test_narrow_terminals_show_fewer_signals_and_no_line_is_too_long() -> None:
+    every = reading(hr=88, abp_mean=70, spo2=97, resp=12, abp_sys=110, abp_dia=55, temp=37, pulse=88)
+    ward = ward_of(every, alert(message="x" * 500))
+    assert shown_signals(ward, 80) == ["hr", "abp_mean", "spo2"]
+    assert shown_signals(ward, 200) == ["hr", "abp_mean", "spo2", "resp", "abp_sys", "abp_dia", "temp"]
+    for width in (40, 80, 120, 200):
+        assert max(map(len, text_of(ward, width).splitlines())) <= width
+
+
+def test_beds_that_do_not_fit_are_counted_and_those_in_need_stay() -> None:
+    ward = ward_of(*(reading(f"bed-{n:02d}", hr=80) for n in range(30)), alert("x", "bed-29", priority="high"))
+    text = text_of(ward, height=20)
+    assert "bed-29" in text
+    assert "more beds" in text
+    assert len(text.splitlines()) <= 20
