@@ -5,7 +5,7 @@ Each is fitted for one signal and horizon and predicts the change from the last 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn.linear_model import Ridge
 
 from model.config import ForecasterConfig
 from model.dataset import Floats, Stay, scored_origins, truth
+from model.evaluate import Rival
 
 Doubles = NDArray[np.float64]
 
@@ -61,13 +62,6 @@ def rows_of(stay: Stay, signal: str, config: ForecasterConfig) -> tuple[Floats, 
     change = truth(stay, config)[:, config.signals.index(signal)] - last[:, None]
     features = np.stack(columns, axis=1).astype(np.float32)
     return features[kept], change[kept].astype(np.float32), last[kept].astype(np.float32)
-
-
-def table_of(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[Floats, Floats, Floats]:
-    """`rows_of` all stays, one below the other."""
-    parts = [rows_of(stay, signal, config) for stay in stays]
-    features, change, last = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return features, change, last
 
 
 class Persistence:
@@ -155,25 +149,35 @@ def median_errors(
     unseen: Sequence[Stay],
     config: ForecasterConfig,
     rivals: Mapping[str, Callable[[], Baseline]] = RIVALS,
-) -> dict[tuple[str, int], dict[str, float]]:
-    """Mean absolute error on `unseen` of each rival fitted on `training`, by signal and horizon (s)."""
-    errors: dict[tuple[str, int], dict[str, float]] = {}
+) -> Iterator[Rival]:
+    """Mean absolute error of each rival fitted on `training`, for each unseen stay, signal and horizon."""
     cells = [(signal, h) for signal in config.forecast_signals for h in range(len(config.horizons_s))]
-    rows: dict[str, tuple[Floats, Floats, Floats]] = {}
     for signal, h in track(cells, "Fitting baselines"):
         if h == 0:
-            rows = {part: table_of(stays, signal.name, config) for part, stays in (("old", training), ("new", unseen))}
-        (features, change, _), (new_features, new_change, last) = rows["old"], rows["new"]
-        known, new = ~np.isnan(change[:, h]), ~np.isnan(new_change[:, h])
-        if not known.any() or not new.any():
+            features, changes = (np.concatenate(part) for part in _tables(training, signal.name, config))
+            new = [rows_of(stay, signal.name, config) for stay in unseen]
+        known = ~np.isnan(changes[:, h])
+        if not known.any():
             continue
-        errors[signal.name, config.horizons_s[h]] = {}
         for label, rival in rivals.items():
-            move = rival().fit(features[known], change[known, h]).predict(new_features[new])
-            value = np.clip(last[new] + move, signal.low, signal.high)
-            error = float(np.abs(value - last[new] - new_change[new, h]).mean())
-            errors[signal.name, config.horizons_s[h]][label] = error
-    return errors
+            fitted = rival().fit(features[known], changes[known, h])
+            for stay, (rows, moves, last) in zip(unseen, new, strict=True):
+                kept = ~np.isnan(moves[:, h])
+                if kept.any():
+                    value = np.clip(last[kept] + fitted.predict(rows[kept]), signal.low, signal.high)
+                    yield Rival(
+                        label=label,
+                        signal=signal.name,
+                        horizon_s=config.horizons_s[h],
+                        stay_id=stay.stay_id,
+                        count=int(kept.sum()),
+                        mae=float(np.abs(value - last[kept] - moves[kept, h]).mean()),
+                    )
+
+
+def _tables(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[list[Floats], list[Floats]]:
+    parts = [rows_of(stay, signal, config) for stay in stays]
+    return [part[0] for part in parts], [part[1] for part in parts]
 
 
 def _held(values: Doubles) -> Doubles:

@@ -32,11 +32,13 @@ class Cell(NamedTuple):
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
-    """A baseline's mean absolute error in one cell."""
+    """A baseline's mean absolute error in one cell of one stay."""
 
     label: str
     signal: str
     horizon_s: int
+    stay_id: str
+    count: int
     mae: float
 
 
@@ -175,11 +177,16 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         seen=not unseen,
         page=str(page),
     )
-    Console().print(table_of(report))
+    publish(report, evaluation)
+    return report
+
+
+def publish(report: Report, evaluation: Evaluation) -> None:
+    """Print the table and write the page."""
     from model.report import write_page  # noqa: PLC0415 - plots need the extra `train`; scores do not
 
-    write_page(page, report, evaluation)
-    return report
+    Console().print(table_of(report))
+    write_page(Path(report.page), report, evaluation)
 
 
 def rivals_of(training: Sequence[Stay], evaluation: Evaluation) -> tuple[Rival, ...]:
@@ -187,16 +194,24 @@ def rivals_of(training: Sequence[Stay], evaluation: Evaluation) -> tuple[Rival, 
 
     Raises: ValueError if there is no stay to fit them on.
     """
-    from model.baselines import RIVALS, median_errors  # noqa: PLC0415 - scikit-learn is in the extra `train`
+    from model.baselines import median_errors  # noqa: PLC0415 - scikit-learn is in the extra `train`
 
     if not training:
         raise ValueError("the baselines need the recordings that the artifact was trained on, beside unseen ones")
-    errors = median_errors(training, evaluation.stays, evaluation.config, RIVALS)
-    return tuple(
-        Rival(label=label, signal=signal, horizon_s=horizon_s, mae=mae)
-        for (signal, horizon_s), by_label in errors.items()
-        for label, mae in by_label.items()
-    )
+    return tuple(median_errors(training, evaluation.stays, evaluation.config))
+
+
+def rival_gains(report: Report) -> dict[str, dict[tuple[str, int], float]]:
+    """Each baseline's change of the pooled error against persistence, per cent, by label, then signal and horizon."""
+    gains: dict[str, dict[tuple[str, int], float]] = {}
+    for label in dict.fromkeys(rival.label for rival in report.rivals):
+        for found in report.scores:
+            cell = found.signal, found.horizon_s
+            own = [r for r in report.rivals if (r.label, r.signal, r.horizon_s) == (label, *cell)]
+            if own and found.persistence_mae > 0.0:
+                mae = sum(rival.mae * rival.count for rival in own) / sum(rival.count for rival in own)
+                gains.setdefault(label, {})[cell] = 100.0 * (mae / found.persistence_mae - 1.0)
+    return gains
 
 
 def table_of(report: Report) -> Table:

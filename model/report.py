@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
 from model.dataset import Stay, scored_origins, truth
-from model.evaluate import Evaluation, Report
+from model.evaluate import Evaluation, Report, rival_gains
 from model.manifest import Score
 
 TEMPLATE = Path(__file__).parent / "report.html"
@@ -41,8 +41,7 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
         report=report,
         plots=[(title, embedded(figure)) for title, figure in plots],
         stays=[(stay_id, stay_summary(scores)) for stay_id, scores in sorted(report.stays.items()) if scores],
-        rivals=rivals_by_cell(report),
-        labels=list(dict.fromkeys(rival.label for rival in report.rivals)),
+        rivals=rival_gains(report),
     )
     page.write_text(text, encoding="utf-8")
 
@@ -52,17 +51,6 @@ def embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def rivals_by_cell(report: Report) -> dict[tuple[str, int], dict[str, float]]:
-    """Change of each baseline's error against persistence, per cent, by signal and horizon."""
-    base = {(found.signal, found.horizon_s): found.persistence_mae for found in report.scores}
-    cells: dict[tuple[str, int], dict[str, float]] = {key: {} for key in base}
-    for rival in report.rivals:
-        key = rival.signal, rival.horizon_s
-        if base.get(key):
-            cells[key][rival.label] = 100.0 * (rival.mae / base[key] - 1.0)
-    return cells
 
 
 def stay_summary(scores: tuple[Score, ...]) -> dict[str, float]:
@@ -78,19 +66,18 @@ def stay_summary(scores: tuple[Score, ...]) -> dict[str, float]:
 def skill_plot(report: Report, config: ForecasterConfig) -> Figure:
     """Bars per horizon, a panel per signal: how much smaller the error is than persistence's."""
     figure, axes = panels(len(config.signals))
-    rivals = rivals_by_cell(report)
-    labels = list(dict.fromkeys(rival.label for rival in report.rivals))
-    width = 0.8 / (1 + len(labels))
+    rivals = rival_gains(report)
+    width = 0.8 / (1 + len(rivals))
     for axis, signal in zip(axes, config.forecast_signals, strict=True):
         found = [score for score in report.scores if score.signal == signal.name]
         at = np.arange(len(found))
         axis.bar(at, [-score.gain for score in found], width, color=MODEL, label=report.name)
-        for i, label in enumerate(labels):
-            heights = [-rivals[signal.name, score.horizon_s].get(label, np.nan) for score in found]
+        for i, (label, gains) in enumerate(rivals.items()):
+            heights = [-gains.get((signal.name, score.horizon_s), np.nan) for score in found]
             axis.bar(at + width * (i + 1), heights, width, color=RIVAL_COLOURS[i % len(RIVAL_COLOURS)], label=label)
         axis.axhline(0, color=INK, lw=0.8)
         axis.set_title(signal.title)
-        axis.set_xticks(at + width * len(labels) / 2, [f"{score.horizon_s / 60:g} min" for score in found])
+        axis.set_xticks(at + width * len(rivals) / 2, [f"{score.horizon_s / 60:g} min" for score in found])
         axis.set_ylabel("error below persistence, %")
     axes[0].legend(frameon=False)
     return figure

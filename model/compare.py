@@ -1,0 +1,116 @@
+"""Cross-validation: every stay is forecast by a model that has not seen it, beside baselines fitted on the same stays.
+
+python -m model.compare RECORDINGS --out reports/folds
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from model.config import ForecasterConfig, vital_signs
+from model.dataset import Floats, Stay, folds, read_stay
+from model.evaluate import Evaluation, Report, Rival, evaluate, publish, rival_gains, rivals_of
+from model.export import write_artifact
+from model.manifest import Training
+from model.predictor import Predictor
+from model.train import UPDATES, fit
+from schemas.recordings import find_recordings
+
+
+def cross_validate(
+    recordings: Sequence[Path],
+    config: ForecasterConfig,
+    out: Path,
+    *,
+    count: int = 5,
+    seed: int = 0,
+    updates: int = UPDATES,
+    baselines: bool = True,
+) -> Report:
+    """Scores over all stays, each forecast by the model of the fold it was kept from; the page is written to `out`."""
+    stays: list[Stay] = []
+    forecasts: list[Floats] = []
+    rivals: list[Rival] = []
+    parts = folds(recordings, count, seed)
+    known = {path: read_stay(path, config) for path in track(recordings, "Reading recordings")}
+    for part in parts:
+        training = [known[path] for path in recordings if path not in part]
+        found = evaluate(_trained(training, config, seed, updates), [known[path] for path in part])
+        stays += found.stays
+        forecasts += found.forecasts
+        if baselines:
+            rivals += rivals_of(training, found)
+    evaluation = Evaluation(config, stays, forecasts)
+    report = Report(
+        name=f"{count}-fold",
+        version=f"seed {seed}, {updates} updates",
+        sha256="",
+        scores=evaluation.scores(),
+        stays=evaluation.alone(),
+        rivals=tuple(rivals),
+        seen=False,
+        page=str(out / "report.html"),
+    )
+    publish(report, evaluation)
+    return report
+
+
+def _trained(stays: Sequence[Stay], config: ForecasterConfig, seed: int, updates: int) -> Predictor:
+    """A model of `stays`, by way of its artifact: what is scored is what would serve."""
+    forecaster = fit(stays, config, seed=seed, updates=updates)
+    names = tuple(stay.stay_id for stay in stays)
+    training = Training(data="", stays=names, held_out=(), seed=seed, updates=updates, revision="", trained_at="")
+    with TemporaryDirectory() as folder:
+        write_artifact(forecaster, config, training, Path(folder), name="fold", version="0")
+        return Predictor.load(Path(folder), "cpu")
+
+
+def summary(report: Report) -> str:
+    """Mean change against persistence over all cells, of the model and each baseline, pooled and by stay."""
+    lines = []
+    by_stay = [[score.gain for score in scores] for scores in report.stays.values() if scores]
+    model = {(score.signal, score.horizon_s): score.gain for score in report.scores}
+    lines.append(
+        f"model: {np.mean(list(model.values())):+.2f} % pooled, "
+        f"{np.mean([np.mean(gains) for gains in by_stay]):+.2f} % mean of stays"
+    )
+    for label, gains in rival_gains(report).items():
+        wins = sum(model[cell] < gain for cell, gain in gains.items())
+        lines.append(
+            f"{label}: {np.mean(list(gains.values())):+.2f} % pooled; the model is better in {wins} of {len(gains)}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="cross-validate the forecaster beside its baselines")
+    parser.add_argument("recordings", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("reports/folds"))
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--updates", type=int, default=UPDATES)
+    parser.add_argument("--no-baselines", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the batches are small: more threads wait for each other
+    report = cross_validate(
+        find_recordings(*arguments.recordings),
+        vital_signs(),
+        arguments.out,
+        count=arguments.folds,
+        seed=arguments.seed,
+        updates=arguments.updates,
+        baselines=not arguments.no_baselines,
+    )
+    print(summary(report))
+
+
+if __name__ == "__main__":
+    main()
