@@ -53,7 +53,7 @@ fault: install  ## only the tests that kill, stop and cut off
 	$(BIN)/python -m pytest tests/fault $(ARGS)
 
 train: install  ## train the default model on RECORDINGS and write model/artifacts
-	$(BIN)/vitalcast train $(RECORDINGS) $(ARGS)
+	$(BIN)/vitalcast train $(RECORDINGS) --out model/artifacts $(ARGS)
 
 lock: install  ## choose versions anew within pyproject.toml and write requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

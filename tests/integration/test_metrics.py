@@ -104,8 +104,13 @@ def prometheus(
             stderr=log,
         )
     try:
-        wait_for_samples(address)
-        feed(kafka, topics)
+        records = list(two_hours())
+        half = len(records) // 2
+        for part in records[:half], records[half:]:  # a rate needs a sample before and one after
+            wait_for_samples(address)
+            produce(kafka.bootstrap_servers, topics.readings, part)
+            wait_for_samples(address)
+        wait_for_outputs(kafka, topics, len(records))
         wait_for_samples(address)
         yield address
     finally:
@@ -113,30 +118,25 @@ def prometheus(
         process.wait(20)
 
 
-def feed(kafka: Broker, topics: Topics) -> None:
+def two_hours() -> Iterator[tuple[str, dict[str, Any] | bytes]]:
     """Two hours of a ward until now, and one record for each kind of dead letter and ignored value."""
     start = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(minutes=MINUTES)
-    records: list[tuple[str, dict[str, Any] | bytes]] = list(ward(stays=4, minutes=MINUTES, start=start))
+    yield from ward(stays=4, minutes=MINUTES, start=start)
     newest = start + timedelta(minutes=MINUTES)
     odd = {"hr": -999, "resp": 300, "temp": 20, "nonsense": 1, "abp_sys": 50, "abp_dia": 60, "abp_mean": 55}
-    records += [
-        ("s", reading("s", newest, {**odd, "spo2": 97, "pulse": 80}, units={"pulse": "furlong"})),
-        ("s", reading("s", newest, {"hr": 70}, quality={"hr": "invalid"})),
-        ("s", reading("s", newest - timedelta(minutes=20), {"hr": 70})),
-        ("s", reading("s", newest + timedelta(days=2), {"hr": 70})),
-        ("s", b"["),
-        ("s", b"{}"),
-        ("s", b" " * 70_000),
-    ]
-    half = len(records) // 2
-    for part in records[:half], records[half:]:
-        produce(kafka.bootstrap_servers, topics.readings, part)
-    read_committed(
-        kafka.bootstrap_servers,
-        topics.forecasts,
-        topics.dead_letters,
-        until=lambda found: len(found) == len(records),
-    )
+    yield "s", reading("s", newest, {**odd, "spo2": 97, "pulse": 80}, units={"pulse": "furlong"})
+    yield "s", reading("s", newest, {"hr": 70}, quality={"hr": "invalid"})
+    yield "s", reading("s", newest - timedelta(minutes=20), {"hr": 70})
+    yield "s", reading("s", newest + timedelta(days=2), {"hr": 70})
+    yield "s", b"["
+    yield "s", b"{}"
+    yield "s", b" " * 70_000
+
+
+def wait_for_outputs(kafka: Broker, topics: Topics, records: int) -> None:
+    """Wait until each record has left a forecast or a dead letter."""
+    outputs = topics.forecasts, topics.dead_letters
+    read_committed(kafka.bootstrap_servers, *outputs, until=lambda found: len(found) == records)
 
 
 def ask(address: str, expression: str) -> list[dict[str, Any]]:
