@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import msgspec
 
 from schemas.signals import VITALS_BY_NAME, Signal
@@ -86,3 +88,40 @@ def vital_signs() -> ForecasterConfig:
 def univariate(signal: Signal, *, step_s: int = 60, horizons_s: tuple[int, ...] = (60,)) -> ForecasterConfig:
     """A forecaster of one signal of any kind."""
     return ForecasterConfig(inputs=(signal,), signals=(signal.name,), step_s=step_s, horizons_s=horizons_s)
+
+
+def restricted(config: ForecasterConfig, names: Collection[str]) -> ForecasterConfig:
+    """`config` without the inputs that are not in `names`."""
+    groups = (tuple(name for name in group if name in names) for group in config.groups)
+    return msgspec.structs.replace(
+        config,
+        inputs=tuple(signal for signal in config.inputs if signal.name in names),
+        signals=tuple(name for name in config.signals if name in names),
+        groups=tuple(group for group in groups if len(group) > 1),
+        witnesses=tuple(w for w in config.witnesses if w.name in names and w.of in names),
+    )
+
+
+def config_for(ranges: Mapping[str, tuple[float, float]], steps: int) -> ForecasterConfig:
+    """The forecaster for recordings with these columns (smallest and largest value), the longest `steps` long.
+
+    Vital signs are forecast as such. Columns of another kind, where there is no vital sign at all, are signals of their
+    own, plausible within their range and as much again to either side. Context and horizons shrink with the recordings.
+    """
+    config = vital_signs()
+    if set(config.signals) & set(ranges):
+        config = restricted(config, ranges)
+    else:
+        signals = tuple(
+            Signal(name=name, unit="1", low=low - max(high - low, 1.0), high=high + max(high - low, 1.0))
+            for name, (low, high) in sorted(ranges.items())
+        )
+        config = ForecasterConfig(inputs=signals, signals=tuple(signal.name for signal in signals))
+    kept = [
+        horizon for horizon, ahead in zip(config.horizons_s, config.horizon_steps, strict=True) if ahead <= steps / 3
+    ]
+    return msgspec.structs.replace(
+        config,
+        horizons_s=tuple(kept) or config.horizons_s[:1],
+        context_steps=max(min(config.context_steps, steps // 5), 1),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,22 @@ def read_stay(path: Path, config: ForecasterConfig) -> Stay:
         times.append(row.time.timestamp())
         rows.append([row.values.get(name, np.nan) for name in names])
     return from_readings(stay_id_of(path), np.array(times), np.array(rows).reshape(len(times), len(names)), config)
+
+
+def survey(paths: Iterable[Path], step_s: int) -> tuple[dict[str, tuple[float, float]], int]:
+    """Smallest and largest value of each column that has any, and the steps of the longest recording."""
+    ranges: dict[str, tuple[float, float]] = {}
+    longest = 0
+    for path in paths:
+        times = []
+        for row in read_rows(path):
+            times.append(row.time)
+            for name, value in row.values.items():
+                low, high = ranges.get(name, (value, value))
+                ranges[name] = min(low, value), max(high, value)
+        if times:
+            longest = max(longest, int((max(times) - min(times)).total_seconds() // step_s) + 1)
+    return ranges, longest
 
 
 def from_readings(

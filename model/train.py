@@ -17,8 +17,8 @@ from rich.progress import Progress, TextColumn, track
 from torch import Tensor, nn
 
 from model.augment import Copy, copies
-from model.config import ForecasterConfig, vital_signs
-from model.dataset import Stay, read_stay, scored_origins, split, steps_of, truth
+from model.config import ForecasterConfig, config_for
+from model.dataset import Stay, read_stay, scored_origins, split, steps_of, survey, truth
 from model.evaluate import evaluate
 from model.export import Checkpoint, save_checkpoint, write_artifact, write_card
 from model.features import LEVEL_FEATURE, Features, FeatureSet, Scaling
@@ -34,7 +34,7 @@ SEGMENT = 768  # steps of one stay in a batch: long against the LSTM's memory, s
 CHUNK = 96  # steps between updates; the LSTM's state is carried over, its gradient is not
 SEGMENTS = 24  # side by side in a batch
 STRIDE = 3  # heads on every third step: neighbours say nearly the same
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 WARM_UP = 60
 WEIGHT_DECAY = 0.02
 AVERAGING = 0.995  # of the weights; the average is what is exported
@@ -209,7 +209,7 @@ def _chunks(samples: Sequence[Sample], random: np.random.Generator) -> Iterator[
             first = int(random.integers(SEGMENT)) - SEGMENT  # the grid is drawn anew in each epoch
             for start in range(first, sample.length, SEGMENT):
                 segment = sample.cut(max(start, 0), start + SEGMENT)
-                if segment.length >= CHUNK // 2:
+                if segment.length >= min(CHUNK // 2, sample.length):
                     segments.append(segment)
         if not segments:
             raise ValueError("the training stays are too short")
@@ -289,10 +289,12 @@ def train_artifact(
 ) -> Manifest:
     """Train on all but `hold_out` of the recordings, score on those, write the artifact to `out`.
 
-    With `hold_out` 0 the artifact carries no scores. checkpoint : where to write the weights as well, if anywhere.
+    With `hold_out` 0 the artifact carries no scores.
+    config : by default what suits the recordings' columns.
+    checkpoint : where to write the weights as well, if anywhere.
     """
-    config = config or vital_signs()
     training, held_out = split(recordings, hold_out, seed)
+    config = config or config_for(*survey(track(training, "Looking at recordings"), step_s=60))
     stays = [read_stay(path, config) for path in track(training, "Reading recordings")]
     with Progress(*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")) as bar:
         task = bar.add_task("Training", total=updates, loss=math.nan)
