@@ -184,9 +184,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
         inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
         new = [partition for partition in inputs if partition not in self.lanes]
-        for partition in new:
-            self.lanes[partition] = self._new_lane(partition)
         try:
+            for partition in new:
+                self.lanes[partition] = self._new_lane(partition)
             await asyncio.gather(*(self.lanes[partition].open() for partition in new))
         except Exception as error:
             self.connection.on_failure(error)
