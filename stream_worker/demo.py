@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -40,7 +40,6 @@ HISTORY_MIN: Final = 120.0
 # The worker loads torch and the model, joins the group (3 s on the embedded broker) and is ready: about 8 s alone.
 READY_WITHIN_S: Final = 90.0
 STOP_WITHIN_S: Final = 3.0  # then it is killed: Ctrl-C promises an end within 5 s
-LOG_LINES_SHOWN: Final = 3
 
 
 class DemoError(Exception):
@@ -64,6 +63,7 @@ def run_demo(demo: Demo, console: Console) -> int:
 
     Nothing is left behind but, after a failure, the worker's log. Raises: DemoError, RecordingError, SettingsError.
     """
+    recordings = [] if demo.recordings is None else find_recordings(demo.recordings)[: demo.patients]
     end = None if demo.duration_s is None else time.monotonic() + demo.duration_s
     # Settings for a real broker must not reach into the demo, nor from here into its worker.
     for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
@@ -75,7 +75,7 @@ def run_demo(demo: Demo, console: Console) -> int:
         servers = stack.enter_context(embedded_broker(topics))
         settings = _settings(demo, servers, folder)
         footer = _say_where_things_are(console, settings)
-        feeder = stack.enter_context(_feeder(demo, settings, stop))
+        feeder = stack.enter_context(_feeder(demo, recordings, settings, stop))
         worker = stack.enter_context(_worker(settings, folder))
 
         def check() -> None:
@@ -90,8 +90,8 @@ def run_demo(demo: Demo, console: Console) -> int:
         stack.callback(feed.close)
         # The live page is served from here, beside the table and from the same ward.
         watch.show(Ward(), feed, stop, console=console, footer=footer, check=check)
-        readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
-        console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
+    readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
+    console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
     return 0
 
 
@@ -114,9 +114,14 @@ def _stop_on_signals() -> Iterator[threading.Event]:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for the worker's settings and log, kept only after a failure."""
+    """A folder for the worker's settings and log; kept if the demo fails after the worker's start."""
     folder = Path(mkdtemp(prefix="vitalcast-demo-"))
-    yield folder
+    try:
+        yield folder
+    except Exception:
+        if not _log(folder).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -144,6 +149,10 @@ def _config(folder: Path) -> Path:
     return folder / "vitalcast.toml"
 
 
+def _log(folder: Path) -> Path:
+    return folder / "worker.log"
+
+
 def _say_where_things_are(console: Console, settings: Settings) -> str:
     """Print it, and return the same for the foot of the live table."""
     kafka = f"Kafka {settings.bootstrap_servers} (topics vitals.*)"
@@ -162,7 +171,7 @@ class _Worker:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._health = f"http://{HOST}:{settings.http_port}/health/ready"
-        self._log = folder / "worker.log"
+        self._log = _log(folder)
         command = [sys.executable, "-m", "stream_worker.cli", "worker", "--config", str(_config(folder))]
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches the demo alone, which then ends the worker in order.
@@ -173,11 +182,14 @@ class _Worker:
     def check(self) -> None:
         """Raises: DemoError if the worker has ended."""
         code = self._process.poll()
-        if code is not None:
-            tail = " | ".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES_SHOWN:])
-            raise DemoError(f"the worker ended with exit code {code}; its log is {self._log}, the end of it: {tail}")
+        if code is None:
+            return
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        reasons = [line for line in lines if line.startswith("vitalcast: ")]
+        reason = reasons[-1].removeprefix("vitalcast: ") if reasons else f"exit code {code}"
+        raise DemoError(f"the worker ended: {reason} (its log: {self._log})")
 
-    def wait_until_ready(self, stop: threading.Event, check: Any) -> None:
+    def wait_until_ready(self, stop: threading.Event, check: Callable[[], None]) -> None:
         """Return once it is ready, or `stop` is set. Raises: DemoError if it ends or takes too long."""
         end = time.monotonic() + READY_WITHIN_S
         while not stop.wait(0.2) and not self._is_ready():
@@ -214,8 +226,9 @@ def _worker(settings: Settings, folder: Path) -> Iterator[_Worker]:
 class _Feeder:
     """Patients or recordings, sent by a thread, held back at the worker's lag."""
 
-    def __init__(self, demo: Demo, settings: Settings, stop: threading.Event) -> None:
+    def __init__(self, demo: Demo, recordings: Sequence[Path], settings: Settings, stop: threading.Event) -> None:
         self._demo = demo
+        self._recordings = recordings
         self._stop = stop
         self._limit = LagLimit(settings)
         self._sender = Sender(settings, self._limit)
@@ -236,10 +249,10 @@ class _Feeder:
 
     def _run(self) -> None:
         try:
-            if self._demo.recordings is None:
-                self._simulate()
+            if self._recordings:
+                self._replay()
             else:
-                self._replay(self._demo.recordings)
+                self._simulate()
         except Exception as error:
             self._error = error
 
@@ -249,15 +262,14 @@ class _Feeder:
         send(history(ward, until=start, minutes=HISTORY_MIN), self._sender, self._stop)
         send(live(ward, start=start, rate=1.0), self._sender, self._stop)
 
-    def _replay(self, folder: Path) -> None:
-        recordings = find_recordings(folder)[: self._demo.patients]
-        tracks = tracks_of(recordings, "begin_together")
+    def _replay(self) -> None:
+        tracks = tracks_of(self._recordings, "begin_together")
         replay(tracks, self._sender, speed=self._demo.speed, head_start_s=HISTORY_MIN * 60, stop=self._stop)
 
 
 @contextmanager
-def _feeder(demo: Demo, settings: Settings, stop: threading.Event) -> Iterator[_Feeder]:
-    feeder = _Feeder(demo, settings, stop)
+def _feeder(demo: Demo, recordings: Sequence[Path], settings: Settings, stop: threading.Event) -> Iterator[_Feeder]:
+    feeder = _Feeder(demo, recordings, settings, stop)
     try:
         yield feeder
     finally:

@@ -18,7 +18,7 @@ import msgspec
 
 from schemas.reading import READING_V1
 from schemas.recordings import RecordingError, Row, read_rows, stay_id_of
-from stream_worker.sender import Sender
+from stream_worker.outbox import Outbox
 
 PROGRESS_EVERY: Final = 500  # records
 LONGEST_WAIT_S: Final = 0.2  # so that a stop is noticed soon
@@ -54,6 +54,8 @@ class Progress(NamedTuple):
 
 
 class _Span(NamedTuple):
+    """A recording's rows, and its first and last time with a value: real ones can begin with days of nothing."""
+
     path: Path
     rows: int
     first: datetime
@@ -66,7 +68,7 @@ def tracks_of(paths: Sequence[Path], alignment: Alignment = "recorded", now: dat
     recorded : times as recorded; all begin together.
     end_now : each recording's newest row is at `now`, so the shorter ones begin later.
     begin_together : all begin together in shifted time too, and the longest one ends at `now`.
-    Raises: RecordingError, also if a recording has no rows.
+    Raises: RecordingError, also if a recording has no values at all.
     """
     spans = [_span(path) for path in paths]
     longest = max(span.last - span.first for span in spans)
@@ -84,10 +86,15 @@ def tracks_of(paths: Sequence[Path], alignment: Alignment = "recorded", now: dat
 
 
 def _span(path: Path) -> _Span:
-    times = [row.time for row in read_rows(path)]
+    rows = 0
+    times = []
+    for row in read_rows(path):
+        rows += 1
+        if row.values:
+            times.append(row.time)
     if not times:
-        raise RecordingError(f"{path.name}: no rows")
-    return _Span(path, len(times), min(times), max(times))
+        raise RecordingError(f"{path.name}: no values")
+    return _Span(path, rows, min(times), max(times))
 
 
 def merge(tracks: Sequence[Track]) -> Iterator[Due]:
@@ -111,7 +118,7 @@ _encode = msgspec.json.Encoder().encode
 
 def replay(
     tracks: Sequence[Track],
-    sender: Sender,
+    sender: Outbox,
     *,
     speed: float | None,
     head_start_s: float = 0.0,

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from schemas.reading import READING_V1
-from stream_worker.sender import Sender
+from stream_worker.outbox import Outbox
 from stream_worker.simulator.episodes import SCRIPT
 from stream_worker.simulator.patient import Patient
 
@@ -68,7 +68,7 @@ _encode = msgspec.json.Encoder().encode
 
 def send(
     moments: Iterator[Moment],
-    sender: Sender,
+    outbox: Outbox,
     stop: threading.Event,
     *,
     clock: Callable[[], float] = time.time,
@@ -81,8 +81,8 @@ def send(
             stop.wait(min(left, LONGEST_WAIT_S))
         if stop.is_set():
             break
-        sender.send(patient.stay_id, reading(patient, at))
+        outbox.send(patient.stay_id, reading(patient, at))
         count += 1
         report(count)
-    sender.flush()
+    outbox.flush()
     return count

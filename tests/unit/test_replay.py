@@ -1,0 +1,114 @@
+"""Replay without Kafka: placing recordings in time, merging them, and sending in order."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.codec import decode
+from schemas.reading import Reading
+from schemas.recordings import RecordingError, Row, find_recordings
+from stream_worker.replay import Progress, encode_row, merge, replay, tracks_of
+from tests.outbox import ListOutbox
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+def write(folder: Path, stay_id: str, start: str, values: Sequence[float | None]) -> Path:
+    """A recording of one signal, a row a minute from `start`."""
+    begin = datetime.fromisoformat(start)
+    rows = [f"{(begin + timedelta(minutes=m)).isoformat()},{'' if v is None else v}" for m, v in enumerate(values)]
+    path = folder / f"{stay_id}.csv.gz"
+    path.write_bytes(gzip.compress("\n".join(["time,hr", *rows, ""]).encode()))
+    return path
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> list[Path]:
+    """Stay a, three minutes; stay b, four years later, five minutes of which the first and the third are empty."""
+    write(tmp_path, "a", "2011-06-02T16:00:00Z", [80, 81, 82])
+    write(tmp_path, "b", "2015-01-01T03:00:00Z", [None, 90, None, 92, 93])
+    return find_recordings(tmp_path)
+
+
+def sent_by(ward: list[Path], **options: Any) -> list[tuple[str, dict[str, Any]]]:
+    sender = ListOutbox()
+    replay(tracks_of(ward, now=NOW, **options), sender, speed=None)
+    return [(stay_id, json.loads(record)) for stay_id, record in sender.records]
+
+
+def test_stays_begin_together_and_keep_their_recorded_times(ward: list[Path]) -> None:
+    sent = sent_by(ward)
+    assert [stay_id for stay_id, _ in sent] == ["a", "b", "a", "a", "b", "b"]
+    assert sent[0][1]["observed_at"] == "2011-06-02T16:00:00Z"
+    assert sent[1][1]["observed_at"] == "2015-01-01T03:01:00Z"
+
+
+def test_rows_without_a_value_are_skipped_and_counted(ward: list[Path]) -> None:
+    done = replay(tracks_of(ward), ListOutbox(), speed=None)
+    assert (done.sent, done.skipped, done.failed) == (6, 2, 0)
+
+
+def test_shifted_to_now_each_recording_ends_now(ward: list[Path]) -> None:
+    sent = sent_by(ward, alignment="end_now")
+    ends = {stay_id: record["observed_at"] for stay_id, record in sent}
+    assert ends == {"a": "2026-11-22T12:00:00Z", "b": "2026-11-22T12:00:00Z"}
+    times = [record["observed_at"] for _, record in sent]
+    assert times == sorted(times)
+
+
+def test_begun_together_the_longest_recording_ends_now(ward: list[Path]) -> None:
+    sent = sent_by(ward, alignment="begin_together")
+    starts: dict[str, str] = {}
+    for stay_id, record in sent:
+        starts.setdefault(stay_id, record["observed_at"])
+    assert starts == {"a": "2026-11-22T11:57:00Z", "b": "2026-11-22T11:57:00Z"}
+    assert max(record["observed_at"] for _, record in sent) == "2026-11-22T12:00:00Z"
+
+
+def test_a_stay_stays_in_the_order_of_its_file_even_if_that_goes_back(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv.gz"
+    lines = ["time,hr", "2011-06-02T16:02:00Z,1", "2011-06-02T16:00:00Z,2", "2011-06-02T16:01:00Z,3"]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    other = write(tmp_path, "d", "2011-06-02T16:00:00Z", [4, 5, 6])
+    order = [due.row.values["hr"] for due in merge(tracks_of([path, other])) if due.stay_id == "c"]
+    assert order == [1, 2, 3]
+
+
+def test_what_is_sent_is_a_reading_of_the_contract() -> None:
+    record = encode_row("s-0041", Row(NOW, {"hr": 88.0, "spo2": 97.5}))
+    assert decode(record) == Reading(stay_id="s-0041", observed_at=NOW, vitals={"hr": 88.0, "spo2": 97.5})
+
+
+def test_speed_is_times_real_time_and_the_head_start_is_sent_at_once(ward: list[Path]) -> None:
+    began = time.monotonic()
+    replay(tracks_of(ward), ListOutbox(), speed=600, head_start_s=60)
+    assert 0.15 <= time.monotonic() - began < 2  # 3 min, less 1 min, 600 times as fast: 0.2 s
+
+
+def test_a_stop_ends_a_slow_replay_at_once(ward: list[Path]) -> None:
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    began = time.monotonic()
+    done = replay(tracks_of(ward), ListOutbox(), speed=0.001, stop=stop)
+    assert time.monotonic() - began < 2
+    assert done.sent < 6
+
+
+def test_progress_ends_with_everything(ward: list[Path]) -> None:
+    seen: list[Progress] = []
+    replay(tracks_of(ward), ListOutbox(), speed=None, report=seen.append)
+    assert seen[-1].sent + seen[-1].skipped == sum(track.rows for track in tracks_of(ward))
+
+
+def test_a_recording_without_values_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match=r"e\.csv\.gz: no values"):
+        tracks_of([write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])])
