@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from rich.progress import track
 
 from model.config import ForecasterConfig, vital_signs
@@ -20,7 +19,7 @@ from model.evaluate import Evaluation, Report, Rival, evaluate, publish, rival_g
 from model.export import write_artifact
 from model.manifest import Training
 from model.predictor import Predictor
-from model.train import UPDATES, fit
+from model.train import UPDATES, fit, one_thread
 from schemas.recordings import find_recordings
 
 
@@ -64,7 +63,8 @@ def cross_validate(
 
 def _trained(stays: Sequence[Stay], config: ForecasterConfig, seed: int, updates: int) -> Predictor:
     """A model of `stays`, by way of its artifact: what is scored is what would serve."""
-    forecaster = fit(stays, config, seed=seed, updates=updates)
+    with one_thread():
+        forecaster = fit(stays, config, seed=seed, updates=updates)
     names = tuple(stay.stay_id for stay in stays)
     training = Training(data="", stays=names, held_out=(), seed=seed, updates=updates, revision="", trained_at="")
     with TemporaryDirectory() as folder:
@@ -99,7 +99,6 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument("--no-baselines", action="store_true")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the batches are small: more threads wait for each other
     report = cross_validate(
         find_recordings(*arguments.recordings),
         vital_signs(),

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -275,6 +276,17 @@ def _average(average: nn.Module, network: nn.Module, keep: float) -> None:
         kept.lerp_(weight, 1.0 - keep)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one core: these batches are small, so that more threads would wait for each other, and differ by run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def train_artifact(
     recordings: list[Path],
     out: Path,
@@ -296,7 +308,8 @@ def train_artifact(
     training, held_out = split(recordings, hold_out, seed)
     config = config or config_for(*survey(track(training, "Looking at recordings"), step_s=60))
     stays = [read_stay(path, config) for path in track(training, "Reading recordings")]
-    with Progress(*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")) as bar:
+    columns = *Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")
+    with one_thread(), Progress(*columns) as bar:
         task = bar.add_task("Training", total=updates, loss=math.nan)
         forecaster = fit(
             stays,
