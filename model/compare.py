@@ -15,7 +15,7 @@ from rich.progress import track
 
 from model.config import ForecasterConfig, vital_signs
 from model.dataset import Floats, Stay, folds, read_stay
-from model.evaluate import Evaluation, Report, Rival, evaluate, publish, rival_gains, rivals_of
+from model.evaluate import Evaluation, Report, Rival, evaluate, evaluate_degraded, publish, rival_gains, rivals_of
 from model.export import write_artifact
 from model.manifest import Training
 from model.predictor import Predictor
@@ -37,11 +37,14 @@ def cross_validate(
     stays: list[Stay] = []
     forecasts: list[Floats] = []
     rivals: list[Rival] = []
+    degraded: list[Evaluation] = []
     parts = folds(recordings, count, seed)
     known = {path: read_stay(path, config) for path in track(recordings, "Reading recordings")}
     for part in parts:
         training = [known[path] for path in recordings if path not in part]
-        found = evaluate(_trained(training, config, seed, updates), [known[path] for path in part])
+        predictor = _trained(training, config, seed, updates)
+        found = evaluate(predictor, [known[path] for path in part])
+        degraded.append(evaluate_degraded(predictor, found.stays, seed))
         stays += found.stays
         forecasts += found.forecasts
         if baselines:
@@ -54,11 +57,22 @@ def cross_validate(
         scores=evaluation.scores(),
         stays=evaluation.alone(),
         rivals=tuple(rivals),
+        degraded=joined(degraded).scores(),
         seen=False,
         page=str(out / "report.html"),
     )
     publish(report, evaluation)
     return report
+
+
+def joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """Evaluations of different degraded stays as one."""
+    return Evaluation(
+        parts[0].config,
+        [stay for part in parts for stay in part.stays],
+        [forecast for part in parts for forecast in part.forecasts],
+        [stay for part in parts for stay in part.whole or ()],
+    )
 
 
 def _trained(stays: Sequence[Stay], config: ForecasterConfig, seed: int, updates: int) -> Predictor:

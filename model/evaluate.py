@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from model.augment import copies
 from model.config import ForecasterConfig
 from model.dataset import Floats, Stay, by_length, read_stay, scored_origins, steps_of, truth
 from model.manifest import Manifest, Score
@@ -21,6 +22,8 @@ from model.predictor import Predictor
 from schemas.recordings import stay_id_of
 
 Doubles = NDArray[np.float64]
+
+FRESH_S = 600.0  # a value older than this says little about the next minutes
 
 
 class Cell(NamedTuple):
@@ -46,6 +49,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What an evaluation found.
 
     scores : pooled, each origin counting once. stays : the same for each stay alone, by stay_id.
+    degraded : pooled, on copies of the stays as wards degrade data (`model.augment`), the same ones for each artifact.
     seen : whether these stays were used in training, so that the figures flatter. page : the report with its plots.
     """
 
@@ -55,26 +59,35 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     scores: tuple[Score, ...]
     stays: Mapping[str, tuple[Score, ...]]
     rivals: tuple[Rival, ...]
+    degraded: tuple[Score, ...]
     seen: bool
     page: str
 
 
 class Evaluation(NamedTuple):
-    """Stays with the forecasts made at each of their steps, float32 (T, V, H, Q)."""
+    """Stays with the forecasts made at each of their steps, float32 (T, V, H, Q).
+
+    whole : the same stays before they were degraded, where the truth is looked up. Then an origin counts if its
+    signal's last value is at most FRESH_S old: few would have enough steps observed.
+    """
 
     config: ForecasterConfig
     stays: Sequence[Stay]
     forecasts: Sequence[Floats]
+    whole: Sequence[Stay] | None = None
 
     def cell(self, signal: str, horizon_s: int) -> Cell:
         """The scored origins of one signal and horizon, stay after stay."""
         config = self.config
         v, h, column = config.signals.index(signal), config.horizons_s.index(horizon_s), config.input_index(signal)
         parts = []
-        for stay, forecast in zip(self.stays, self.forecasts, strict=True):
-            later = truth(stay, config)[:, v, h]
-            kept = scored_origins(stay, config)[:, v] & ~np.isnan(later)
-            parts.append((later[kept], forecast[kept, v, h], stay.x[kept, column]))
+        for stay, forecast, whole in zip(self.stays, self.forecasts, self.whole or self.stays, strict=True):
+            later = truth(whole, config)[:, v, h]
+            counts = scored_origins(stay, config)[:, v] if whole is stay else stay.elapsed[:, column] <= FRESH_S
+            kept = counts & ~np.isnan(later)
+            observed = np.where(stay.observed[:, column], np.arange(stay.length), 0)
+            last = stay.x[np.maximum.accumulate(observed), column]
+            parts.append((later[kept], forecast[kept, v, h], last[kept]))
         return Cell(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def scores(self) -> tuple[Score, ...]:
@@ -106,6 +119,14 @@ def evaluate(predictor: Predictor, stays: Sequence[Stay]) -> Evaluation:
         for forecast, row in zip(forecasts, quantiles.numpy(), strict=False):  # stays that ended have no row any more
             forecast[batch.t] = row
     return Evaluation(config, ordered, forecasts)
+
+
+def evaluate_degraded(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) -> Evaluation:
+    """The forecasts of `predictor` where it sees degraded copies of `stays`, drawn with `seed`."""
+    drawn = list(copies(stays, config_of(predictor.manifest), np.random.default_rng(seed)))
+    found = evaluate(predictor, [copy.seen for copy in drawn])
+    whole = {id(copy.seen): copy.whole for copy in drawn}
+    return found._replace(whole=[whole[id(stay)] for stay in found.stays])
 
 
 def config_of(manifest: Manifest) -> ForecasterConfig:
@@ -174,6 +195,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         scores=evaluation.scores(),
         stays=evaluation.alone(),
         rivals=rivals,
+        degraded=evaluate_degraded(predictor, evaluation.stays).scores(),
         seen=not unseen,
         page=str(page),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.config import ForecasterConfig
-from model.evaluate import Cell, evaluate, evaluate_artifact, score
+from model.evaluate import Cell, evaluate, evaluate_artifact, evaluate_degraded, score
 from model.export import export_artifact
 from model.features import FeatureSet
 from model.losses import pinball
@@ -115,10 +115,29 @@ def test_a_checkpoint_gives_the_artifact_again_and_a_report(value_config: Foreca
     assert report.scores == trained.scores
     assert set(report.stays) == set(trained.training.held_out)
     assert not report.seen
+    assert [found.signal for found in report.degraded] == ["value", "value"]
     assert {rival.label for rival in report.rivals} == {"best mean", "ridge", "boosted trees"}
     page = Path(report.page).read_text(encoding="utf-8")
     assert "Reliability" in page
     assert page.count("data:image/png") == 3
+
+
+def test_degraded_copies_are_scored_against_what_was_there(predictor: Predictor, vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 300, seed=9)
+    found = evaluate_degraded(predictor, [stay], seed=2)
+    cell = found.cell("hr", 300)
+    truths, v = stay.x[:, vitals.input_index("hr")], vitals.signals.index("hr")
+    seen, whole, forecast = found.stays[0], (found.whole or ())[0], found.forecasts[0]
+    assert 0 < len(cell.y) < seen.length
+    assert set(cell.y.tolist()) <= set(truths.tolist()) | set(np.round(truths).tolist())
+    origins = [
+        t
+        for t in range(seen.length - 5)
+        if seen.elapsed[t, v] <= 600 and whole.observed[t + 5, vitals.input_index("hr")]
+    ]
+    first = [np.flatnonzero(seen.observed[: t + 1, vitals.input_index("hr")])[-1] for t in origins]
+    np.testing.assert_array_equal(cell.last[: len(origins)], seen.x[first, vitals.input_index("hr")])
+    np.testing.assert_array_equal(cell.quantiles[: len(origins)], forecast[origins, v, 1])
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
