@@ -173,10 +173,17 @@ class _Worker:
         self._health = f"http://{HOST}:{settings.http_port}/health/ready"
         self._log = _log(folder)
         command = [sys.executable, "-m", "stream_worker.cli", "worker", "--config", str(_config(folder))]
+        environment = {**os.environ, "TMPDIR": str(folder)}  # what the worker leaves there goes with the folder
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches the demo alone, which then ends the worker in order.
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def check(self) -> None:

@@ -1,0 +1,93 @@
+"""`vitalcast demo` as a user starts it, without a terminal: forecasts within a minute, and a clean end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.kafka_broker import free_port
+from tests.worker_process import VITALCAST, run_vitalcast, settings_environment
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class DemoProcess:
+    """A running demo; its output is in `lines`."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self._output = folder / "demo.out"
+        self.port = free_port()
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [*VITALCAST, "demo", "--port", str(self.port), *arguments],
+                cwd=folder,
+                env=settings_environment({}) | {"TMPDIR": str(folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def output(self) -> str:
+        return self._output.read_text(encoding="utf-8")
+
+    def wait_for(self, words: str, within_s: float) -> None:
+        end = time.monotonic() + within_s
+        while words not in self.output():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < end, self.output()
+            time.sleep(0.1)
+
+    def children(self) -> list[psutil.Process]:
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[DemoProcess]:
+    running = DemoProcess(tmp_path, "--patients", "3")
+    yield running
+    if running.process.poll() is None:
+        running.process.terminate()
+        running.process.wait(10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_shows_forecasts_and_ends_cleanly(demo: DemoProcess, tmp_path: Path, number: signal.Signals) -> None:
+    demo.wait_for("from vitals.forecasts", within_s=60)
+    demo.wait_for("worker running, 4 partitions", within_s=20)
+    assert "3 beds" in demo.output()
+    assert "at_least_once" in demo.output()
+    assert f"http://127.0.0.1:{demo.port}/metrics" in demo.output()
+    children = demo.children()
+    assert children, "the worker is a process of its own"
+
+    asked = time.monotonic()
+    demo.process.send_signal(number)
+    assert demo.process.wait(10) == 0, demo.output()
+    assert time.monotonic() - asked < 5
+    assert [child for child in children if child.is_running()] == []
+    assert not list(tmp_path.glob("vitalcast-*")), "nothing is left behind"
+    assert "Traceback" not in demo.output()
+
+
+def test_a_demo_whose_worker_dies_says_so_and_keeps_its_log(demo: DemoProcess, tmp_path: Path) -> None:
+    demo.wait_for("from vitals.forecasts", within_s=60)
+    for child in demo.children():
+        child.kill()
+    assert demo.process.wait(20) == 1
+    (log,) = tmp_path.glob("vitalcast-demo-*/worker.log")
+    assert f"the worker ended: exit code -9 (its log: {log})" in demo.output().splitlines()[-1]
+
+
+def test_a_demo_of_recordings_ends_after_its_duration(recordings: Path, tmp_path: Path) -> None:
+    options = ("--recordings", str(recordings.resolve()), "--patients", "4", "--speed", "120", "--duration", "30")
+    result = run_vitalcast("demo", "--port", "0", *options, folder=tmp_path, timeout_s=120)
+    assert result.returncode == 0, result.stderr
+    assert "BEHIND THE CLOCK" in result.stdout
+    assert "from vitals.forecasts" in result.stdout
