@@ -42,9 +42,8 @@ class Network(nn.Module):
         nn.init.zeros_(self.gates.weight)
         nn.init.zeros_(self.shape.weight)
         with torch.no_grad():
-            self.shape.weight.view(quantiles + 1, horizons, -1)[
-                -1, :, -signals:
-            ] = -4.0  # hardly any threshold at first
+            threshold = self.shape.weight.view(quantiles + 1, horizons, -1)[-1]
+            threshold[:, -signals:] = -4.0  # hardly any at first
 
         members = torch.zeros(self.peers, signals, dtype=torch.long)
         known = torch.zeros(self.peers, signals)

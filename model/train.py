@@ -134,9 +134,8 @@ def _sample(
 
 def typical_changes(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
     """(H, V) mean absolute change of the scored origins, in clinical units, and (V,) their mean scale."""
-    total = torch.zeros(samples[0].change.shape[:2], dtype=torch.float64)
-    count, scale, origins = total.clone(), torch.zeros(total.shape[1], dtype=torch.float64), torch.zeros(1)
-    origins = torch.zeros(total.shape[1], dtype=torch.float64)
+    total, count = torch.zeros(2, *samples[0].change.shape[:2], dtype=torch.float64)
+    scale, origins = torch.zeros(2, total.shape[1], dtype=torch.float64)
     for sample in samples:
         scored = sample.weight >= 1.0
         known = scored & ~sample.change.isnan()
