@@ -182,7 +182,8 @@ class ReadingsAgent:
             if partition not in self.partitions:
                 continue
             lag = lag_of(partition)
-            self._metrics.consumer_lag.labels(str(partition)).set(lag or 0)
+            if lag is not None:
+                self._metrics.consumer_lag.labels(str(partition)).set(lag)
             if lag == 0:
                 result = self.pipeline.check_silence(partition, now)
                 if result.alerts or result.state:

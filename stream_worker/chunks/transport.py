@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -67,12 +67,27 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level=connection.isolation_level,
-            max_poll_records=4 * connection.chunk_records,
             max_partition_fetch_bytes=MAX_FETCH_BYTES,
             session_timeout_ms=session_timeout_ms,
             heartbeat_interval_ms=session_timeout_ms // 5,
             rebalance_timeout_ms=60_000,
+            max_poll_records=connection.chunk_records,
         )
+
+    async def _fetch_records(
+        self, consumer: aiokafka.AIOKafkaConsumer, active_partitions: set[TP], timeout: float, max_records: int
+    ) -> Mapping[TP, Records]:
+        """An equal share of what each partition has; waits only if none has anything.
+
+        Stock aiokafka fills a fetch from one partition before it looks at the next, so that under load each chunk
+        would hold one partition only, and few stays with many readings each.
+        """
+        fetch = super()._fetch_records
+        share = max(1, max_records // len(active_partitions))
+        fetched: dict[TP, Records] = {}
+        for partition in active_partitions:
+            fetched.update(await fetch(consumer, {partition}, timeout=0, max_records=share))
+        return fetched or await fetch(consumer, active_partitions, timeout=timeout, max_records=share)
 
 
 class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
@@ -92,24 +107,14 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """The fetched records as chunks; stops at once when the partitions may have changed hands."""
+        """What was fetched as one chunk; nothing when the partitions may have changed hands."""
         generation = self.app.consumer_generation_id
         fetched = await self._fetch(timeout)
         if not self.flow_active:
             await self._rewind()
             return
-        for chunk in self._chunks(fetched):
-            if not self.flow_active or self.app.consumer_generation_id != generation or self.should_stop:
-                return
-            yield self._chunk_message(chunk)
-
-    def _chunks(self, fetched: Mapping[TP, Records]) -> Iterator[Chunk]:
-        """Cut what was fetched into chunks, each with an equal share of every partition that has records left."""
-        rest = {TopicPartition(*tp): records for tp, records in fetched.items() if records}
-        while rest:
-            share = max(1, self.connection.chunk_records // len(rest))
-            yield {partition: records[:share] for partition, records in rest.items()}
-            rest = {partition: records[share:] for partition, records in rest.items() if len(records) > share}
+        if fetched and self.app.consumer_generation_id == generation and not self.should_stop:
+            yield self._chunk_message({TopicPartition(*tp): records for tp, records in fetched.items()})
 
     async def _fetch(self, timeout: float) -> Mapping[TP, Records]:
         if not self.flow_active:
