@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from rich.console import Console
@@ -32,6 +30,7 @@ from stream_worker.replay import replay, tracks_of
 from stream_worker.sender import LagLimit, Sender
 from stream_worker.settings import Settings, load_settings
 from stream_worker.simulator.feed import admit, history, live, send
+from stream_worker.stopping import stop_on_signals
 from stream_worker.ward import Ward
 from stream_worker.ward_feed import WardFeed
 
@@ -69,7 +68,7 @@ def run_demo(demo: Demo, console: Console) -> int:
     for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
         del os.environ[name]
     with ExitStack() as stack:
-        stop = stack.enter_context(_stop_on_signals())
+        stop = stack.enter_context(stop_on_signals(second_interrupts=False))
         folder = stack.enter_context(_folder())
         topics = ("vitals.readings", "vitals.forecasts", "vitals.alerts", "vitals.dead-letters")
         servers = stack.enter_context(embedded_broker(topics))
@@ -93,23 +92,6 @@ def run_demo(demo: Demo, console: Console) -> int:
     readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
     console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
     return 0
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set. No exception, so that all ends in order."""
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
 
 
 @contextmanager
@@ -237,8 +219,7 @@ class _Feeder:
         self._demo = demo
         self._recordings = recordings
         self._stop = stop
-        self._limit = LagLimit(settings)
-        self._sender = Sender(settings, self._limit)
+        self._sender = Sender(settings, LagLimit(settings, stop))
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
         self._thread.start()
@@ -251,7 +232,6 @@ class _Feeder:
     def end(self) -> None:
         """Stop sending."""
         self._stop.set()
-        self._limit.stop()
         self._thread.join(1.0)
 
     def _run(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from schemas.recordings import find_recordings
 from stream_worker.replay import Progress, replay, tracks_of
 from stream_worker.sender import Sender, backpressure_of
 from stream_worker.settings import Settings
+from stream_worker.stopping import stop_on_signals
 
 
 def run_replay(
@@ -24,31 +24,26 @@ def run_replay(
     Raises: RecordingError, BrokerUnreachableError, KafkaFaultError.
     """
     recordings = find_recordings(*paths)
-    sender = Sender(settings, backpressure_of(settings))
-    with console.status("Reading the recordings"):
-        tracks = tracks_of(recordings, "end_now" if shift_to_now else "recorded")
-    total = sum(track.rows for track in tracks)
-    stop = threading.Event()
-    done = Progress()
-    columns = (TextColumn("Replay"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with ProgressBar(*columns, TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("replay", total=total, rate="")
+    with stop_on_signals() as stop:
+        sender = Sender(settings, backpressure_of(settings, stop))
+        with console.status("Reading the recordings"):
+            tracks = tracks_of(recordings, "end_now" if shift_to_now else "recorded")
+        with _bar(console) as bar:
+            task = bar.add_task("replay", total=sum(track.rows for track in tracks), rate="")
 
-        def report(progress: Progress) -> None:
-            nonlocal done
-            done = progress
-            found = bar.tasks[task].speed
-            rows = progress.sent + progress.skipped + progress.failed
-            bar.update(task, completed=rows, rate="" if found is None else f"{found:,.0f}/s")
+            def report(progress: Progress) -> None:
+                speed = bar.tasks[task].speed
+                rows = progress.sent + progress.skipped + progress.failed
+                bar.update(task, completed=rows, rate="" if speed is None else f"{speed:,.0f}/s")
 
-        try:
             done = replay(tracks, sender, speed=speed, report=report, stop=stop)
-            was_interrupted = False
-        except KeyboardInterrupt:
-            was_interrupted = True
-            sender.flush()
-    sender.close()
-    early = ", ended early" if was_interrupted else ""
-    failed = f", failed {sender.failed}" if sender.failed else ""
-    console.print(f"sent {sender.sent}, skipped {done.skipped} without a value{failed}{early}", highlight=False)
-    return 1 if sender.failed or was_interrupted else 0
+        sender.close()
+    failed = f", failed {done.failed}" if done.failed else ""
+    early = ", ended early" if stop.is_set() else ""
+    console.print(f"sent {done.sent}, skipped {done.skipped} without a value{failed}{early}", highlight=False)
+    return 1 if done.failed or stop.is_set() else 0
+
+
+def _bar(console: Console) -> ProgressBar:
+    columns = (TextColumn("Replay"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    return ProgressBar(*columns, TimeRemainingColumn(), console=console)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -102,28 +102,24 @@ class LagLimit:
     Keeps the embedded broker from dropping records the worker has not seen: it holds about 5 MB for each partition.
     """
 
-    def __init__(self, settings: Settings, records: int = 4000, poll_s: float = 0.05) -> None:
+    def __init__(self, settings: Settings, stop: threading.Event, records: int = 4000, poll_s: float = 0.05) -> None:
         self._admin: KafkaAdminClient = clients.admin(settings)
         self._group = settings.app_id
         self._topic = settings.readings_topic
+        self._stop = stop
         self._records = records
         self._poll_s = poll_s
         self._start: dict[int, int] = {}  # what the worker had read before, by partition
         self._read: dict[int, int] = {}  # and has read since
-        self._stopped = False
 
     def wait_for_room(self, sent: dict[int, int]) -> None:
-        """Return once no partition is too far ahead of the worker, or after `stop`."""
+        """Return once no partition is too far ahead of the worker, or `stop` is set."""
         self._start = self._start or self._committed(sent)
-        while not self._stopped and self._is_behind(sent):
+        while not self._stop.is_set() and self._is_behind(sent):
             committed = self._committed(sent)
             self._read = {partition: offset - self._start[partition] for partition, offset in committed.items()}
             if self._is_behind(sent):
-                time.sleep(self._poll_s)
-
-    def stop(self) -> None:
-        """Wait no more, now and later."""
-        self._stopped = True
+                self._stop.wait(self._poll_s)
 
     def _is_behind(self, sent: dict[int, int]) -> bool:
         return any(count - self._read.get(partition, 0) > self._records for partition, count in sent.items())
@@ -134,11 +130,11 @@ class LagLimit:
         return {tp.partition: max(0, found.offset) for tp, found in offsets.items()}
 
 
-def backpressure_of(settings: Settings) -> LagLimit | None:
+def backpressure_of(settings: Settings, stop: threading.Event) -> LagLimit | None:
     """What holds a sender back: the worker's lag on the embedded broker, nothing on a real one, which keeps records."""
     client = clients.admin(settings)
     try:
         with clients.one_line_errors(settings):
-            return LagLimit(settings) if clients.is_embedded(client) else None
+            return LagLimit(settings, stop) if clients.is_embedded(client) else None
     finally:
         client.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Final
@@ -21,6 +23,7 @@ from rich.text import Text
 from schemas.alert import Alert, Priority
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.settings import Settings
+from stream_worker.stopping import stop_on_signals
 from stream_worker.ward import RANK, Bed, Ward
 from stream_worker.ward_feed import WardFeed
 
@@ -223,18 +226,15 @@ def run_watch(settings: Settings, console: Console, duration_s: float | None = N
 
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
-    ward, stop = Ward(), threading.Event()
-    feed = WardFeed(settings)
-    timer = threading.Timer(duration_s or 0.0, stop.set)
-    timer.daemon = True
-    if duration_s is not None:
-        timer.start()
-    try:
-        show(ward, feed, stop, console=console, footer=f"Kafka {settings.bootstrap_servers} · Ctrl-C ends")
-    except KeyboardInterrupt:
-        pass  # the usual end
-    finally:
-        feed.close()
+    end = math.inf if duration_s is None else time.monotonic() + duration_s
+    footer = f"Kafka {settings.bootstrap_servers} · Ctrl-C ends"
+    with closing(WardFeed(settings)) as feed, stop_on_signals() as stop:
+
+        def check() -> None:
+            if time.monotonic() >= end:
+                stop.set()
+
+        show(Ward(), feed, stop, console=console, footer=footer, check=check)
 
 
 def _follow(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 from rich.console import Console
@@ -10,6 +9,7 @@ from rich.console import Console
 from stream_worker.sender import Sender, backpressure_of
 from stream_worker.settings import Settings
 from stream_worker.simulator.feed import admit, history, live, send
+from stream_worker.stopping import stop_on_signals
 
 REPORT_EVERY_S = 10.0
 
@@ -28,28 +28,24 @@ def run_simulate(
 
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
-    sender = Sender(settings, backpressure_of(settings))
-    stop = threading.Event()
-    start = time.time()
-    ward = admit(patients, seed=seed, start=start)
-    console.print(
-        f"{patients} patients, {rate:g} readings/s each, to {settings.readings_topic}. Ctrl-C ends.", highlight=False
-    )
-    due = time.monotonic() + REPORT_EVERY_S
-
-    def report(count: int) -> None:
-        nonlocal due
-        if duration_s is not None and time.time() - start >= duration_s:
-            stop.set()
-        if time.monotonic() >= due:
-            due = time.monotonic() + REPORT_EVERY_S
-            console.print(f"{count} readings sent", highlight=False)
-
-    try:
+    with stop_on_signals() as stop:
+        sender = Sender(settings, backpressure_of(settings, stop))
+        start = time.time()
+        ward = admit(patients, seed=seed, start=start)
+        to = f"{patients} patients, {rate:g} readings/s each, to {settings.readings_topic}"
+        console.print(f"{to}. Ctrl-C ends.", highlight=False)
         send(history(ward, until=start, minutes=history_min), sender, stop)
+        due = time.monotonic() + REPORT_EVERY_S
+
+        def report(count: int) -> None:
+            nonlocal due
+            if duration_s is not None and time.time() - start >= duration_s:
+                stop.set()
+            if time.monotonic() >= due:
+                due = time.monotonic() + REPORT_EVERY_S
+                console.print(f"{count} readings sent", highlight=False)
+
         send(live(ward, start=start, rate=rate), sender, stop, report=report)
-    except KeyboardInterrupt:
-        pass  # the usual end
-    sender.close()
+        sender.close()
     console.print(f"sent {sender.sent}" + (f", failed {sender.failed}" if sender.failed else ""), highlight=False)
     return 1 if sender.failed else 0

@@ -1,0 +1,32 @@
+"""Ctrl-C and SIGTERM as an event, so that a command ends in order instead of wherever it happens to be."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM and a closed terminal set.
+
+    The second such signal raises KeyboardInterrupt, for users who do not want to wait for a broker that is gone;
+    without `second_interrupts` it changes nothing.
+    """
+    stop = threading.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and second_interrupts:
+            raise KeyboardInterrupt
+        stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
