@@ -239,7 +239,7 @@ def rival_gains(report: Report) -> dict[str, dict[tuple[str, int], float]]:
 def table_of(report: Report) -> Table:
     """Change of the error against persistence (per cent) and coverage of the 90 % band, per signal and horizon."""
     seen = ", on stays it was trained on" if report.seen else ""
-    table = Table(title=f"{report.name} {report.version}: error against persistence (90 % coverage){seen}")
+    table = Table(title=f"{report.name} {report.version}: error against persistence, % (90 % coverage){seen}")
     horizons = sorted({found.horizon_s for found in report.scores})
     table.add_column("signal")
     for horizon_s in horizons:
@@ -247,7 +247,7 @@ def table_of(report: Report) -> Table:
     by_cell = {(found.signal, found.horizon_s): found for found in report.scores}
     for signal in dict.fromkeys(found.signal for found in report.scores):
         cells = (by_cell.get((signal, horizon_s)) for horizon_s in horizons)
-        table.add_row(signal, *(f"{c.gain:+.1f} % ({c.coverage_90:.3f})" if c else "" for c in cells))
+        table.add_row(signal, *(f"{c.gain:+.1f} ({c.coverage_90:.2f})" if c else "" for c in cells))
     return table
 
 

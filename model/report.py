@@ -24,22 +24,41 @@ GRID = 10  # steps between the origins among which examples are chosen
 INK, MODEL, LAST = "#22303c", "#0b6e8f", "#9aa5ad"
 RIVAL_COLOURS = ("#c9a227", "#b3563b", "#6b7f3a", "#7a5c99")
 
+RELIABILITY_NOTE = (
+    "How often the truth was below each quantile; ties count half. On the diagonal a forecast is honest. "
+    "A signal that often rests at the end of its range, as saturation at 100 %, ties with its upper quantiles."
+)
+FORECASTS_NOTE = (
+    "Chosen by rank of the error less persistence's, not by hand. Bands of 50 % and 90 %; what came is paler."
+)
+
 
 def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
     """Write the report to `page`: one file, plots inside, nothing fetched from elsewhere."""
     mpl.use("Agg")
     config = evaluation.config
     plots = [
-        ("Error against persistence", skill_plot(report, config)),
-        ("Reliability", reliability_plot(evaluation)),
-        *((f"Forecasts of {signal.title}", fan_plot(evaluation, signal.name)) for signal in config.forecast_signals),
+        ("Error against persistence", "", skill_plot(report, config)),
+        (
+            "Reliability",
+            RELIABILITY_NOTE,
+            reliability_plot(evaluation),
+        ),
+        *(
+            (
+                f"Forecasts: {signal.title}",
+                FORECASTS_NOTE,
+                fan_plot(evaluation, signal.name),
+            )
+            for signal in config.forecast_signals
+        ),
     ]
     environment = Environment(autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     page.parent.mkdir(parents=True, exist_ok=True)
     text = template.render(
         report=report,
-        plots=[(title, embedded(figure)) for title, figure in plots],
+        plots=[(title, note, embedded(figure)) for title, note, figure in plots],
         stays=[(stay_id, stay_summary(scores)) for stay_id, scores in sorted(report.stays.items()) if scores],
         rivals=rival_gains(report),
     )
@@ -79,7 +98,9 @@ def skill_plot(report: Report, config: ForecasterConfig) -> Figure:
         axis.set_title(signal.title)
         axis.set_xticks(at + width * len(rivals) / 2, [f"{score.horizon_s / 60:g} min" for score in found])
         axis.set_ylabel("error below persistence, %")
-    axes[0].legend(frameon=False)
+    if rivals:
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, frameon=False, ncols=len(names), loc="outside lower center")
     return figure
 
 

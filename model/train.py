@@ -297,12 +297,14 @@ def train_artifact(
     version: str = "1.0.0",
     config: ForecasterConfig | None = None,
     checkpoint: Path | None = None,
+    data: str = "",
 ) -> Manifest:
     """Train on all but `hold_out` of the recordings, score on those, write the artifact to `out`.
 
     With `hold_out` 0 the artifact carries no scores.
     config : by default what suits the recordings' columns.
     checkpoint : where to write the weights as well, if anywhere.
+    data : what the recordings are and whom to cite, for the model card.
     """
     training, held_out = split(recordings, hold_out, seed)
     config = config or config_for(*survey(track(training, "Looking at recordings"), step_s=60))
@@ -318,7 +320,7 @@ def train_artifact(
             progress=lambda done, loss: bar.update(task, completed=done, loss=loss),
         )
     provenance = Training(
-        data=f"{len(training)} recordings, {sum(stay.length for stay in stays)} steps",
+        data=f"{data}{': ' if data else ''}{len(training)} recordings, {sum(stay.length for stay in stays)} steps",
         stays=tuple(stay.stay_id for stay in stays),
         held_out=tuple(stay_id_of(path) for path in held_out),
         seed=seed,
