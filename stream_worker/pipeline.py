@@ -110,19 +110,18 @@ class Pipeline:
         next_offsets = self.stays.next_offsets
         new = {
             # A broker that lost our offsets hands old records over again.
-            partition: [r for r in records if r.offset >= next_offsets.get(partition, 0)]
-            if records[0].offset < next_offsets.get(partition, 0)
-            else records
+            partition: [record for record in records if record.offset >= next_offsets.get(partition, 0)]
             for partition, records in batches.items()
-            if records
         }
-        chunk = _Chunk(self, {partition: records for partition, records in new.items() if records}, now_us)
+        new = {partition: records for partition, records in new.items() if records}
+        if not new:
+            return {}
+        chunk = _Chunk(self, new, now_us)
         chunk.run()
         for partition, records in new.items():
-            if records:
-                next_offsets[partition] = records[-1].offset + 1
-                key, value = self.stays.encode_partition(partition)
-                chunk.results[partition].state[key] = value
+            next_offsets[partition] = records[-1].offset + 1
+            key, value = self.stays.encode_partition(partition)
+            chunk.results[partition].state[key] = value
         return chunk.results
 
     # --- timers ---
@@ -175,6 +174,7 @@ class _Chunk:
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
         self.forecasts: list[tuple[Ints, Forecasts]] = []
+        self.dead_letters: list[tuple[int, OutputRecord]] = []  # with their rows
         self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
 
     def run(self) -> None:
@@ -207,7 +207,7 @@ class _Chunk:
         record = self.records[row]
         partition, result = int(self.partitions[row]), self._result(row)
         letter = self.p.encoder.dead_letter(partition, record.offset, record.key, record.value, error, self.now_us)
-        result.dead_letters.append(letter)
+        self.dead_letters.append((row, letter))
         result.dead_letter_reasons[error.reason] += 1
         result.outcomes["late" if error.reason == "late" else "rejected"] += 1
 
@@ -489,7 +489,7 @@ class _Chunk:
     # --- what is left ---
 
     def finish(self) -> None:
-        """Encode forecasts, alerts and state; forecasts and alerts each in the order of what caused them."""
+        """Encode what is left, each kind in the order of what caused it."""
         encoded: list[tuple[int, OutputRecord]] = []
         for rows, forecasts in self.forecasts:
             values = self.p.encoder.forecasts(self.partitions[rows].tolist(), forecasts, self.now_us)
@@ -502,6 +502,8 @@ class _Chunk:
                 result.newest_us = issued_us if result.newest_us is None else max(result.newest_us, issued_us)
         for row, record in sorted(encoded, key=lambda item: item[0]):
             self._result(row).forecasts.append(record)
+        for row, record in sorted(self.dead_letters, key=lambda item: item[0]):
+            self._result(row).dead_letters.append(record)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
         for slot, record in self.stays.encode(self.changed_heads, self.changed_bodies):
