@@ -1,0 +1,130 @@
+"""The fast decoder and the codec judge every record the same."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.signals import VITALS, VITALS_BY_NAME
+from stream_worker.columns import Decoded, ReadingDecoder
+from tests.records import reading
+
+
+class SlowDecoder(ReadingDecoder):
+    """Sends every record through the codec."""
+
+    def _is_plain(self, value: bytes | None) -> bool:
+        return False
+
+
+FAST, SLOW = ReadingDecoder(VITALS, 2000), SlowDecoder(VITALS, 2000)
+
+numbers = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-1000, 1000),
+    st.integers(-(2**80), 2**80),
+    st.sampled_from([-999, -99.9, 0, 8388607, 20, 250, 97.95]),
+)
+odd = st.one_of(st.none(), st.booleans(), st.text(max_size=3), st.lists(st.integers(), max_size=2))
+names = st.sampled_from([*VITALS_BY_NAME, "etco2", "hr ", ""])
+vitals = st.one_of(
+    st.dictionaries(st.sampled_from(sorted(VITALS_BY_NAME)), numbers, max_size=6),
+    st.dictionaries(names, st.one_of(numbers, odd), max_size=4),
+    odd,
+)
+times = st.sampled_from(
+    [
+        "2026-11-22T10:15:30Z",
+        "2026-11-22T10:15:30.123456+01:00",
+        "2026-11-22T10:15:30",
+        "2026-02-30T00:00:00Z",
+        "1800-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+        "2026-11-22t10:15:30z",
+        "yesterday",
+        17,
+        None,
+    ]
+)
+optional: dict[str, Any] = {
+    "schema": st.sampled_from(["vitals.reading.v1", "vitals.reading.v2", "vitals.stay-event.v1", None, 1]),
+    "device_id": st.one_of(st.text(max_size=5), st.none(), st.just(7)),
+    "care_unit": st.one_of(st.text(max_size=5), st.just("x" * 65)),
+    "units": st.dictionaries(names, st.sampled_from(["kPa", "[degF]", "K", "/min", "furlong", None]), max_size=2),
+    "quality": st.dictionaries(names, st.sampled_from(["good", "questionable", "invalid", "?", None]), max_size=2),
+    "event": st.just("ended"),
+    "at": times,
+    "vendor": st.one_of(numbers, odd),
+}
+messages = st.fixed_dictionaries(
+    {"stay_id": st.one_of(st.sampled_from(["s-1", "", "é", "x" * 129, 5]), st.text(max_size=4)), "observed_at": times},
+    optional={"vitals": vitals, **optional},
+)
+plain = st.builds(
+    lambda at, values: reading("s-1", at, values), st.integers(0, 600), st.dictionaries(names, numbers, max_size=6)
+)
+documents = st.one_of(
+    messages.map(lambda m: json.dumps(m).encode()),
+    messages.map(lambda m: json.dumps(m, ensure_ascii=False).encode("utf-8", "surrogatepass")),
+    plain,
+    st.tuples(plain, st.integers(0, 200), st.binary(max_size=2)).map(lambda x: x[0][: x[1]] + x[2] + x[0][x[1] :]),
+    st.binary(max_size=40),
+    st.none(),
+)
+
+
+def verdict(decoded: Decoded) -> tuple[Any, ...]:
+    """Everything a decoder says, comparable."""
+    r = decoded.readings
+    return (
+        r.rows.tolist(),
+        r.stay_ids,
+        r.observed_us.tolist(),
+        np.nan_to_num(r.values, nan=-1).tolist(),
+        r.observed.tolist(),
+        r.questionable.tolist(),
+        r.implausible.tolist(),
+        r.fingerprints.tolist(),
+        r.care_units,
+        decoded.events,
+        [(row, error.reason, error.detail) for row, error in decoded.invalid],
+        decoded.ignored,
+    )
+
+
+@given(st.lists(documents, min_size=1, max_size=4))
+@settings(max_examples=400, deadline=None)
+def test_the_fast_decoder_and_the_codec_agree(values: list[bytes | None]) -> None:
+    assert verdict(FAST.decode(values)) == verdict(SLOW.decode(values))
+
+
+@given(st.lists(documents, min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_every_record_is_a_reading_an_event_or_invalid(values: list[bytes | None]) -> None:
+    decoded = FAST.decode(values)
+    rows = [*decoded.readings.rows.tolist(), *(row for row, _ in decoded.events), *(row for row, _ in decoded.invalid)]
+    assert sorted(rows) == list(range(len(values)))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"[" * 30_000, "too_large"),
+        (b"[" * 1_000, "malformed"),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, "malformed"),
+        (b'{"stay_id":"\\ud800","observed_at":"2026-11-22T10:15:30Z","vitals":{"hr":80}}', "malformed"),
+        (reading("s", 0)[:-1] + b',"note":"\xff"}', "malformed"),
+        (reading("s", 0).replace(b"80", b"1" * 300), None),
+        (reading("s", 0).replace(b"80", b"1e999"), None),
+    ],
+)
+def test_hostile_text_has_one_verdict_whichever_way_it_takes(text: bytes, reason: str | None) -> None:
+    for decoder in (FAST, SLOW):
+        decoded = decoder.decode([text])
+        assert [error.reason for _, error in decoded.invalid] == ([reason] if reason else [])
