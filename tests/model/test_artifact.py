@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 import torch
 
 from model.config import ForecasterConfig
+from model.dataset import Stay, read_stay
+from model.evaluate import evaluate
 from model.export import write_artifact
 from model.manifest import ArtifactError, read_manifest, write_manifest
 from model.predictor import DEFAULT_ARTIFACT, Predictor
-from tests.model.synthetic import NO_TRAINING, untrained
+from tests.model.synthetic import NO_TRAINING, synthetic_stay, untrained
 
 
 @pytest.fixture
@@ -76,6 +79,26 @@ def test_forecasters_that_script_differently_are_not_written(
     with pytest.raises(ArtifactError, match="differ"):
         write_artifact(untrained(vitals), vitals, NO_TRAINING, tmp_path / "out", name="a", version="0")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def unseen_stay(vitals: ForecasterConfig) -> Stay:
+    """A stay kept from the default artifact's training: a real one where there are recordings, else a synthetic one."""
+    folder = Path(os.environ.get("RECORDINGS", "../shared/data/icu/cinc2009"))
+    held_out = read_manifest(DEFAULT_ARTIFACT).training.held_out
+    found = sorted(
+        (folder / f"{stay_id}.csv.gz" for stay_id in held_out), key=lambda p: p.stat().st_size if p.exists() else 0
+    )
+    if found and found[0].exists():
+        return read_stay(found[0], vitals)
+    print("no recordings: a synthetic stay stands in")
+    return synthetic_stay(vitals, 1500, seed=11)
+
+
+def test_default_artifact_beats_persistence_on_a_stay_it_has_not_seen(unseen_stay: Stay) -> None:
+    scores = evaluate(Predictor.load(DEFAULT_ARTIFACT, "cpu"), [unseen_stay]).scores()
+    assert sum(score.gain for score in scores) / len(scores) < -1.0
+    assert 0.8 < sum(score.coverage_90 for score in scores) / len(scores) < 0.99
 
 
 def test_default_artifact_beats_persistence_by_its_own_scores() -> None:
