@@ -122,7 +122,7 @@ def demo(
 
     A Kafka broker in memory, a worker, patients, and the ward live in this terminal. Each bed starts with two hours of
     history; deteriorations begin within the first minutes. Nothing has to be installed or configured, nothing is left
-    behind. Ctrl-C ends it.
+    behind; VITALCAST_* and vitalcast.toml do not reach it. Ctrl-C ends it.
     """
     from stream_worker.demo import Demo, run_demo
 

@@ -135,17 +135,15 @@ def _log(folder: Path) -> Path:
     return folder / "worker.log"
 
 
-def _say_where_things_are(console: Console, settings: Settings) -> str:
+def _say_where_things_are(console: Console, settings: Settings) -> list[str]:
     """Print it, and return the same for the foot of the live table."""
-    kafka = f"Kafka {settings.bootstrap_servers} (topics vitals.*)"
-    metrics = f"metrics http://{HOST}:{settings.http_port}/metrics"
-    console.print(f"{kafka}, {metrics}", highlight=False, soft_wrap=True)
-    console.print(
-        "Delivery is at_least_once: the broker in memory has no transactions, so a crash may repeat forecasts.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return f"{kafka} · {metrics} · at_least_once, no crash guarantee · Ctrl-C ends"
+    lines = [
+        f"Kafka {settings.bootstrap_servers} (topics vitals.*) · metrics http://{HOST}:{settings.http_port}/metrics",
+        "at_least_once: the broker in memory gives no crash guarantee · Ctrl-C ends",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    return lines
 
 
 class _Worker:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
@@ -38,7 +38,7 @@ GAP: Final = 2  # between columns
 LEAST_WIDTH_OF_ALERTS: Final = 24
 SHARE_OF_ALERTS: Final = 0.33  # of the terminal's width: their words matter more than a sixth signal
 ALERTS_PER_BED: Final = 2
-LINES_AROUND_BEDS: Final = 6  # title, status, the table's head and rule, two at the foot
+LINES_AROUND_BEDS: Final = 5  # title, status, the table's head and rule, the legend; the footer comes on top
 
 # The signals shown first where the terminal is narrow, with the words of a monitor.
 SHORT_TITLE: Final = {
@@ -64,7 +64,7 @@ MARK: Final[dict[Priority, tuple[str, str, str]]] = {
 class WardView:
     """A ward as a rich renderable, fitted to the width and height it is given."""
 
-    def __init__(self, ward: Ward, clock: Callable[[], datetime], footer: str = "") -> None:
+    def __init__(self, ward: Ward, clock: Callable[[], datetime], footer: Sequence[str] = ()) -> None:
         self._ward = ward
         self._clock = clock
         self._footer = footer
@@ -74,7 +74,9 @@ class WardView:
         beds = self._ward.by_need()
         signals = shown_signals(self._ward, options.max_width)
         height = options.height or console.height
-        fitting = how_many_fit([_height_of(alerts) for _, alerts in beds], height - LINES_AROUND_BEDS)
+        fitting = how_many_fit(
+            [_height_of(alerts) for _, alerts in beds], height - LINES_AROUND_BEDS - len(self._footer)
+        )
         gap = (0, GAP - 1, 0, 0)
         stripes = ["", "on grey11"]
         table = Table(box=SIMPLE_HEAD, padding=gap, expand=True, pad_edge=False, show_edge=False, row_styles=stripes)
@@ -95,8 +97,7 @@ class WardView:
     def _foot(self, hidden: int) -> list[Text]:
         lines = [f"… and {hidden} more beds; a taller window shows them"] if hidden else []
         lines.append(f"value (its age, if old); below it → forecast in {HORIZON_S // 60} min, 90 % band")
-        if self._footer:
-            lines.append(self._footer)
+        lines.extend(self._footer)
         return [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines]
 
 
@@ -208,7 +209,7 @@ def show(
     stop: threading.Event,
     *,
     console: Console,
-    footer: str = "",
+    footer: Sequence[str] = (),
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Follow the topics and show the ward until `stop` is set; `check` is called about once a second and may raise."""
@@ -227,7 +228,7 @@ def run_watch(settings: Settings, console: Console, duration_s: float | None = N
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
     end = math.inf if duration_s is None else time.monotonic() + duration_s
-    footer = f"Kafka {settings.bootstrap_servers} · Ctrl-C ends"
+    footer = [f"Kafka {settings.bootstrap_servers} · Ctrl-C ends"]
     with closing(WardFeed(settings)) as feed, stop_on_signals() as stop:
 
         def check() -> None:

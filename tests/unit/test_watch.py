@@ -15,7 +15,7 @@ from tests.ward_records import alert, at, forecast, reading, ward_of
 def text_of(ward: Ward, width: int = 120, height: int = 40, now: datetime | None = None) -> str:
     console = Console(width=width, height=height, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(WardView(ward, lambda: now or at(0), footer="foot"))
+        console.print(WardView(ward, lambda: now or at(0), footer=["foot"]))
     return capture.get()
 
 
