@@ -51,19 +51,33 @@ topics_app = typer.Typer(help="Make or check the Kafka topics.", no_args_is_help
 app.add_typer(topics_app, name="topics", rich_help_panel=None)
 
 Config = Annotated[
-    Path | None, typer.Option("--config", "-c", help="Settings file (TOML).", show_default="vitalcast.toml, if there")
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="Settings file (TOML).", show_default="vitalcast.toml, if there"
+    ),
 ]
 Bootstrap = Annotated[
     str | None,
-    typer.Option("--bootstrap-servers", "-b", help="Kafka, HOST:PORT, several with commas.", show_default=False),
+    typer.Option(
+        "--bootstrap-servers",
+        "-b",
+        metavar="SERVERS",
+        help="Kafka, HOST:PORT, several with commas.",
+        show_default=False,
+    ),
 ]
 AppId = Annotated[
-    str | None, typer.Option(help="Consumer group, and prefix of the state's topic.", show_default="vitalcast")
+    str | None,
+    typer.Option(metavar="NAME", help="Consumer group, and prefix of the state's topic.", show_default="vitalcast"),
 ]
-Model = Annotated[Path | None, typer.Option(help="Folder of a model artifact.", show_default="the one that came along")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same patients, or the same model.", min=0)]
-Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH...")]
-Patients = Annotated[int, typer.Option(help="Number of beds.", min=1, max=10_000)]
+Model = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of a model artifact.", show_default="the one that came along")
+]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="The same seed gives the same patients, or the same model.", min=0)
+]
+Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH")]
+Patients = Annotated[int, typer.Option(metavar="N", help="Number of beds.", min=1, max=10_000)]
 
 
 class UsageError(Exception):
@@ -105,17 +119,21 @@ def _settings(config: Path | None, **flags: Any) -> Settings:
 @app.command()
 def demo(
     recordings: Annotated[
-        Path | None, typer.Option(help="Play these recordings instead of simulated patients.", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="Play these recordings instead of simulated patients.", show_default=False),
     ] = None,
     patients: Patients = 8,
     speed: Annotated[
-        float | None, typer.Option(help="Of recordings: times real time.", min=0.1, show_default="60")
+        float | None, typer.Option(metavar="TIMES", help="Of recordings: times real time.", min=0.1, show_default="60")
     ] = None,
-    port: Annotated[int, typer.Option(help="Of the worker's metrics and health.", min=0, max=65_535)] = 9464,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="Of the worker's metrics and health.", min=0, max=65_535)
+    ] = 9464,
     seed: Seed = 0,
     model: Model = None,
     duration: Annotated[
-        float | None, typer.Option(help="End after so many seconds.", min=1, show_default="until Ctrl-C")
+        float | None,
+        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=1, show_default="until Ctrl-C"),
     ] = None,
 ) -> None:
     """Show it all, on this machine alone.
@@ -139,20 +157,27 @@ def worker(
     app_id: AppId = None,
     model: Model = None,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu or cuda: where the model runs.", show_default="auto")
+        str | None, typer.Option(metavar="DEVICE", help="auto, cpu or cuda: where the model runs.", show_default="auto")
     ] = None,
     delivery: Annotated[
-        str | None, typer.Option(help="exactly_once or at_least_once.", show_default="exactly_once")
+        str | None, typer.Option(metavar="WHICH", help="exactly_once or at_least_once.", show_default="exactly_once")
     ] = None,
     emit: Annotated[
-        str | None, typer.Option(help="A forecast for each reading, or each step.", show_default="reading")
+        str | None,
+        typer.Option(metavar="WHICH", help="A forecast for each reading, or for each step.", show_default="reading"),
     ] = None,
     http_host: Annotated[
-        str | None, typer.Option(help="Address of metrics and health.", show_default="127.0.0.1")
+        str | None, typer.Option(metavar="HOST", help="Address of metrics and health.", show_default="127.0.0.1")
     ] = None,
-    http_port: Annotated[int | None, typer.Option(help="Port of metrics and health.", show_default="9464")] = None,
-    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")] = None,
-    log_format: Annotated[str | None, typer.Option(help="auto, json or console.", show_default="auto")] = None,
+    http_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port of metrics and health.", show_default="9464")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR.", show_default="INFO")
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="auto, json or console.", show_default="auto")
+    ] = None,
 ) -> None:
     """Run the daemon: readings in, forecasts out.
 
@@ -180,7 +205,9 @@ def worker(
 @app.command()
 def replay(
     paths: Recordings,
-    speed: Annotated[str, typer.Option(help="Times real time, or max: as fast as Kafka takes them.")] = "60",
+    speed: Annotated[
+        str, typer.Option(metavar="TIMES", help="Times real time, or max: as fast as Kafka takes them.")
+    ] = "60",
     shift_to_now: Annotated[
         bool, typer.Option("--shift-to-now", help="Move each recording's times so that it ends now.")
     ] = False,
@@ -220,11 +247,16 @@ def _speed(text: str) -> float | None:
 @app.command()
 def simulate(
     patients: Patients = 8,
-    rate: Annotated[float, typer.Option(help="Readings a second for each patient.", min=0.001, max=1000)] = 1.0,
+    rate: Annotated[
+        float, typer.Option(metavar="N", help="Readings a second for each patient.", min=0.001, max=1000)
+    ] = 1.0,
     seed: Seed = 0,
-    history: Annotated[float, typer.Option(help="Minutes of history to send first, one reading each.", min=0)] = 0.0,
+    history: Annotated[
+        float, typer.Option(metavar="MINUTES", help="Minutes of history to send first, one reading each.", min=0)
+    ] = 0.0,
     duration: Annotated[
-        float | None, typer.Option(help="End after so many seconds.", min=0, show_default="until Ctrl-C")
+        float | None,
+        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C"),
     ] = None,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
@@ -251,7 +283,7 @@ def simulate(
 
 @topics_app.command("create")
 def topics_create(
-    partitions: Annotated[int, typer.Option(help="Of each new topic.", min=1, max=10_000)] = 4,
+    partitions: Annotated[int, typer.Option(metavar="N", help="Of each new topic.", min=1, max=10_000)] = 4,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
     app_id: AppId = None,
@@ -302,7 +334,8 @@ def watch(
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
     duration: Annotated[
-        float | None, typer.Option(help="End after so many seconds.", min=0, show_default="until Ctrl-C")
+        float | None,
+        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C"),
     ] = None,
 ) -> None:
     """Show the ward live in this terminal.
@@ -329,17 +362,22 @@ def settings(config: Config = None, bootstrap_servers: Bootstrap = None, app_id:
 @app.command()
 def train(
     paths: Recordings,
-    out: Annotated[Path, typer.Option(help="Folder to write the artifact to.")] = Path("artifact"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),
     seed: Seed = 0,
     updates: Annotated[
-        int | None, typer.Option(help="Steps of the optimiser.", min=1, show_default="the recipe's")
+        int | None, typer.Option(metavar="N", help="Steps of the optimiser.", min=1, show_default="the recipe's")
     ] = None,
-    hold_out: Annotated[int, typer.Option(help="Recordings kept from training, to score the model on.", min=0)] = 10,
-    name: Annotated[str, typer.Option(help="The model's name, in every forecast.")] = "vitals-lstm",
-    version: Annotated[str, typer.Option(help="The model's version, in every forecast.")] = "1.0.0",
+    hold_out: Annotated[
+        int, typer.Option(metavar="N", help="Recordings kept from training, to score the model on.", min=0)
+    ] = 10,
+    name: Annotated[str, typer.Option(metavar="NAME", help="The model's name, in every forecast.")] = "vitals-lstm",
+    version: Annotated[str, typer.Option(metavar="VERSION", help="The model's version, in every forecast.")] = "1.0.0",
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Also write the weights here, for `export`.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Also write the weights here, for `export`.", show_default=False)
     ] = None,
+    data: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the recordings are and whom to cite, for the model card.")
+    ] = "",
 ) -> None:
     """Train a model on recordings.
 
@@ -357,6 +395,7 @@ def train(
             name=name,
             version=version,
             checkpoint=checkpoint,
+            data=data,
         )
     print(f"Artifact in {out}. Next: vitalcast worker --model {out}")
 
@@ -365,7 +404,9 @@ def train(
 def evaluate(
     paths: Recordings,
     model: Model = None,
-    out: Annotated[Path, typer.Option(help="Folder of the report, or its HTML file.")] = Path("reports"),
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Folder of the report, or its HTML file.")] = Path(
+        "reports"
+    ),
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Fit simple models and boosted trees beside it; may take half an hour.")
     ] = False,
@@ -385,7 +426,7 @@ def evaluate(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Written by `train --checkpoint`.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the artifact to.")] = Path("artifact"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),
 ) -> None:
     """Turn a checkpoint into an artifact.
 

@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka.admin import AdminClient
 
 from schemas.codec import encode
-from tests.kafka_broker import Broker
+from tests.kafka_broker import SASL_PASSWORD, SASL_USERNAME, Broker
 from tests.kafka_client import Message, Topics, create_topics, produce, read_committed
 from tests.ward_records import alert, forecast, reading
 from tests.worker_process import run_vitalcast
@@ -115,3 +115,27 @@ def test_the_ward_is_read_from_the_topics_alone(kafka: Broker, topics: Topics, t
     assert "2 beds · open alerts: 1 high" in result.stdout
     assert "a: ◆ HIGH Mean arterial pressure below 65 mmHg" in result.stdout
     assert f"1 from {topics.forecasts}, 2 from {topics.readings}" in result.stdout
+
+
+def test_the_tools_connect_with_tls_and_a_password(kafka: Broker, topics: Topics, tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text(SASL_PASSWORD + "\n", encoding="utf-8")
+    secured = {
+        **topics.settings,
+        "bootstrap_servers": kafka.sasl_servers,
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": kafka.cafile,
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": SASL_USERNAME,
+        "sasl_password_file": password,
+    }
+    write_recording(tmp_path, "stay-0", 20)
+    for command in (["topics", "check"], ["replay", str(tmp_path), "--speed", "max"], ["watch", "--duration", "1"]):
+        done = run_vitalcast(*command, folder=tmp_path, settings=secured)
+        assert done.returncode == 0, done.stderr
+
+    password.write_text("wrong", encoding="utf-8")
+    refused = run_vitalcast("topics", "check", folder=tmp_path, settings=secured)
+    assert refused.returncode == 1
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"vitalcast: {kafka.sasl_servers}: no usable Kafka broker")
