@@ -8,7 +8,7 @@ STAMP      := .venv/.installed
 # pyproject.toml says what is needed, requirements.lock which file of it, by hash.
 INSTALL := $(BIN)/uv pip install --python $(BIN)/python -r pyproject.toml --all-extras -c requirements.lock
 ifdef TORCH_BACKEND
-INSTALL += --torch-backend $(TORCH_BACKEND)
+INSTALL += --torch-backend $(TORCH_BACKEND) --no-verify-hashes
 else
 INSTALL += --require-hashes
 endif
