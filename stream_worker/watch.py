@@ -176,7 +176,15 @@ def _alerts_cell(alerts: list[Alert]) -> Text:
 def _alert_text(alert: Alert) -> Text:
     shape, word, style = MARK[alert.priority]
     text = Text(f"{shape} {word}", style=Style.parse(style))
-    return Text.assemble(text, f" {alert.message}", overflow="ellipsis", no_wrap=True)
+    return Text.assemble(text, f" {_short_message(alert)}", overflow="ellipsis", no_wrap=True)
+
+
+def _short_message(alert: Alert) -> str:
+    """The alert's message with the signal's name as in the table's head, so that the rest of it fits."""
+    signal = VITALS_BY_NAME.get(alert.signal or "")
+    if signal is None or signal.name not in SHORT_TITLE:
+        return alert.message
+    return alert.message.replace(signal.title, SHORT_TITLE[signal.name].partition(" ")[0])
 
 
 def _number(signal: str, value: float) -> str:

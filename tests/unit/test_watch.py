@@ -30,7 +30,7 @@ def test_a_bed_shows_value_forecast_and_band() -> None:
 @pytest.mark.parametrize(("priority", "shown"), [("high", "◆ HIGH"), ("medium", "▲ MEDIUM"), ("low", "● LOW")])
 def test_a_priority_is_a_shape_and_a_word(priority: str, shown: str) -> None:
     ward = ward_of(reading(hr=88), alert(priority=priority))
-    assert f"{shown} Mean arterial" in text_of(ward)
+    assert f"{shown} MAP below 65 mmHg" in text_of(ward)
     assert f"1 {priority}" in status_line(ward, at(0))
 
 
