@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
+from model.steps import step_value
 from schemas.recordings import read_rows, stay_id_of
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
 
@@ -38,7 +39,7 @@ class Stay(NamedTuple):
 
 
 def read_stay(path: Path, config: ForecasterConfig) -> Stay:
-    """The recording at `path` as steps: the median of a step's plausible readings, artefacts left out."""
+    """The recording at `path` as steps: the trimmed mean of a step's plausible readings, artefacts left out."""
     names = [signal.name for signal in config.inputs]
     times, rows = [], []
     for row in read_rows(path):
@@ -87,18 +88,25 @@ def from_readings(
     as_of = times[0]
     for t in range(length):
         a, b = starts[t], starts[t + 1]
-        if b - a == 1:
-            x[t] = values[a]
-        elif b > a:
-            seen = ~np.isnan(values[a:b]).all(axis=0)
-            x[t, seen] = np.nanmedian(values[a:b][:, seen], axis=0)
+        if b > a:
+            x[t] = _step_value(values[a:b], precision)
         as_of = times[b - 1] if b > a else as_of + config.step_s
         for r in range(a, b):
             last_at[~np.isnan(values[r])] = times[r]
         elapsed[t] = np.minimum(as_of - last_at, NEVER_S)
     observed = ~np.isnan(x)
-    x = np.where(observed, np.round(np.nan_to_num(x) / precision) * precision, 0.0)
+    x = np.where(observed, x, 0.0)
     return Stay(stay_id, x.astype(np.float32), observed, elapsed)
+
+
+def _step_value(values: NDArray[np.float64], precision: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The value of a step with readings `values` (n, I), on the precision grid; NaN where none observed a signal."""
+    seen = ~np.isnan(values)
+    quanta = np.rint(np.where(seen, values, 0.0) / precision).astype(np.int64)
+    far = np.iinfo(np.int64).max
+    lowest, highest = np.where(seen, quanta, far).min(axis=0), np.where(seen, quanta, -far).max(axis=0)
+    found = step_value(quanta.sum(axis=0), lowest, highest, seen.sum(axis=0)) * precision
+    return np.where(seen.any(axis=0), found, np.nan)
 
 
 def plausible(values: NDArray[np.float64], config: ForecasterConfig) -> NDArray[np.float64]:
