@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model.steps import step_value
 from stream_worker.stays import NEVER, OPEN_BINS, REMEMBERED_READINGS, Slots, Stays
 
 Ints = NDArray[np.int64]
@@ -106,13 +107,7 @@ def _open_steps(stays: Stays, slots: Slots, observed_us: Ints) -> None:
 
 
 def step_values(bins: NDArray[Any]) -> tuple[Ints, Bools]:
-    """The value of each signal in each bin, in quanta, and whether there is one: (n, K) both.
-
-    A mean without the lowest and the highest value, from three values on: one artefact to either side costs nothing,
-    the state is four numbers, and the order of the readings does not matter (trimmed mean; Tukey 1962).
-    """
+    """The value of each signal in each bin, in quanta, and whether there is one: (n, K) both."""
     count = bins["count"].astype(np.int64)
-    total = bins["sum"].astype(np.int64)
-    trimmed = total - bins["low"] - bins["high"]
-    value = np.where(count >= 3, trimmed / np.maximum(count - 2, 1), total / np.maximum(count, 1))
-    return np.rint(value).astype(np.int64), count > 0
+    total, low, high = (bins[name].astype(np.int64) for name in ("sum", "low", "high"))
+    return step_value(total, low, high, count), count > 0
