@@ -96,13 +96,14 @@ def run_demo(demo: Demo, console: Console) -> int:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for the worker's settings and log; kept if the demo fails after the worker's start."""
+    """A folder for the worker's settings and log; kept if the worker fails, so that its log can be read."""
     folder = Path(mkdtemp(prefix="vitalcast-demo-"))
     try:
         yield folder
-    except Exception:
-        if not _log(folder).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    except DemoError:
+        raise
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
 
