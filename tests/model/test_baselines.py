@@ -1,0 +1,50 @@
+"""The rivals see what a live worker sees, no more and no less, and are no straw men."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from model.baselines import RIVALS, BoostedTrees, Persistence, median_errors, rows_of
+from model.config import ForecasterConfig
+from model.dataset import scored_origins, truth
+from tests.model.synthetic import synthetic_stay
+
+
+def test_rows_are_the_scored_origins_and_their_change(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 300, seed=1)
+    features, change, last = rows_of(stay, "resp", vitals)
+    v, kept = vitals.signals.index("resp"), scored_origins(stay, vitals)[:, vitals.signals.index("resp")]
+    assert len(features) == len(change) == len(last) == kept.sum()
+    np.testing.assert_array_equal(last, stay.x[kept, vitals.input_index("resp")])
+    np.testing.assert_allclose(change, truth(stay, vitals)[kept, v] - last[:, None], atol=1e-4)
+
+
+def test_rows_know_nothing_of_what_comes(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 300, seed=2)
+    later = stay.x.copy()
+    later[200:] += 10.0
+    ours, theirs = rows_of(stay, "hr", vitals)[0], rows_of(stay._replace(x=later), "hr", vitals)[0]
+    before = int(scored_origins(stay, vitals)[:200, vitals.signals.index("hr")].sum())
+    np.testing.assert_array_equal(ours[:before], theirs[:before])
+
+
+@pytest.mark.parametrize("label", sorted(RIVALS))
+def test_rivals_beat_persistence_where_there_is_something_to_learn(value_config: ForecasterConfig, label: str) -> None:
+    training = [synthetic_stay(value_config, 1500, seed) for seed in range(4)]
+    unseen = [synthetic_stay(value_config, 800, seed=20)]
+    rivals = {label: RIVALS[label], "persistence": Persistence}
+    found = list(median_errors(training, unseen, value_config, rivals))
+    for horizon_s in value_config.horizons_s:
+        by_label = {rival.label: rival for rival in found if rival.horizon_s == horizon_s}
+        assert by_label[label].mae < by_label["persistence"].mae
+        assert by_label[label].count == by_label["persistence"].count > 0
+
+
+def test_quantile_trees_are_ordered_on_average() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(4000, 3)).astype(np.float32)
+    change = (features[:, 0] + random.normal(size=4000)).astype(np.float32)
+    low, middle, high = (BoostedTrees(level).fit(features, change).predict(features) for level in (0.05, 0.5, 0.95))
+    assert low.mean() < middle.mean() < high.mean()
+    assert ((low <= change) & (change <= high)).mean() == pytest.approx(0.9, abs=0.04)
