@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.predictor import Predictor
+from stream_worker.scoring import Tally
 from stream_worker.stays import MAX_ELAPSED_S, NEVER, OPEN_BINS, Slots, Stays
 from stream_worker.window import Bools, Ints, step_values
 
@@ -58,6 +59,7 @@ class Chain:
     def __init__(self, stays: Stays, predictor: Predictor) -> None:
         self._stays = stays
         self._predictor = predictor
+        self.tally = Tally(len(predictor.manifest.signals), len(predictor.manifest.horizons_s))
         self.inference_rows: list[int] = []  # batch size and time of each call, for the metrics
         self.inference_seconds: list[float] = []
 
@@ -92,10 +94,54 @@ class Chain:
         window_row = step % layout.manifest.context_steps
         body["window"][slots, window_row] = np.where(inputs.observed, inputs.quanta, layout.missing)
         head["closed_step"][slots] = body["step"][slots] = step
+        self._score(slots, step, inputs)
         stays.open32[slots, 0] = stays.open32[slots, 1]
         stays.open16[slots, 0] = stays.open16[slots, 1]
         stays.open_holds[slots, 0] = stays.open_holds[slots, 1]
         stays.open_holds[slots, 1] = False
+
+    def _score(self, slots: Slots, step: Ints, inputs: StepInputs) -> None:
+        """Score the forecasts that are due in the step that closes."""
+        stays, layout = self._stays, self._stays.layout
+        row, place = np.nonzero(stays.scoring["due"][slots] == step[:, None])
+        if not len(row):
+            return
+        truth = inputs.quanta[row][:, layout.forecast_inputs]
+        last = stays.scoring["last"][slots[row], place].astype(np.int64)
+        counts = inputs.observed[row][:, layout.forecast_inputs] & (last != layout.missing)
+        which, signal = np.nonzero(counts)
+        quantiles = stays.scoring["quantiles"][slots[row[which]], place[which], signal].astype(np.int64)
+        self.tally.add(
+            signal,
+            layout.grid.horizon[place[which]],
+            truth[which, signal],
+            last[which, signal],
+            quantiles,
+            layout.precision[layout.forecast][signal],
+        )
+
+    def await_truth(self, slots: Slots, step: Ints, quantiles: Ints, last: Ints, counts: Bools) -> Slots:
+        """Keep forecasts issued in `step` (n,) until they are due, where the grid says so; the slots that changed.
+
+        quantiles : (n, V, H, Q); last : (n, V), both in quanta. counts : (n, V) whether the signal was observed now;
+        it must have been in half of its window too, the rule by which evaluation counts an origin.
+        """
+        stays, layout = self._stays, self._stays.layout
+        window = stays.body["window"][slots][:, :, layout.forecast_inputs]
+        counts = counts & ((window != layout.missing).sum(axis=1) >= layout.manifest.context_steps // 2)
+        has_any: Bools = np.asarray(counts.any(axis=1))
+        row, place = np.nonzero(layout.grid.places_for(step) & has_any[:, None])
+        changed = slots[row]
+        stays.scoring["due"][changed, place] = step[row] + layout.grid.steps[place]
+        stays.scoring["last"][changed, place] = np.where(counts[row], last[row], layout.missing)
+        stays.scoring["quantiles"][changed, place] = quantiles[row, :, layout.grid.horizon[place]]
+        return changed
+
+    def take_tally(self) -> Tally:
+        """What was scored since the last call."""
+        manifest = self._predictor.manifest
+        taken, self.tally = self.tally, Tally(len(manifest.signals), len(manifest.horizons_s))
+        return taken
 
     def provisional(self, slots: Slots) -> Floats32:
         """Quantiles (n, V, H, Q) as of each stay's newest reading, through its open steps."""

@@ -22,6 +22,7 @@ from prometheus_client import (
 
 from model.manifest import Manifest
 from schemas.signals import known_signals
+from stream_worker.scoring import BANDS, Tally
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series each that no panel uses
 
@@ -99,6 +100,7 @@ class Metrics:
             self.forecasts.labels(status)
         for priority in PRIORITIES:
             self.alerts_open.labels(priority)
+        self._forecast_signals, self._horizons_s = manifest.signals, manifest.horizons_s
         self._signals = frozenset(signal.name for signal in known_signals(manifest.inputs))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -117,6 +119,16 @@ class Metrics:
         """Count values that were left out; what is no known signal is counted as `other`."""
         for (signal, reason), count in counts.items():
             self.values_ignored.labels(signal if signal in self._signals else "other", reason).inc(count)
+
+    def add_scores(self, tally: Tally) -> None:
+        """Add forecasts that came due."""
+        for v, h in np.argwhere(tally.covered.any(axis=(2, 3))).tolist():
+            labels = self._forecast_signals[v], str(self._horizons_s[h])
+            self.absolute_error.labels(*labels, "live").inc(tally.absolute_error[v, h])
+            self.persistence_error.labels(*labels).inc(tally.persistence_error[v, h])
+            for b, band in enumerate(BANDS):
+                for covered, word in enumerate(("false", "true")):
+                    self.scored.labels(*labels, str(band), word, "live").inc(int(tally.covered[v, h, b, covered]))
 
 
 def count(counter: Counter, counts: Counts[str]) -> None:

@@ -27,6 +27,7 @@ from stream_worker.chain import Chain, in_quanta
 from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_us
 from stream_worker.limits import SignalLimits, limits_of
 from stream_worker.outputs import Forecasts, OutputEncoder
+from stream_worker.scoring import Tally
 from stream_worker.settings import Settings
 from stream_worker.stays import NEVER, Extras, Slots, Stays
 from stream_worker.window import ACCEPTED, DUPLICATE, LATE, Bools, Ints
@@ -58,6 +59,7 @@ class ChunkResult:
     statuses: Counter[str] = field(default_factory=Counter)
     alert_transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # kind, priority, state
     lead_times_s: list[float] = field(default_factory=list)
+    scored: Tally | None = None
     newest_us: int | None = None
 
 
@@ -173,6 +175,7 @@ class _Chunk:
         self.latest_us = now_us + int(pipeline._settings.max_future_s * MICROSECONDS)
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
+        self.changed_scorings: set[int] = set()
         self.forecasts: list[tuple[Ints, Forecasts]] = []
         self.dead_letters: list[tuple[int, OutputRecord]] = []  # with their rows
         self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
@@ -180,7 +183,6 @@ class _Chunk:
     def run(self) -> None:
         """Take all records."""
         readings, events, invalid, ignored = self.p._decoder.decode([record.value for record in self.records])
-        next(iter(self.results.values())).ignored_values = ignored
         for row, error in invalid:
             self._reject(row, error)
         is_usable = self._reject_unusable(readings)
@@ -192,6 +194,9 @@ class _Chunk:
             if event is not None:
                 self._apply(row, event)
         self.finish()
+        shown = next(iter(self.results.values()))  # what is counted for the whole chunk is shown with any part of it
+        shown.ignored_values = ignored
+        shown.scored = self.p.chain.take_tally()
 
     def _result(self, row: int) -> ChunkResult:
         return self.results[int(self.partitions[row])]
@@ -287,6 +292,7 @@ class _Chunk:
         window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])
         quantiles = in_quanta(self.p.chain.provisional(slots), stays)
         anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
+        self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
         chunk_rows = readings.rows[rows]
         head["offset"][slots] = self.offsets[chunk_rows]
@@ -300,6 +306,17 @@ class _Chunk:
         is_emitted = np.isin(slots, closed) | (self.p._settings.emit == "reading")
         self._add_forecasts(readings, rows, slots, newest, quantiles, scores, flags, is_emitted)
         self._alert(readings, rows, slots, quanta, is_fresh, quantiles, scores, flags)
+
+    def _await_truth(
+        self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
+    ) -> None:
+        """Have the forecast that opens a step scored when it comes due: one a step, whatever the rate of readings."""
+        layout = self.stays.layout
+        opens = (newest_before == NEVER) | (newest_step > newest_before // layout.step_us)
+        if opens.any():
+            last, counts = quanta[opens][:, layout.forecast], is_fresh[opens][:, layout.forecast]
+            kept = self.p.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
+            self.changed_scorings.update(kept.tolist())
 
     def _add_forecasts(
         self,
@@ -476,6 +493,7 @@ class _Chunk:
             self.results[int(self.stays.partition[slot])].state[key] = None
         self.changed_heads.discard(slot)
         self.changed_bodies.discard(slot)
+        self.changed_scorings.discard(slot)
         self.stays.remove(slot)
 
     def evict(self, slot: int) -> None:
@@ -506,5 +524,5 @@ class _Chunk:
             self._result(row).dead_letters.append(record)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
-        for slot, record in self.stays.encode(self.changed_heads, self.changed_bodies):
+        for slot, record in self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings):
             self.results[int(self.stays.partition[slot])].state.update([record])

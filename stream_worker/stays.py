@@ -1,8 +1,8 @@
 """The stays of a worker as columns: one slot a stay, whose rows in memory are the bytes in the changelog.
 
-A stay's state is two records. The *head* changes with every reading: newest values, the open bins, alerts, the last
-source offset. The *body* changes when a step closes: the window and the model's state. Both are written in the same
-transaction; recovery joins them.
+A stay's state is three records. The *head* changes with every reading: newest values, the open bins, alerts, the last
+source offset. The *body* changes when a step closes: the window and the model's state. *Scoring* holds forecasts that
+are not due yet. All are written in the same transaction; recovery joins them.
 
     steps      ... c-1   c | c+1    c+2           c: the last closed step
                  window    | older  newest        at most two bins are open (grace_s <= step_s)
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from model.manifest import Manifest
 from schemas.reading import LimitRange
 from schemas.signals import known_signals
+from stream_worker.scoring import Grid
 
 log = structlog.get_logger("vitalcast")
 
@@ -31,6 +32,7 @@ Slots = NDArray[np.intp]
 
 HEAD: Final = b"h"
 BODY: Final = b"b"
+SCORING: Final = b"s"
 PARTITION: Final = b"p"
 # Of both encodings; another number is never guessed at: the stay starts anew and says so in the log.
 ENCODING: Final = 1
@@ -54,6 +56,9 @@ class Layout(NamedTuple):
     step_us: int
     head: np.dtype[Any]
     body: np.dtype[Any]
+    scoring: np.dtype[Any]
+    grid: Grid
+    forecast_inputs: Slots  # (V,) columns among the inputs
 
     @classmethod
     def of(cls, manifest: Manifest) -> Layout:
@@ -117,6 +122,9 @@ class Layout(NamedTuple):
             step_us=manifest.step_s * 1_000_000,
             head=head,
             body=body,
+            scoring=(grid := Grid.of(manifest)).dtype(quantum, v, levels),
+            grid=grid,
+            forecast_inputs=np.array([[s.name for s in manifest.inputs].index(name) for name in manifest.signals]),
         )
 
     @property
@@ -175,6 +183,7 @@ class Stays:
 
         self.head = grown("head", layout.head)
         self.body = grown("body", layout.body)
+        self.scoring = grown("scoring", layout.scoring)
         # Model states after the older and the newest open step, and whether they still hold; never stored.
         self.open32 = grown("open32", np.float32, OPEN_BINS, manifest.state_float32)
         self.open16 = grown("open16", np.float16, OPEN_BINS, manifest.state_float16)
@@ -230,6 +239,9 @@ class Stays:
         body["window"] = self.layout.missing
         body["state32"] = self._initial32
         body["state16"] = self._initial16
+        scoring = self.scoring[slot : slot + 1]
+        scoring["encoding"] = ENCODING
+        scoring["due"] = NEVER
         self.open_holds[slot] = False
         self.is_filled[slot] = False
 
@@ -249,11 +261,15 @@ class Stays:
 
     # --- the changelog ---
 
-    def encode(self, heads: Iterable[int], bodies: Iterable[int]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
-        """Slots and changelog records of their heads and bodies; a body comes right before its head."""
-        with_body = set(bodies)
-        for slot in sorted({*heads, *with_body}):
+    def encode(
+        self, heads: Iterable[int], bodies: Iterable[int], scorings: Iterable[int]
+    ) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+        """Slots and changelog records of what changed; a body comes right before its head."""
+        with_body, with_scoring = set(bodies), set(scorings)
+        for slot in sorted({*heads, *with_body, *with_scoring}):
             stay_id = self.ids[slot].encode()
+            if slot in with_scoring:
+                yield slot, (SCORING + stay_id, self.scoring[slot].tobytes())
             if slot in with_body:
                 yield slot, (BODY + stay_id, self.body[slot].tobytes())
             yield slot, (HEAD + stay_id, self.head[slot].tobytes() + _encode_extras(self.extras[slot]))
@@ -263,9 +279,9 @@ class Stays:
         return PARTITION, msgspec.msgpack.encode({"encoding": ENCODING, "next_offset": self.next_offsets[partition]})
 
     @staticmethod
-    def keys_of(stay_id: str) -> tuple[bytes, bytes]:
-        """The changelog keys of a stay: both need a tombstone when it is removed."""
-        return HEAD + stay_id.encode(), BODY + stay_id.encode()
+    def keys_of(stay_id: str) -> tuple[bytes, ...]:
+        """The changelog keys of a stay: each needs a tombstone when it is removed."""
+        return tuple(kind + stay_id.encode() for kind in (HEAD, BODY, SCORING))
 
     def forget_all(self) -> None:
         """Drop every stay."""
@@ -283,11 +299,12 @@ class Stays:
             if kind == PARTITION:
                 self.next_offsets[partition] = int(msgspec.msgpack.decode(value)["next_offset"])
             elif kind == HEAD:
-                lost += not self._load_stay(partition, stay_id, value, records.get(BODY + key[1:]))
+                body, scoring = records.get(BODY + key[1:]), records.get(SCORING + key[1:])
+                lost += not self._load_stay(partition, stay_id, value, body, scoring)
         return lost
 
-    def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None) -> bool:
-        """Join a head and a body. False if they cannot be used: the stay then starts anew at its next reading."""
+    def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
+        """Join what belongs together. False if it cannot be used: the stay then starts anew at its next reading."""
         layout = self.layout
         if head[0] != ENCODING or len(head) <= layout.head.itemsize:
             return False
@@ -305,14 +322,16 @@ class Stays:
         if stored["step"][0] != row["closed_step"][0]:
             self.start_anew(slot)
             return False
+        if scoring is not None and scoring[0] == ENCODING and len(scoring) == layout.scoring.itemsize:
+            self.scoring[slot] = np.frombuffer(scoring, layout.scoring, 1)[0]
         self._derive(slot)
         return True
 
     def _derive(self, slot: int) -> None:
         """Rebuild what is not stored: which of the last T steps hold a forecast signal."""
         layout, steps = self.layout, self.layout.manifest.context_steps
-        forecast_inputs = np.isin(layout.inputs, layout.forecast)
-        self.is_filled[slot] = (self.body["window"][slot][:, forecast_inputs] != layout.missing).any(axis=1)
+        window = self.body["window"][slot][:, layout.forecast_inputs]
+        self.is_filled[slot] = (window != layout.missing).any(axis=1)
         for open_bin in self.head["bins"][slot]:
             if open_bin["step"] > self.head["closed_step"][slot]:
                 self.is_filled[slot, open_bin["step"] % steps] = bool((open_bin["count"][layout.forecast] > 0).any())
