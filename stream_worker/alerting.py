@@ -37,10 +37,10 @@ ANOMALY_RECOVER_S: Final = 300.0
 # A signal that came lately and no longer does. After an hour it is taken to be disconnected on purpose.
 SENSOR_OFF_AFTER_S: Final = 300.0
 SENSOR_OFF_UNTIL_S: Final = 3600.0
-# An arterial pressure or heart rate that does not move by a tenth for so long is a stuck device: measured on 290
-# patient-days, true values stand still for at most a few minutes. Saturation is often constant for hours and left out.
+# An arterial pressure that does not move by a tenth for so long is a closed tap or a stuck device. Saturation is often
+# constant for hours, and so is the heart rate of a paced patient.
 FLATLINE_AFTER_S: Final = 900.0
-FLATLINE_SIGNALS: Final = frozenset({"hr", "abp_sys", "abp_dia", "abp_mean"})
+FLATLINE_SIGNALS: Final = frozenset({"abp_sys", "abp_dia", "abp_mean"})
 IMPLAUSIBLE_DELAY_S: Final = 120.0
 # Electrical and mechanical rate differ by this much in atrial fibrillation and in motion artefacts, not otherwise.
 DISAGREEMENT_RATE: Final = 20.0

@@ -7,7 +7,7 @@ import gc
 import socket
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import faust
@@ -35,8 +35,8 @@ class StartError(Exception):
     """Something the worker needs is not as it must be; the message is one line for the user."""
 
 
-def create_app(settings: Settings, predictor: Predictor, bound: socket.socket) -> faust.App:
-    """The app: one agent over chunks of readings, one table that owns the stays."""
+def create_app(settings: Settings, predictor: Predictor, bound: socket.socket, scratch: Path) -> faust.App:
+    """The app: one agent over chunks of readings, one table that owns the stays. `scratch`: a folder for Faust."""
     stays = Stays(predictor.manifest, predictor.initial_state(1))
     metrics = Metrics(predictor.manifest, version("vitalcast"))
     state = health.Health()
@@ -46,7 +46,7 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket) -
         settings.app_id,
         broker="kafka://" + settings.bootstrap_servers.replace(",", ";kafka://"),
         version=1,
-        datadir=Path(mkdtemp(prefix="vitalcast-")),  # Faust insists on one; nothing is kept in it
+        datadir=scratch,
         TableManager=ChunkTableManager,
         store="memory://",
         topic_allow_declare=False,  # topics are made by `vitalcast topics create`, with the replication they need
@@ -145,10 +145,11 @@ def run_worker(settings: Settings) -> int:
     # The model and the libraries stay for good: scanning them at each collection is the largest pause there is.
     gc.collect()
     gc.freeze()
-    app = create_app(settings, predictor, bound)
-    worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False)
-    try:
-        worker.execute_from_commandline()
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
+    with TemporaryDirectory(prefix="vitalcast-") as scratch:
+        app = create_app(settings, predictor, bound, Path(scratch))
+        worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
+        try:
+            worker.execute_from_commandline()
+        except SystemExit as exit_:
+            return int(exit_.code or 0)
     return 0

@@ -16,6 +16,9 @@ from stream_worker.stays import NEVER, OPEN_BINS, REMEMBERED_READINGS, Slots, St
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
+# Longer than between the sparsest regular readings, one in five minutes.
+BREAK_US: Final = 301_000_000
+
 ACCEPTED: Final = 0
 DUPLICATE: Final = 1
 LATE: Final = 2
@@ -74,7 +77,9 @@ def place(
 
     is_newer = observed & (observed_us[:, None] >= head["last_at"][slots])
     last = head["last"][slots]
-    has_changed = is_newer & (quanta != last)
+    # After a break nobody knows whether the value stood still in between.
+    is_after_break = observed_us[:, None] - np.maximum(head["last_at"][slots], 0) > BREAK_US
+    has_changed = is_newer & ((quanta != last) | is_after_break)
     head["changed_at"][slots] = np.where(has_changed, observed_us[:, None], head["changed_at"][slots])
     head["last"][slots] = np.where(is_newer, quanta, last)
     head["last_at"][slots] = np.where(is_newer, observed_us[:, None], head["last_at"][slots])

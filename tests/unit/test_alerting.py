@@ -1,0 +1,189 @@
+"""The life of an alert: raised, updated, cleared; once each, in order, with its reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_worker.pipeline import ChunkResult, Pipeline
+from tests.arithmetic_model import INPUTS
+from tests.records import NOW_US, FakeRecord, decoded, event, new_pipeline, process, reading, records
+
+CALM = {"hr": 80, "abp_mean": 80, "spo2": 97}
+
+
+def run(*values: bytes, pipeline: Pipeline | None = None) -> list[dict[str, Any]]:
+    """The alerts that a stream leaves."""
+    return decoded(process(pipeline or new_pipeline(), records(values)).alerts)
+
+
+def minutes(stay_id: str, *pressures: float, start: int = 0, **more: Any) -> list[bytes]:
+    """One reading a minute of a mean pressure; the rest is calm, and no value repeats for long."""
+    return [
+        reading(stay_id, 60 * (start + i), {**CALM, "hr": 80 + i % 2, "abp_mean": pressure + (i % 2) / 10}, **more)
+        for i, pressure in enumerate(pressures)
+    ]
+
+
+def states(alerts: list[dict[str, Any]], kind: str) -> list[tuple[str, int, str, str | None]]:
+    """State, revision, priority and clear reason of the alerts of a kind."""
+    return [(a["state"], a["revision"], a["priority"], a["clear_reason"]) for a in alerts if a["kind"] == kind]
+
+
+def technical(alerts: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """State, signal and cause of the technical alerts."""
+    return [(a["state"], a["signal"], a["cause"]) for a in alerts if a["kind"] == "technical"]
+
+
+def test_a_mild_excursion_is_raised_after_its_delay_and_cleared_when_it_has_recovered() -> None:
+    #        | below 65 for 5 min    | back
+    alerts = run(*minutes("s", 80, 60, 60, 60, 60, 60, 60, 75, 75, 75))
+    assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
+    raised, cleared = (a for a in alerts if a["kind"] == "limit")
+    assert raised["alert_id"] == cleared["alert_id"] == "vitals.readings-0-6-limit-abp_mean-low"
+    assert raised["since"] == cleared["since"]
+    assert "below 65 mmHg" in raised["message"]
+    assert raised["evidence"]["limit"] == 65
+
+
+def test_a_brief_mild_excursion_is_no_alert() -> None:
+    assert states(run(*minutes("s", 80, 60, 60, 60, 80, 80)), "limit") == []
+
+
+def test_a_severe_excursion_is_of_high_priority_and_does_not_wait() -> None:
+    assert states(run(*minutes("s", 80, 45, 45, 45)), "limit") == [("raised", 0, "high", None)]
+
+
+def test_an_alert_that_becomes_severe_is_updated() -> None:
+    alerts = run(*minutes("s", *[60] * 7, 45, 45))
+    assert states(alerts, "limit") == [("raised", 0, "medium", None), ("updated", 1, "high", None)]
+
+
+def test_hovering_at_the_limit_neither_clears_nor_raises_again() -> None:
+    assert len(states(run(*minutes("s", *[60] * 7, 66, 64, 66, 64, 66, 64)), "limit")) == 1
+
+
+def test_the_end_of_a_stay_clears_all_its_alerts() -> None:
+    alerts = run(*minutes("s", *[45] * 4), event("s", 240, "ended"))
+    open_at_end = {a["alert_id"] for a in alerts} - {a["alert_id"] for a in alerts if a["state"] == "cleared"}
+    assert not open_at_end
+    assert ("cleared", 1, "high", "stay_ended") in states(alerts, "limit")
+
+
+def test_a_gap_raises_no_data_as_of_when_it_began_to_count_and_the_next_reading_clears_it() -> None:
+    alerts = run(reading("s", 0), reading("s", 1500))
+    assert [(a["state"], a["cause"], a["event_at"][11:19]) for a in alerts] == [
+        ("raised", "no_data", "11:15:00"),
+        ("cleared", "no_data", "11:25:00"),
+    ]
+    assert alerts[0]["alert_id"] == "vitals.readings-0-0-technical-stay-no_data"
+
+
+def test_a_timer_and_the_reading_that_shows_the_gap_raise_the_same_alert() -> None:
+    by_reading = run(reading("s", 0), reading("s", 1500))
+    pipeline = new_pipeline()
+    process(pipeline, [FakeRecord(0, reading("s", 0), timestamp=NOW_US // 1000 - 1_000_000)])
+    timed = pipeline.check_silence(0, NOW_US)
+    again = pipeline.check_silence(0, NOW_US)
+    then = process(pipeline, records([reading("s", 1500)], first_offset=1))
+    assert decoded(timed.alerts + then.alerts) == by_reading
+    assert again.alerts == []
+
+
+def test_a_stay_of_which_nothing_comes_any_more_is_forgotten() -> None:
+    pipeline = new_pipeline(evict_after_s=21_600)
+    process(pipeline, [FakeRecord(0, reading("s", 0), timestamp=NOW_US // 1000 - 30_000_000)])
+    result = pipeline.check_silence(0, NOW_US)
+    assert len(pipeline.stays) == 0
+    assert set(result.state.values()) == {None}
+
+
+def test_a_stay_has_its_own_limits_after_a_limits_event() -> None:
+    own = event("s", 0, "limits", limits={"abp_mean": {"low": 55, "high": None}})
+    assert states(run(own, *minutes("s", *[60] * 9)), "limit") == []
+    assert states(run(own, *minutes("s", *[52] * 9)), "limit") == [("raised", 0, "medium", None)]
+
+
+def test_limits_survive_a_restart_and_end_with_the_stay() -> None:
+    own = event("s", 0, "limits", limits={"abp_mean": {"low": 50}})
+    alerts = run(own, event("s", 1, "ended"), *minutes("s", *[60] * 9))
+    assert states(alerts, "limit")[0][0] == "raised"
+
+
+def test_a_sensor_that_comes_off_is_technical() -> None:
+    with_spo2 = [reading("s", 60 * i, {"hr": 80 + i % 2, "spo2": 97}) for i in range(5)]
+    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(5, 12)]
+    back = [reading("s", 720, {"hr": 80, "spo2": 96})]
+    alerts = run(*with_spo2, *without, *back)
+    assert technical(alerts) == [("raised", "spo2", "sensor_off"), ("cleared", "spo2", "sensor_off")]
+
+
+def test_a_value_that_stands_still_is_a_flatline() -> None:
+    still = [reading("s", 60 * i, {"abp_mean": 80, "spo2": 97}) for i in range(18)]
+    assert technical(run(*still, reading("s", 1080, {"abp_mean": 81}))) == [
+        ("raised", "abp_mean", "flatline"),
+        ("cleared", "abp_mean", "flatline"),
+    ]
+
+
+def test_a_value_that_is_the_same_before_and_after_a_break_did_not_stand_still() -> None:
+    readings = [reading("s", 60 * i, {"abp_mean": 80, "spo2": 97}) for i in (*range(10), *range(17, 27))]
+    assert not [found for found in technical(run(*readings)) if found[2] == "flatline"]
+
+
+def test_a_contradiction_within_the_arterial_line_is_technical() -> None:
+    alerts = run(
+        *(reading("s", 30 * i, {"hr": 80 + i % 2, "abp_sys": 80, "abp_dia": 90, "abp_mean": 85}) for i in range(8))
+    )
+    assert {(a["signal"], a["cause"]) for a in alerts} == {
+        (signal, "implausible") for signal in ("abp_sys", "abp_dia", "abp_mean")
+    }
+
+
+def test_heart_rate_and_pulse_that_disagree_for_minutes_are_technical() -> None:
+    alerts = run(*(reading("s", 60 * i, {"hr": 120 + i % 2, "pulse": 80}) for i in range(6)))
+    assert technical(alerts) == [("raised", "hr", "disagreement")]
+
+
+def test_doubtful_values_start_no_alert() -> None:
+    doubtful = minutes("s", *[45] * 9, quality={"abp_mean": "questionable"})
+    assert states(run(*doubtful), "limit") == []
+
+
+times = st.integers(0, 3500)
+vitals = st.dictionaries(
+    st.sampled_from([*INPUTS, "pulse", "abp_sys", "abp_dia"]), st.sampled_from([35, 45, 60, 80, 160])
+)
+streams = st.lists(
+    st.one_of(
+        st.builds(reading, st.sampled_from("ab"), times, vitals),
+        st.builds(event, st.sampled_from("ab"), times, st.just("ended")),
+    ),
+    max_size=80,
+)
+
+
+@given(streams)
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("error")
+def test_any_stream_leaves_chains_from_which_open_alerts_can_be_kept(values: list[bytes]) -> None:
+    in_order = sorted(values, key=lambda v: v[v.find(b"_at") :] if b"observed" in v else v)
+    result: ChunkResult = process(new_pipeline(), records(in_order))
+    open_alerts: dict[tuple[Any, ...], dict[str, Any]] = {}
+    revisions: defaultdict[str, list[int]] = defaultdict(list)
+    for alert in decoded(result.alerts):
+        key = tuple(alert[name] for name in ("stay_id", "kind", "signal", "side", "cause"))
+        revisions[alert["alert_id"]].append(alert["revision"])
+        if alert["state"] == "raised":
+            assert key not in open_alerts
+            open_alerts[key] = alert
+        else:
+            assert open_alerts[key]["alert_id"] == alert["alert_id"]
+            if alert["state"] == "cleared":
+                assert alert["clear_reason"]
+                del open_alerts[key]
+    assert all(found == list(range(len(found))) for found in revisions.values())
