@@ -16,9 +16,10 @@ from schemas import codec
 from schemas.alert import Alert, Heartbeat
 from schemas.codec import InvalidReading
 from schemas.dead_letter import DeadLetter
-from schemas.forecast import FORECAST_V1, Source, Status
+from schemas.forecast import Source, Status
 from stream_worker.alerting import AlertKey, Transition, message_of
 from stream_worker.columns import to_time
+from stream_worker.forecast_text import ForecastText, Numbers
 from stream_worker.stays import Layout
 
 Ints = NDArray[np.int64]
@@ -32,18 +33,13 @@ def to_text(us: int) -> str:
 
 @dataclass(slots=True)
 class Forecasts:
-    """The forecasts of a chunk as columns, n rows. Values and quantiles in steps of their signal's precision."""
+    """Forecasts as columns, n rows."""
 
     offsets: Ints  # (n,)
     stay_ids: list[str]
     issued_us: Ints  # (n,)
     statuses: list[Status]
-    observed: NDArray[np.bool_]  # (n, V) in the window
-    last: Ints  # (n, V)
-    last_at: Ints  # (n, V)
-    quantiles: Ints  # (n, V, H, Q)
-    scores: NDArray[np.float64]  # (n, V) NaN where not scored
-    flags: NDArray[np.bool_]  # (n, V)
+    numbers: Numbers
 
 
 class OutputEncoder:
@@ -56,24 +52,61 @@ class OutputEncoder:
         self._names = manifest.signals
         self._precision = layout.precision[layout.forecast]
         self._decimals = [signal.decimals for signal in manifest.forecast_signals]
-        self._constant = {
+        self._text = ForecastText(manifest.signals, len(manifest.horizons_s), len(manifest.quantile_levels))
+        self._can_be_text = np.bool_((self._precision == 0.1).all())
+        constant = {
+            "calibration": "none",
             "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256[:12]},
             "step_s": manifest.step_s,
             "horizons_s": list(manifest.horizons_s),
             "quantile_levels": list(manifest.quantile_levels),
         }
+        self._constant = orjson.dumps(constant)[1:-1] + b","
 
     def forecasts(self, partitions: list[int], rows: Forecasts, produced_us: int) -> list[tuple[bytes, bytes]]:
         """Key and value of each forecast; `partitions` are those of the readings."""
-        quantiles = [self._numbers(rows.quantiles[:, v], v) for v in range(len(self._names))]
-        lasts = [self._numbers(rows.last[:, v], v) for v in range(len(self._names))]
-        last_at, observed = rows.last_at.tolist(), rows.observed.tolist()
-        scores, flags = np.round(rows.scores, 3).tolist(), rows.flags.tolist()
+        heads = self._heads(partitions, rows, produced_us)
+        bodies = self.bodies(rows.numbers)
+        return [
+            (stay_id.encode(), head + body + b"}")
+            for stay_id, head, body in zip(rows.stay_ids, heads, bodies, strict=True)
+        ]
+
+    def bodies(self, numbers: Numbers) -> list[bytes]:
+        """The numbers of each message: by the table where they fit it, else the plain way."""
+        fitting = self._can_be_text & ForecastText.fits(numbers)
+        if fitting.all():
+            return self._text.write(numbers)
+        bodies = [b""] * len(fitting)
+        for rows, write in ((np.flatnonzero(fitting), self._text.write), (np.flatnonzero(~fitting), self.plain_bodies)):
+            if len(rows):
+                for n, body in zip(rows.tolist(), write(numbers.where(rows)), strict=True):
+                    bodies[n] = body
+        return bodies
+
+    def _heads(self, partitions: list[int], rows: Forecasts, produced_us: int) -> list[bytes]:
+        """All of each message but its numbers."""
         produced_at = to_text(produced_us)
-        encoded = []
-        for n, (partition, offset, stay_id, issued_us) in enumerate(
-            zip(partitions, rows.offsets.tolist(), rows.stay_ids, rows.issued_us.tolist(), strict=True)
-        ):
+        issued = map(to_text, rows.issued_us.tolist())
+        stay_ids = map(orjson.dumps, rows.stay_ids)
+        topic, constant = self._topic.encode(), self._constant
+        return [
+            b'{"schema":"vitals.forecast.v1","forecast_id":"%b-%d-%d","stay_id":%b,"issued_at":"%b","produced_at":"%b",'
+            b'"status":"%b",%b"source":{"topic":"%b","partition":%d,"offset":%d},'
+            % (topic, p, o, stay_id, at.encode(), produced_at.encode(), status.encode(), constant, topic, p, o)
+            for p, o, stay_id, at, status in zip(
+                partitions, rows.offsets.tolist(), stay_ids, issued, rows.statuses, strict=True
+            )
+        ]
+
+    def plain_bodies(self, numbers: Numbers) -> list[bytes]:
+        """The numbers of each message, whatever they are."""
+        quantiles = [self._numbers(numbers.quantiles[:, v], v) for v in range(len(self._names))]
+        lasts = [self._numbers(numbers.last[:, v], v) for v in range(len(self._names))]
+        last_at, observed = numbers.last_at.tolist(), numbers.observed.tolist()
+        scores, flags = np.round(numbers.scores, 3).tolist(), numbers.flags.tolist()
+        bodies = []
+        for n in range(len(last_at)):
             signals = {
                 name: {"last": lasts[v][n], "last_at": to_text(last_at[n][v]), "quantiles": quantiles[v][n]}
                 for v, name in enumerate(self._names)
@@ -84,21 +117,8 @@ class OutputEncoder:
                 for v, name in enumerate(self._names)
                 if not isnan(scores[n][v])
             }
-            message = {
-                "schema": FORECAST_V1,
-                "forecast_id": f"{self._topic}-{partition}-{offset}",
-                "stay_id": stay_id,
-                "issued_at": to_text(issued_us),
-                "produced_at": produced_at,
-                "status": rows.statuses[n],
-                "calibration": "none",
-                **self._constant,
-                "signals": signals,
-                "anomalies": anomalies,
-                "source": {"topic": self._topic, "partition": partition, "offset": offset},
-            }
-            encoded.append((stay_id.encode(), orjson.dumps(message)))
-        return encoded
+            bodies.append(orjson.dumps({"signals": signals, "anomalies": anomalies})[1:-1])
+        return bodies
 
     def _numbers(self, quanta: Ints, v: int) -> list[object]:
         """Quanta of forecast signal `v` as numbers that print at its precision."""

@@ -25,6 +25,7 @@ from stream_worker import alerting, anomaly, window
 from stream_worker.alerting import Transition
 from stream_worker.chain import Chain, in_quanta
 from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_us
+from stream_worker.forecast_text import Numbers
 from stream_worker.limits import SignalLimits, limits_of
 from stream_worker.outputs import Forecasts, OutputEncoder
 from stream_worker.scoring import Tally
@@ -336,6 +337,8 @@ class _Chunk:
         is_stale = last_at.max(axis=1) < newest - self.p._stale_us
         is_warm = stays.is_filled[slots].sum(axis=1) >= self.p._settings.min_observed_steps
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
+        last = head["last"][slots][:, layout.forecast].astype(np.int64)
+        numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
         n = np.flatnonzero(is_emitted)
         chunk_rows = readings.rows[rows]
         self.forecasts.append(
@@ -346,12 +349,7 @@ class _Chunk:
                     stay_ids=[readings.stay_ids[i] for i in rows[n].tolist()],
                     issued_us=newest[n],
                     statuses=statuses[n].tolist(),
-                    observed=observed[n],
-                    last=head["last"][slots[n]][:, layout.forecast].astype(np.int64),
-                    last_at=last_at[n],
-                    quantiles=quantiles[n],
-                    scores=scores[n],
-                    flags=flags[n],
+                    numbers=numbers.where(n),
                 ),
             )
         )
