@@ -70,8 +70,8 @@ def test_torch_stays_with_those_who_run_the_model() -> None:
             assert "torch" not in {name.partition(".")[0] for name in imports(file)}, path
 
 
-def test_the_daemon_sees_the_model_through_its_predictor() -> None:
-    # Offline commands (train, evaluate, export) use the rest of the package; the path of a reading does not.
+def test_the_path_of_a_reading_needs_no_training_code() -> None:
+    # It takes the predictor, the manifest, and the one definition of a step; the rest is for offline commands.
     offline = {"stream_worker/cli.py"}
     for file in sources("stream_worker"):
         path = file.relative_to(ROOT).as_posix()
