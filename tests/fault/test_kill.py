@@ -6,6 +6,8 @@ import os
 import random
 import time
 
+import pytest
+
 from tests.conftest import WorkerStarter
 from tests.fault.undisturbed import assert_same_outputs, assert_same_state
 from tests.kafka_broker import Broker
@@ -16,6 +18,7 @@ KILLS = int(os.environ.get("VITALCAST_TEST_KILLS", "10"))
 STAYS, MINUTES = 40, 120 + 60 * KILLS
 
 
+@pytest.mark.timeout(400)  # each of the twelve starts takes seconds, more on a busy machine
 def test_ten_kills_leave_no_trace(kafka: Broker, topics: Topics, start_worker: WorkerStarter) -> None:
     chance = random.Random(20261122)
     reference = Topics.unique()
