@@ -47,7 +47,7 @@ typecheck: install  ## mypy, strict
 check: lint typecheck test  ## what CI runs
 
 bench: install  ## benchmarks: tests/bench/bench_*.py
-	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -s --timeout=1800 $(ARGS)
+	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -o python_functions='bench_*' -s --timeout=1800 $(ARGS)
 
 fault: install  ## only the tests that kill, stop and cut off
 	$(BIN)/python -m pytest tests/fault $(ARGS)
