@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.predictor import Predictor
 from stream_worker.scoring import Tally
-from stream_worker.stays import MAX_ELAPSED_S, NEVER, OPEN_BINS, Slots, Stays
+from stream_worker.stays import MAX_ELAPSED_S, NEVER, OPEN_BINS, Layout, Slots, Stays
 from stream_worker.window import Bools, Ints, step_values
 
 Floats32 = NDArray[np.float32]
@@ -235,11 +235,7 @@ class Chain:
         body["model"][slots] = layout.model_key
 
 
-def in_quanta(quantiles: Floats32, stays: Stays) -> NDArray[Any]:
+def in_quanta(quantiles: Floats32, layout: Layout) -> Ints:
     """Quantiles (n, V, H, Q) in whole steps of each signal's precision, inside its plausible range."""
-    layout = stays.layout
-    signals = layout.manifest.forecast_signals
-    precision = layout.precision[layout.forecast][:, None, None]
-    low = np.array([np.ceil(s.low / s.precision - 1e-9) for s in signals])[:, None, None]
-    high = np.array([np.floor(s.high / s.precision + 1e-9) for s in signals])[:, None, None]
-    return np.clip(np.rint(quantiles.astype(np.float64) / precision), low, high).astype(np.int64)
+    quanta = np.rint(quantiles / layout.precision[layout.forecast][:, None, None])
+    return np.clip(quanta, layout.lowest[:, None, None], layout.highest[:, None, None]).astype(np.int64)

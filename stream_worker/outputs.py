@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
 from math import isnan
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -16,7 +17,7 @@ from schemas import codec
 from schemas.alert import Alert, Heartbeat
 from schemas.codec import InvalidReading
 from schemas.dead_letter import DeadLetter
-from schemas.forecast import Source, Status
+from schemas.forecast import Source
 from stream_worker.alerting import AlertKey, Transition, message_of
 from stream_worker.columns import to_time
 from stream_worker.forecast_text import ForecastText, Numbers
@@ -31,14 +32,14 @@ def to_text(us: int) -> str:
     return to_time(us).isoformat().replace("+00:00", "Z")
 
 
-@dataclass(slots=True)
-class Forecasts:
+class Forecasts(NamedTuple):
     """Forecasts as columns, n rows."""
 
+    partitions: Ints  # (n,) of the readings
     offsets: Ints  # (n,)
-    stay_ids: list[str]
+    stay_ids: Sequence[str]
     issued_us: Ints  # (n,)
-    statuses: list[Status]
+    statuses: NDArray[np.str_]  # (n,)
     numbers: Numbers
 
 
@@ -63,9 +64,9 @@ class OutputEncoder:
         }
         self._constant = orjson.dumps(constant)[1:-1] + b","
 
-    def forecasts(self, partitions: list[int], rows: Forecasts, produced_us: int) -> list[tuple[bytes, bytes]]:
-        """Key and value of each forecast; `partitions` are those of the readings."""
-        heads = self._heads(partitions, rows, produced_us)
+    def forecasts(self, rows: Forecasts, produced_us: int) -> list[tuple[bytes, bytes]]:
+        """Key and value of each forecast."""
+        heads = self._heads(rows, produced_us)
         bodies = self.bodies(rows.numbers)
         return [
             (stay_id.encode(), head + body + b"}")
@@ -84,7 +85,7 @@ class OutputEncoder:
                     bodies[n] = body
         return bodies
 
-    def _heads(self, partitions: list[int], rows: Forecasts, produced_us: int) -> list[bytes]:
+    def _heads(self, rows: Forecasts, produced_us: int) -> list[bytes]:
         """All of each message but its numbers."""
         produced_at = to_text(produced_us)
         issued = map(to_text, rows.issued_us.tolist())
@@ -95,7 +96,7 @@ class OutputEncoder:
             b'"status":"%b",%b"source":{"topic":"%b","partition":%d,"offset":%d},'
             % (topic, p, o, stay_id, at.encode(), produced_at.encode(), status.encode(), constant, topic, p, o)
             for p, o, stay_id, at, status in zip(
-                partitions, rows.offsets.tolist(), stay_ids, issued, rows.statuses, strict=True
+                rows.partitions.tolist(), rows.offsets.tolist(), stay_ids, issued, rows.statuses.tolist(), strict=True
             )
         ]
 

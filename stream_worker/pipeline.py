@@ -63,6 +63,20 @@ class ChunkResult:
     scored: Tally | None = None
     newest_us: int | None = None
 
+    def see(self, newest_us: int) -> None:
+        """A stay's newest observed_at."""
+        if self.newest_us is None or newest_us > self.newest_us:
+            self.newest_us = newest_us
+
+
+class _RoundForecasts(NamedTuple):
+    """The forecasts of a round, with the rows of their records in the chunk."""
+
+    rows: Slots
+    issued_us: Ints
+    statuses: NDArray[np.str_]
+    numbers: Numbers
+
 
 class _Round(NamedTuple):
     """Readings of distinct stays, to be taken together: rows of `Readings`, and the slots of their stays."""
@@ -177,7 +191,9 @@ class _Chunk:
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
         self.changed_scorings: set[int] = set()
-        self.forecasts: list[tuple[Ints, Forecasts]] = []
+        self.outcomes = np.full(len(self.records), "", "U9")
+        self.stay_ids: dict[int, str] = {}  # by row
+        self.forecasts: list[_RoundForecasts] = []
         self.dead_letters: list[tuple[int, OutputRecord]] = []  # with their rows
         self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
 
@@ -186,6 +202,7 @@ class _Chunk:
         readings, events, invalid, ignored = self.p._decoder.decode([record.value for record in self.records])
         for row, error in invalid:
             self._reject(row, error)
+        self.stay_ids = dict(zip(readings.rows.tolist(), readings.stay_ids, strict=True))
         is_usable = self._reject_unusable(readings)
         for row, event in [*events, (len(self.records), None)]:
             # Everything before the event, then the event: a stay's records take effect in their order.
@@ -202,11 +219,6 @@ class _Chunk:
     def _result(self, row: int) -> ChunkResult:
         return self.results[int(self.partitions[row])]
 
-    def _count(self, outcome: str, rows: Slots) -> None:
-        """Count an outcome of records by their partition."""
-        for partition, number in Counter(self.partitions[rows].tolist()).items():
-            self.results[partition].outcomes[outcome] += number
-
     # --- rejected ---
 
     def _reject(self, row: int, error: InvalidReading) -> None:
@@ -215,7 +227,7 @@ class _Chunk:
         letter = self.p.encoder.dead_letter(partition, record.offset, record.key, record.value, error, self.now_us)
         self.dead_letters.append((row, letter))
         result.dead_letter_reasons[error.reason] += 1
-        result.outcomes["late" if error.reason == "late" else "rejected"] += 1
+        self.outcomes[row] = "late" if error.reason == "late" else "rejected"
 
     def _reject_unusable(self, readings: Readings) -> Bools:
         """Dead letters for readings from the future and without any value; the mask of the others."""
@@ -257,7 +269,7 @@ class _Chunk:
         outcome = window.classify(
             self.stays, slots, observed_us, fingerprints, self.offsets[readings.rows[rows]], self.p._grace_us
         )
-        self._count("duplicate", readings.rows[rows[outcome == DUPLICATE]])
+        self.outcomes[readings.rows[rows[outcome == DUPLICATE]]] = "duplicate"
         for i in np.flatnonzero(outcome == LATE).tolist():
             self._reject(int(readings.rows[rows[i]]), InvalidReading("late", "its step is closed already"))
         accepted = outcome == ACCEPTED
@@ -291,7 +303,7 @@ class _Chunk:
         values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
         scores = anomaly.score_readings(stays, slots, step, values)
         window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])
-        quantiles = in_quanta(self.p.chain.provisional(slots), stays)
+        quantiles = in_quanta(self.p.chain.provisional(slots), layout)
         anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
         self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
@@ -301,11 +313,16 @@ class _Chunk:
         self.changed_heads.update(slots.tolist())
         self.changed_bodies.update(closed.tolist())
         self.changed_bodies.update(slots[newest_before == NEVER].tolist())
-        self._count("accepted", chunk_rows)
+        self.outcomes[chunk_rows] = "accepted"
+        for partition, newest_us in zip(self.partitions[chunk_rows].tolist(), newest.tolist(), strict=True):
+            self.results[partition].see(newest_us)
 
         flags = scores >= anomaly.FLAG_SCORE
-        is_emitted = np.isin(slots, closed) | (self.p._settings.emit == "reading")
-        self._add_forecasts(readings, rows, slots, newest, quantiles, scores, flags, is_emitted)
+        if self.p._settings.emit == "reading":
+            self._add_forecasts(chunk_rows, slots, newest, quantiles, scores, flags)
+        elif len(closed):
+            n = np.flatnonzero(np.isin(slots, closed))
+            self._add_forecasts(chunk_rows[n], slots[n], newest[n], quantiles[n], scores[n], flags[n])
         self._alert(readings, rows, slots, quanta, is_fresh, quantiles, scores, flags)
 
     def _await_truth(
@@ -320,39 +337,18 @@ class _Chunk:
             self.changed_scorings.update(kept.tolist())
 
     def _add_forecasts(
-        self,
-        readings: Readings,
-        rows: Slots,
-        slots: Slots,
-        newest: Ints,
-        quantiles: Ints,
-        scores: NDArray[np.float64],
-        flags: Bools,
-        is_emitted: Bools,
+        self, chunk_rows: Slots, slots: Slots, newest: Ints, quantiles: Ints, scores: NDArray[np.float64], flags: Bools
     ) -> None:
         stays, layout, head = self.stays, self.stays.layout, self.stays.head
         first_step = newest // layout.step_us - layout.manifest.context_steps + 1
         last_at = head["last_at"][slots][:, layout.forecast]
+        last = head["last"][slots][:, layout.forecast].astype(np.int64)
         observed = last_at >= (first_step * layout.step_us)[:, None]
         is_stale = last_at.max(axis=1) < newest - self.p._stale_us
         is_warm = stays.is_filled[slots].sum(axis=1) >= self.p._settings.min_observed_steps
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
-        last = head["last"][slots][:, layout.forecast].astype(np.int64)
         numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
-        n = np.flatnonzero(is_emitted)
-        chunk_rows = readings.rows[rows]
-        self.forecasts.append(
-            (
-                chunk_rows[n],
-                Forecasts(
-                    offsets=self.offsets[chunk_rows[n]],
-                    stay_ids=[readings.stay_ids[i] for i in rows[n].tolist()],
-                    issued_us=newest[n],
-                    statuses=statuses[n].tolist(),
-                    numbers=numbers.where(n),
-                ),
-            )
-        )
+        self.forecasts.append(_RoundForecasts(chunk_rows, newest, statuses, numbers))
 
     # --- alerts ---
 
@@ -469,7 +465,7 @@ class _Chunk:
         slot = self.stays.find(partition, event.stay_id)
         if slot is not None and offset <= self.stays.head["offset"][slot]:
             return
-        self._result(row).outcomes["event"] += 1
+        self.outcomes[row] = "event"
         if event.event == "ended":
             if slot is not None:
                 self._end(slot, at_us, offset, row, "stay_ended")
@@ -506,21 +502,35 @@ class _Chunk:
 
     def finish(self) -> None:
         """Encode what is left, each kind in the order of what caused it."""
-        encoded: list[tuple[int, OutputRecord]] = []
-        for rows, forecasts in self.forecasts:
-            values = self.p.encoder.forecasts(self.partitions[rows].tolist(), forecasts, self.now_us)
-            encoded.extend(zip(rows.tolist(), values, strict=True))
-            for row, status, issued_us in zip(
-                rows.tolist(), forecasts.statuses, forecasts.issued_us.tolist(), strict=True
-            ):
-                result = self._result(row)
-                result.statuses[status] += 1
-                result.newest_us = issued_us if result.newest_us is None else max(result.newest_us, issued_us)
-        for row, record in sorted(encoded, key=lambda item: item[0]):
-            self._result(row).forecasts.append(record)
+        if self.forecasts:
+            self._encode_forecasts()
         for row, record in sorted(self.dead_letters, key=lambda item: item[0]):
             self._result(row).dead_letters.append(record)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
         for slot, record in self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings):
             self.results[int(self.stays.partition[slot])].state.update([record])
+        for partition, result in self.results.items():
+            names, numbers = np.unique(self.outcomes[self.partitions == partition], return_counts=True)
+            result.outcomes.update(dict(zip(names.tolist(), numbers.tolist(), strict=True)))
+            del result.outcomes[""]  # records that were done before
+
+    def _encode_forecasts(self) -> None:
+        """All rounds at once: the columns are longer, and each message costs less."""
+        rows, issued_us, statuses, numbers = zip(*self.forecasts, strict=True)
+        chunk_rows = np.concatenate(rows)
+        order = np.argsort(chunk_rows, kind="stable")
+        chunk_rows = chunk_rows[order]
+        forecasts = Forecasts(
+            partitions=self.partitions[chunk_rows],
+            offsets=self.offsets[chunk_rows],
+            stay_ids=[self.stay_ids[row] for row in chunk_rows.tolist()],
+            issued_us=np.concatenate(issued_us)[order],
+            statuses=np.concatenate(statuses)[order],
+            numbers=Numbers._make(np.concatenate(column)[order] for column in zip(*numbers, strict=True)),
+        )
+        encoded = self.p.encoder.forecasts(forecasts, self.now_us)
+        for row, record, status in zip(chunk_rows.tolist(), encoded, forecasts.statuses.tolist(), strict=True):
+            result = self._result(row)
+            result.forecasts.append(record)
+            result.statuses[status] += 1

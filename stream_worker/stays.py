@@ -59,6 +59,8 @@ class Layout(NamedTuple):
     scoring: np.dtype[Any]
     grid: Grid
     forecast_inputs: Slots  # (V,) columns among the inputs
+    lowest: NDArray[np.float64]  # (V,) plausible quanta of the forecast signals
+    highest: NDArray[np.float64]
 
     @classmethod
     def of(cls, manifest: Manifest) -> Layout:
@@ -124,6 +126,8 @@ class Layout(NamedTuple):
             body=body,
             scoring=(grid := Grid.of(manifest)).dtype(quantum, v, levels),
             grid=grid,
+            lowest=np.array([np.ceil(s.low / s.precision - 1e-9) for s in manifest.forecast_signals]),
+            highest=np.array([np.floor(s.high / s.precision + 1e-9) for s in manifest.forecast_signals]),
             forecast_inputs=np.array([[s.name for s in manifest.inputs].index(name) for name in manifest.signals]),
         )
 
