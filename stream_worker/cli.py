@@ -31,7 +31,7 @@ See it work:       vitalcast demo
 Run it:            vitalcast topics create -b kafka:9092
                    vitalcast worker -b kafka:9092
 Feed and look:     vitalcast replay recordings/ -b kafka:9092
-                   vitalcast watch -b kafka:9092
+                   vitalcast watch -b kafka:9092    (in the browser: vitalcast view)
 Make a model:      vitalcast train recordings/ --out my-model
                    vitalcast worker --model my-model
 
@@ -131,6 +131,7 @@ def demo(
     ] = 9464,
     seed: Seed = 0,
     model: Model = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page too.")] = True,
     duration: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="End after so many seconds.", min=1, show_default="until Ctrl-C"),
@@ -138,15 +139,15 @@ def demo(
 ) -> None:
     """Show it all, on this machine alone.
 
-    A Kafka broker in memory, a worker, patients, and the ward live in this terminal. Each bed starts with two hours of
-    history; deteriorations begin within the first minutes. Nothing has to be installed or configured, nothing is left
-    behind; VITALCAST_* and vitalcast.toml do not reach it. Ctrl-C ends it.
+    A Kafka broker in memory, a worker, patients, and the ward live in this terminal and in the browser. Each bed starts
+    with two hours of history; deteriorations begin within the first minutes. Nothing has to be installed or configured,
+    nothing is left behind; VITALCAST_* and vitalcast.toml do not reach it. Ctrl-C ends it.
     """
     from stream_worker.demo import Demo, run_demo
 
     if speed is not None and recordings is None:
         raise UsageError("--speed is for --recordings: simulated patients live in real time")
-    wanted = Demo(recordings, patients, speed or 60.0, port, seed, model, duration)
+    wanted = Demo(recordings, patients, speed or 60.0, port, seed, model, duration, page)
     raise typer.Exit(run_demo(wanted, Console()))
 
 
@@ -346,6 +347,36 @@ def watch(
     from stream_worker.watch import run_watch
 
     run_watch(_settings(config, bootstrap_servers=bootstrap_servers), Console(), duration)
+
+
+@app.command()
+def view(
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", help="Address; others than this machine's need a token.", show_default="127.0.0.1"
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Port; 0 takes a free one.", show_default="8765")
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C"),
+    ] = None,
+) -> None:
+    """Show the ward live in the browser.
+
+    A tile for each bed, those in need first; for each bed, fan charts of its forecasts beside what came, its alerts and
+    how good its forecasts were. Begins with the last hours. Reads the topics like any other consumer and changes
+    nothing. For other machines, set view_host and VITALCAST_VIEW_TOKEN, and put TLS in front.
+    """
+    from stream_worker.view.command import run_view
+
+    wanted = _settings(config, bootstrap_servers=bootstrap_servers, view_host=host, view_port=port)
+    run_view(wanted, Console(), duration)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`vitalcast demo`: a broker in memory, a worker, patients and the ward in the terminal, all ended together.
+"""`vitalcast demo`: a broker in memory, a worker, patients and the ward in terminal and browser, all ended together.
 
 The worker is the same command that runs in production, as a process of its own; only the broker differs.
 """
@@ -25,12 +25,16 @@ from rich.console import Console
 from schemas.recordings import find_recordings
 from stream_worker import watch
 from stream_worker.embedded import embedded_broker
-from stream_worker.health import bind
+from stream_worker.health import PortTakenError, bind
 from stream_worker.replay import replay, tracks_of
 from stream_worker.sender import LagLimit, Sender
 from stream_worker.settings import Settings, load_settings
 from stream_worker.simulator.feed import admit, history, live, send
 from stream_worker.stopping import stop_on_signals
+from stream_worker.view.board import Board
+from stream_worker.view.command import address_of
+from stream_worker.view.link import Link, page_feed
+from stream_worker.view.server import serving
 from stream_worker.ward import Ward
 from stream_worker.ward_feed import WardFeed
 
@@ -55,6 +59,7 @@ class Demo(NamedTuple):
     seed: int
     model: Path | None
     duration_s: float | None
+    page: bool
 
 
 def run_demo(demo: Demo, console: Console) -> int:
@@ -85,13 +90,29 @@ def run_demo(demo: Demo, console: Console) -> int:
 
         with console.status("Starting the worker: loading the model, joining the group"):
             worker.wait_until_ready(stop, check)
-        feed = WardFeed(settings)
+        feed = page_feed(settings) if demo.page else WardFeed(settings)
         stack.callback(feed.close)
         # The live page is served from here, beside the table and from the same ward.
-        watch.show(Ward(), feed, stop, console=console, footer=footer, check=check)
+        ward = Board(settings.limits) if demo.page else Ward()
+        if isinstance(ward, Board):
+            address = stack.enter_context(_page(settings, ward))
+            console.print(f"Live page: {address}", highlight=False)
+            footer = [f"Live page: {address}", *footer]
+        watch.show(ward, feed, stop, console=console, footer=footer, check=check)
     readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
     console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
     return 0
+
+
+@contextmanager
+def _page(settings: Settings, board: Board) -> Iterator[str]:
+    """The live page, at its usual port or, if that is taken, at a free one; yields its address."""
+    try:
+        bound = bind(settings.view_host, settings.view_port, "view")
+    except PortTakenError:
+        bound = bind(settings.view_host, 0, "view")
+    with bound, serving(settings, board, Link("live"), bound):
+        yield address_of(settings.view_host, bound.getsockname()[1])
 
 
 @contextmanager

@@ -19,8 +19,8 @@ class PortTakenError(Exception):
     """The HTTP port cannot be used; the message is one line for the user."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything else is started.
+def bind(host: str, port: int, setting: str = "http") -> socket.socket:
+    """A bound socket, before anything else is started; `setting` begins the names in the error.
 
     Raises: PortTakenError.
     """
@@ -31,7 +31,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as error:
         bound.close()
-        raise PortTakenError(f"http_host {host}, http_port {port}: {error.strerror or 'cannot be bound'}") from error
+        raise PortTakenError(
+            f"{setting}_host {host}, {setting}_port {port}: {error.strerror or 'cannot be bound'}"
+        ) from error
     return bound
 
 

@@ -19,6 +19,11 @@ SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 
+# As long as no guessing over a network can be expected to find it, if chosen at random.
+MIN_TOKEN_LENGTH: Final = 16
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
 class SettingsError(Exception):
     """A setting that cannot be used; the message is one line for the user."""
 
@@ -76,6 +81,11 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: int = Field(9464, ge=0, le=65_535)
 
+    # The live page: patient data, so any other host than this machine needs a token, and TLS in front of it.
+    view_host: str = "127.0.0.1"
+    view_port: int = Field(8765, ge=0, le=65_535)
+    view_token: SecretStr | None = Field(None, min_length=MIN_TOKEN_LENGTH)
+
     # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -105,6 +115,8 @@ class Settings(BaseSettings):
         for name, path in {**tls, "sasl_password_file": self.sasl_password_file}.items():
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}: no such file")
+        if self.view_host not in LOOPBACK and self.view_token is None:
+            raise ValueError(f"view_host {self.view_host} is not this machine alone: set view_token")
         return self
 
     @property

@@ -39,6 +39,16 @@ class Band(NamedTuple):
     horizon_s: int
 
 
+class Message(NamedTuple):
+    """A record as it came from Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    value: bytes
+
+
 class Bed:
     """One stay as its newest records describe it."""
 
@@ -58,9 +68,12 @@ class Bed:
         if self.forecast is None or signal not in self.forecast.signals:
             return None
         horizons, levels = self.forecast.horizons_s, self.forecast.quantile_levels
+        rows = self.forecast.signals[signal].quantiles
+        if not levels or not rows or len(rows) != len(horizons) or {len(row) for row in rows} != {len(levels)}:
+            return None  # not as the contract has it: shown as no forecast
         nearest = min(range(len(horizons)), key=lambda index: abs(horizons[index] - horizon_s))
         middle = min(range(len(levels)), key=lambda index: abs(levels[index] - 0.5))
-        row = self.forecast.signals[signal].quantiles[nearest]
+        row = rows[nearest]
         return Band(row[middle], row[0], row[-1], horizons[nearest])
 
 
@@ -74,8 +87,8 @@ class Ward:
         self._heartbeats: dict[int, Heartbeat] = {}
         self._ended: dict[str, datetime] = {}
 
-    def apply(self, record: Record) -> None:
-        """Take in one record of any topic. Topics may be interleaved in any way."""
+    def apply(self, record: Record, message: Message | None = None) -> None:
+        """Take in one record of any topic, and how it came. Topics may be interleaved in any way."""
         match record:
             case Reading():
                 self._place_reading(record)
@@ -100,7 +113,9 @@ class Ward:
         return [alert for alert in self.open_alerts if alert.stay_id == stay_id]
 
     def by_need(self) -> list[tuple[Bed, list[Alert]]]:
-        """Every bed with its open alerts: the most urgent first, then the one with more alerts, then by name.
+        """Every bed with its open alerts, those in need first.
+
+        That is: by the most urgent alert, then by how probable it is, then by the number of alerts, then by name.
 
         A stay that is known by an open alert alone is a bed too, without values.
         """
@@ -108,9 +123,10 @@ class Ward:
         for alert in self.open_alerts:
             alerts.setdefault(alert.stay_id, []).append(alert)
 
-        def need(stay_id: str) -> tuple[int, int, str]:
+        def need(stay_id: str) -> tuple[int, float, int, str]:
             urgent = alerts[stay_id]
-            return (RANK[urgent[0].priority] if urgent else len(RANK), -len(urgent), stay_id)
+            rank = RANK[urgent[0].priority] if urgent else len(RANK)
+            return (rank, -_probability(urgent, rank), -len(urgent), stay_id)
 
         return [(self.beds.get(stay_id) or Bed(stay_id), alerts[stay_id]) for stay_id in sorted(alerts, key=need)]
 
@@ -178,6 +194,12 @@ class Ward:
 
     def _see(self, at: datetime) -> None:
         self.newest = at if self.newest is None else max(self.newest, at)
+
+
+def _probability(alerts: list[Alert], rank: int) -> float:
+    """The highest probability among the alerts of that rank: 1 for what has happened already, 0 without alerts."""
+    values = [alert.evidence.get("probability") for alert in alerts if RANK[alert.priority] == rank]
+    return max((value if isinstance(value, int | float) else 1.0 for value in values), default=0.0)
 
 
 def usable_values(reading: Reading) -> dict[str, float]:

@@ -13,7 +13,7 @@ from kafka.structs import TopicPartition
 from schemas.codec import InvalidReading, decode, decode_output
 from stream_worker import clients
 from stream_worker.settings import Settings
-from stream_worker.ward import Record, Ward
+from stream_worker.ward import Message, Record, Ward
 
 # Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
 RECENT_RECORDS: Final = 500
@@ -27,7 +27,13 @@ class WardFeed:
     Raises at the start: BrokerUnreachableError, KafkaFaultError.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, back: int = RECENT_RECORDS, *, every_forecast: bool = False) -> None:
+        """`back`: how many readings and forecasts of each partition to begin with, at most.
+
+        `every_forecast` applies also those that a newer one of the same stay has overtaken already.
+        """
+        self._back = back
+        self._every_forecast = every_forecast
         self.read: Counter[str] = Counter()
         self._settings = settings
         self._readings, self._forecasts, self._alerts = (
@@ -45,10 +51,12 @@ class WardFeed:
         polled: dict[Any, list[Any]] = self._consumer.poll(int(timeout_s * 1000), max_records=MAX_POLL_RECORDS)
         for partition, records in polled.items():
             self.read[partition.topic] += len(records)
-            for record in _newest_by_key(records) if partition.topic == self._forecasts else records:
+            thinned = partition.topic == self._forecasts and not self._every_forecast
+            for record in _newest_by_key(records) if thinned else records:
                 decoded = self._decode(partition.topic, record.value)
                 if decoded is not None:
-                    ward.apply(decoded)
+                    message = Message(record.topic, record.partition, record.offset, record.timestamp, record.value)
+                    ward.apply(decoded, message)
         return sum(map(len, polled.values()))
 
     def catch_up(self, ward: Ward, within_s: float) -> None:
@@ -76,7 +84,7 @@ class WardFeed:
         self._consumer.assign(partitions)
         begin, end = self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
         for partition in partitions:
-            recent = 0 if partition.topic == self._alerts else end[partition] - RECENT_RECORDS
+            recent = 0 if partition.topic == self._alerts else end[partition] - self._back
             self._consumer.seek(partition, max(begin[partition], recent))
 
     def _partitions(self, topic: str) -> set[int]:

@@ -26,6 +26,7 @@ from stream_worker.settings import Settings
 from stream_worker.stopping import stop_on_signals
 from stream_worker.ward import RANK, Bed, Ward
 from stream_worker.ward_feed import WardFeed
+from stream_worker.ward_words import NOT_SHOWN, SHORT_TITLE, duration, number
 
 REFRESH_S: Final = 1.0
 PLAIN_EVERY_S: Final = 5.0
@@ -39,18 +40,6 @@ LEAST_WIDTH_OF_ALERTS: Final = 24
 SHARE_OF_ALERTS: Final = 0.33  # of the terminal's width: their words matter more than a sixth signal
 ALERTS_PER_BED: Final = 2
 LINES_AROUND_BEDS: Final = 5  # title, status, the table's head and rule, the legend; the footer comes on top
-
-# The signals shown first where the terminal is narrow, with the words of a monitor.
-SHORT_TITLE: Final = {
-    "hr": "HR /min",
-    "abp_mean": "MAP mmHg",
-    "spo2": "SpO2 %",
-    "resp": "Resp /min",
-    "abp_sys": "Sys mmHg",
-    "abp_dia": "Dia mmHg",
-    "temp": "Temp °C",
-}
-NOT_SHOWN: Final = frozenset({"pulse", "nibp_sys", "nibp_dia", "nibp_mean"})  # doubles of what is shown
 
 # Shape, word and colour: each alone tells the priority.
 MARK: Final[dict[Priority, tuple[str, str, str]]] = {
@@ -128,7 +117,7 @@ def status_line(ward: Ward, now: datetime) -> str:
         if behind is None:
             parts.append(f"{ward.newest:%H:%M:%S} UTC")
         else:
-            parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M} UTC, {_duration(behind)} BEHIND THE CLOCK")
+            parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M} UTC, {duration(behind)} BEHIND THE CLOCK")
     return " · ".join(parts)
 
 
@@ -156,12 +145,12 @@ def _bed_cell(bed: Bed) -> Text:
 def _signal_cell(ward: Ward, bed: Bed, signal: str) -> Text:
     """The newest value (with its age, if old), below it the forecast and its band."""
     observed = bed.values.get(signal)
-    cell = Text("-" if observed is None else _number(signal, observed.value), overflow="ellipsis", no_wrap=True)
+    cell = Text("-" if observed is None else number(signal, observed.value), overflow="ellipsis", no_wrap=True)
     if observed is not None and (age := ward.age(observed.at)) > OLD_AFTER:
-        cell.append(f" ({_duration(age)})", style="dim")
+        cell.append(f" ({duration(age)})", style="dim")
     if (band := bed.band(signal, HORIZON_S)) is not None:
-        low, high = _number(signal, band.low), _number(signal, band.high)
-        cell.append(f"\n→{_number(signal, band.median)}", style="green")
+        low, high = number(signal, band.low), number(signal, band.high)
+        cell.append(f"\n→{number(signal, band.median)}", style="green")
         cell.append(f" {low}-{high}", style="dim green")
     return cell
 
@@ -185,19 +174,6 @@ def _short_message(alert: Alert) -> str:
     if signal is None or signal.name not in SHORT_TITLE:
         return alert.message
     return alert.message.replace(signal.title, SHORT_TITLE[signal.name].partition(" ")[0])
-
-
-def _number(signal: str, value: float) -> str:
-    """Whole numbers where monitors show them; a tenth for temperature and for signals of a model's own."""
-    return f"{value:.0f}" if signal in VITALS_BY_NAME and signal != "temp" else f"{value:.1f}"
-
-
-def _duration(span: timedelta) -> str:
-    seconds = int(span.total_seconds())
-    for size, unit in ((365 * 86_400, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size or (seconds >= size and unit == "min"):
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
 
 
 def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:

@@ -14,7 +14,7 @@ from stream_worker.cli import app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError
 from tests.worker_process import run_vitalcast
 
-COMMANDS = ("demo", "worker", "replay", "simulate", "watch", "settings", "train", "evaluate", "export", "topics")
+COMMANDS = ("demo", "worker", "replay", "simulate", "watch", "view", "settings", "train", "evaluate", "export", "topics")
 CLOSED = "127.0.0.1:1"  # nothing listens on port 1
 
 
@@ -45,6 +45,8 @@ def test_help_needs_neither_torch_nor_faust_nor_kafka() -> None:
         (["topics", "check", "-b", CLOSED], 1, "no Kafka broker answers at 127.0.0.1:1"),
         (["topics", "create", "-b", CLOSED], 1, "no Kafka broker answers"),
         (["watch", "-b", CLOSED], 1, "no Kafka broker answers"),
+        (["view", "-b", CLOSED], 1, "no Kafka broker answers"),
+        (["view", "-b", CLOSED, "--host", "0.0.0.0"], 2, "view_host 0.0.0.0 is not this machine alone: set view_token"),
         (["simulate", "-b", CLOSED], 1, "no Kafka broker answers"),
         (["replay", ".", "-b", CLOSED], 1, "no recordings"),
         (["replay", "nowhere", "-b", CLOSED], 1, "nowhere: no such file or folder"),

@@ -1,0 +1,196 @@
+"""A ward with its recent past: what each stay was, what was forecast for it, and every revision of its alerts.
+
+Pure: records go in, nothing else. All of it is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from schemas.alert import Alert
+from schemas.forecast import Forecast
+from schemas.reading import LimitRange, Reading, StayEvent
+from schemas.signals import VITALS_BY_NAME
+from stream_worker.limits import AlertLimits, SignalLimits, limits_of
+from stream_worker.ward import Message, Record, Ward, usable_values
+
+MINUTE_S: Final = 60
+HISTORY_MIN: Final = 240  # a nursing shift's half: what still fits a chart at one point a minute
+SCORED_HORIZON_S: Final = 900  # the horizon that the tiles show, so the one whose past is kept
+ALERTS_KEPT: Final = 60  # of each stay, cleared ones included
+REVISIONS_KEPT: Final = 30  # of each alert
+MESSAGES_KEPT: Final = 12  # of each stay
+SIGNALS_KEPT: Final = 40  # of each stay: a guard against models or senders that invent names
+
+
+class Due(NamedTuple):
+    """What was forecast for one minute, 15 min before: quantiles along `levels`, and the value at that time."""
+
+    levels: tuple[float, ...]
+    quantiles: tuple[float, ...]
+    last: float
+
+
+class Track:
+    """One signal of one stay, by minutes since the epoch."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, float] = {}  # the minute's mean
+        self.due: dict[int, Due] = {}  # by the minute that was forecast
+        self.anomalies: dict[int, float] = {}  # flagged minutes, with the value then
+        self._counts: dict[int, int] = {}
+
+    def add(self, minute: int, value: float) -> None:
+        """Take one more value into the minute's mean."""
+        count = self._counts.get(minute, 0) + 1
+        mean = self.values.get(minute, 0.0)
+        self._counts[minute], self.values[minute] = count, mean + (value - mean) / count
+        _trim(self.values, HISTORY_MIN)
+        _trim(self._counts, HISTORY_MIN)
+
+
+class Past:
+    """The recent past of one stay."""
+
+    def __init__(self) -> None:
+        self.tracks: dict[str, Track] = {}
+        self.alerts: dict[str, list[Alert]] = {}  # revisions by alert_id, in order
+        self.messages: deque[Message] = deque(maxlen=MESSAGES_KEPT)
+        self.overrides: dict[str, LimitRange] = {}
+        self.changed_ms = 0  # Kafka timestamp of the newest reading
+
+    def track(self, signal: str) -> Track:
+        """The signal's track; one that is kept nowhere beyond `SIGNALS_KEPT`."""
+        known = self.tracks.get(signal)
+        if known is None:
+            known = Track()
+            if len(self.tracks) < SIGNALS_KEPT:
+                self.tracks[signal] = known
+        return known
+
+
+class Board(Ward):
+    """A ward that remembers the last hours, and names stays by handles that reveal nothing outside of this process."""
+
+    def __init__(self, limits: Mapping[str, AlertLimits]) -> None:
+        super().__init__()
+        self.lock = threading.Lock()  # held while a record is taken in; readers in other threads hold it too
+        self._limits = limits
+        self._pasts: dict[str, Past] = {}
+        self._key = secrets.token_bytes(32)
+        self._handles: dict[str, str] = {}
+        self._stay_ids: dict[str, str] = {}
+
+    def apply(self, record: Record, message: Message | None = None) -> None:
+        """Take in one record. Repeats, as after reading back once more, change nothing but the minute's mean."""
+        with self.lock:
+            super().apply(record, message)
+            self._keep(record, message)
+
+    def _keep(self, record: Record, message: Message | None) -> None:
+        match record:
+            case Reading():
+                self._keep_reading(record, message)
+            case StayEvent():
+                self._keep_event(record)
+            case Forecast():
+                self._keep_forecast(record)
+            case Alert():
+                self._keep_alert(record)
+            case _:
+                return
+        if message is not None:
+            past = self._pasts.get(record.stay_id)
+            if past is not None:
+                past.messages.append(message)
+
+    def past(self, stay_id: str) -> Past:
+        """What is remembered of the stay; an empty past for an unknown one."""
+        return self._pasts.get(stay_id) or Past()
+
+    def limits(self, stay_id: str) -> dict[str, SignalLimits]:
+        """The alert limits that hold for the stay, by the settings of this viewer and the stay's own events."""
+        bed = self.beds.get(stay_id)
+        return limits_of(self._limits, bed.care_unit if bed else None, self.past(stay_id).overrides)
+
+    def handle(self, stay_id: str) -> str:
+        """An opaque name of the stay for addresses: a keyed hash, the key being this process's own."""
+        known = self._handles.get(stay_id)
+        if known is None:
+            known = hmac.new(self._key, stay_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:20]
+            self._handles[stay_id], self._stay_ids[known] = known, stay_id
+        return known
+
+    def stay_of(self, handle: str) -> str | None:
+        """The stay of a handle that was given out; None for any other text."""
+        return self._stay_ids.get(handle)
+
+    def _remember(self, stay_id: str) -> Past:
+        return self._pasts.setdefault(stay_id, Past())
+
+    def _keep_reading(self, reading: Reading, message: Message | None) -> None:
+        if reading.stay_id not in self.beds:
+            return
+        past = self._remember(reading.stay_id)
+        for signal, value in usable_values(reading).items():
+            past.track(signal).add(minute_of(reading.observed_at), value)
+        if message is not None:
+            past.changed_ms = message.timestamp_ms
+
+    def _keep_event(self, event: StayEvent) -> None:
+        if event.event == "ended":
+            self._pasts.pop(event.stay_id, None)
+        elif event.limits:
+            self._remember(event.stay_id).overrides.update(event.limits)
+
+    def _keep_forecast(self, forecast: Forecast) -> None:
+        if forecast.stay_id not in self.beds or not forecast.horizons_s or not forecast.quantile_levels:
+            return
+        past = self._remember(forecast.stay_id)
+        horizons = forecast.horizons_s
+        index = min(range(len(horizons)), key=lambda i: abs(horizons[i] - SCORED_HORIZON_S))
+        minute = minute_of(forecast.issued_at)
+        due_minute = minute + horizons[index] // MINUTE_S
+        for signal, state in forecast.signals.items():
+            track = past.track(signal)
+            if signal not in VITALS_BY_NAME:  # what only the model's manifest declares is known from forecasts alone
+                track.add(minute_of(state.last_at), state.last)
+            if index < len(state.quantiles) and len(state.quantiles[index]) == len(forecast.quantile_levels):
+                # The first of each minute: as far ahead as its horizon says, and not replaced by repeats.
+                row = tuple(state.quantiles[index])
+                track.due.setdefault(due_minute, Due(tuple(forecast.quantile_levels), row, state.last))
+                _trim(track.due, HISTORY_MIN)
+            anomaly = forecast.anomalies.get(signal)
+            if anomaly is not None and anomaly.flag:
+                track.anomalies[minute] = state.last
+                _trim(track.anomalies, HISTORY_MIN)
+
+    def _keep_alert(self, alert: Alert) -> None:
+        if alert.state == "cleared" and alert.stay_id not in self._pasts:
+            return  # as after the stay's end
+        alerts = self._remember(alert.stay_id).alerts
+        revisions = alerts.setdefault(alert.alert_id, [])
+        if not revisions or revisions[-1].revision < alert.revision:
+            revisions.append(alert)
+            del revisions[1:-REVISIONS_KEPT]  # the first says how it began
+        while len(alerts) > ALERTS_KEPT:
+            cleared = (name for name, known in alerts.items() if known[-1].state == "cleared")
+            del alerts[next(cleared, next(iter(alerts)))]
+
+
+def minute_of(at: datetime) -> int:
+    """Whole minutes since the epoch."""
+    return int(at.timestamp()) // MINUTE_S
+
+
+def _trim(by_minute: dict[int, Any], size: int) -> None:
+    """Forget the oldest beyond `size`."""
+    while len(by_minute) > size:
+        del by_minute[min(by_minute)]

@@ -1,0 +1,40 @@
+"""`vitalcast view`: the ward in the browser until Ctrl-C."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+from rich.console import Console
+
+from stream_worker.health import bind
+from stream_worker.settings import Settings
+from stream_worker.stopping import stop_on_signals
+from stream_worker.view.board import Board
+from stream_worker.view.link import Link, follow, page_feed
+from stream_worker.view.server import serving
+
+
+def run_view(settings: Settings, console: Console, duration_s: float | None = None) -> None:
+    """Serve the page of the settings' topics until Ctrl-C, or for so many seconds.
+
+    Raises: BrokerUnreachableError, KafkaFaultError, PortTakenError.
+    """
+    board, link = Board(settings.limits), Link()
+    feed = page_feed(settings)
+    with closing(feed), bind(settings.view_host, settings.view_port, "view") as bound, stop_on_signals() as stop:
+        address = address_of(settings.view_host, bound.getsockname()[1])
+        reader = threading.Thread(target=follow, args=(settings, feed, board, link, stop), name="reader", daemon=True)
+        reader.start()
+        with serving(settings, board, link, bound):
+            console.print(f"Live page: {address} · Kafka {settings.bootstrap_servers} · Ctrl-C ends", soft_wrap=True)
+            if settings.view_token is not None:
+                console.print("The page asks for view_token. Put TLS in front of it before others use it.")
+            stop.wait(duration_s)
+        stop.set()
+        reader.join(3)
+
+
+def address_of(host: str, port: int) -> str:
+    """The page's address."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

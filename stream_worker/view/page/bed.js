@@ -1,0 +1,348 @@
+// The bed page: a fan chart for each signal, alerts with their lives, forecast quality, raw messages.
+// Plotly gets numbers only: it reads markup in texts, and a sender's texts are set as text nodes instead.
+
+import { duration, el, setText, setTime, SHAPE, STATE, TREND, utc } from "./words.js";
+
+const HOUR_MS = 3_600_000;
+const DASH = { high: "◆", medium: "▲", low: "●", info: "○" };
+const SYMBOL = { high: "diamond", medium: "triangle-up", low: "circle", info: "circle-open" };
+const SPANS = [1, 2, 4];
+let library = null;
+
+// Loaded with the first bed, since the ward does without it.
+function loadLibrary() {
+  library ??= new Promise((resolve, reject) => {
+    const script = el("script");
+    script.src = "/lib/plotly.js";
+    script.onload = () => resolve(window.Plotly);
+    script.onerror = reject;
+    document.head.append(script);
+  });
+  return library;
+}
+
+// Plotly knows no time zones: it draws the viewer's clock as if it were UTC.
+const local = (ms) => ms - new Date(ms).getTimezoneOffset() * 60_000;
+const clock = (times) => times.map((ms) => utc(ms).slice(0, 16) + " UTC");
+
+export class Bed {
+  constructor(root) {
+    this.root = root;
+    this.parts = {};
+    this.charts = new Map();
+    this.dirty = new Set();
+    this.hours = 2;
+    this.name = el("h1");
+    this.about = el("p", "about");
+    this.back = Object.assign(el("a", "back", "← Ward"), { href: "#" });
+    const top = el("div", "bed-top");
+    top.append(this.back, this.name, this.about, this.spans());
+    this.chartsNode = el("section", "charts");
+    this.alerts = el("section", "lives");
+    this.messages = el("section", "messages");
+    const side = el("aside");
+    side.append(this.alerts, this.messages);
+    const body = el("div", "bed");
+    body.append(this.chartsNode, side);
+    root.replaceChildren(top, body);
+  }
+
+  spans() {
+    const node = el("span", "bar");
+    for (const hours of SPANS) {
+      const button = el("button", "", `${hours} h`);
+      button.type = "button";
+      button.setAttribute("aria-pressed", String(hours === this.hours));
+      button.addEventListener("click", () => {
+        this.hours = hours;
+        for (const other of node.children) other.setAttribute("aria-pressed", String(other === button));
+        this.repaint();
+      });
+      node.append(button);
+    }
+    return node;
+  }
+
+  close() {
+    this.closed = true;
+    for (const chart of this.charts.values()) if (chart.plot.data) window.Plotly.purge(chart.plot);
+    this.root.replaceChildren();
+  }
+
+  update(parts, set, _drop) {
+    this.parts = parts;
+    if (parts.bed === null) {
+      setText(this.name, "This bed is not known here");
+      setText(this.about, "The stay may have ended, or the page's server was started anew. Escape leads back.");
+      return;
+    }
+    if (!parts.bed || !parts.order) return;
+    this.showAbout(parts.bed, parts.head);
+    if (set.alerts) this.showAlerts(set.alerts);
+    if (set.messages) this.showMessages(set.messages);
+    for (const signal of parts.order) this.chart(signal).show(parts, parts.head?.newest ?? null);
+    for (const name of Object.keys(set)) {
+      const [kind, signal] = split(name);
+      if (["history", "past", "fan"].includes(kind)) this.dirty.add(signal);
+    }
+    if (set.order) this.chartsNode.replaceChildren(...set.order.map((signal) => this.chart(signal).node));
+    this.paint();
+  }
+
+  chart(signal) {
+    if (!this.charts.has(signal)) this.charts.set(signal, new Chart(signal));
+    return this.charts.get(signal);
+  }
+
+  repaint() {
+    for (const signal of this.charts.keys()) this.dirty.add(signal);
+    this.paint();
+  }
+
+  // One chart a frame, so that typing and scrolling stay smooth.
+  async paint() {
+    if (this.painting) return;
+    this.painting = true;
+    try {
+      const plotly = await loadLibrary();
+      while (this.dirty.size && !this.closed) {
+        const [signal] = this.dirty;
+        this.dirty.delete(signal);
+        if (!this.parts.order?.includes(signal)) continue;
+        await this.chart(signal).draw(plotly, this.parts, this.hours);
+        await new Promise(requestAnimationFrame);
+      }
+    } finally {
+      this.painting = false;
+    }
+  }
+
+  showAbout(bed, head) {
+    setText(this.name, bed.name);
+    const age = bed.at === null || !head?.newest ? "" : `newest ${duration(head.newest - bed.at)} old`;
+    const alerts = bed.open === 1 ? "1 open alert" : `${bed.open || "no"} open alerts`;
+    setText(this.about, [bed.unit, STATE[bed.state], age, alerts, bed.model].filter(Boolean).join(" · "));
+    this.root.classList.toggle("stale", bed.state === "stale");
+  }
+
+  showAlerts(alerts) {
+    const lives = alerts.map((alert) => {
+      const node = el("details", `life ${alert.priority} ${alert.state}`);
+      const line = el("summary");
+      const when = el("time");
+      setTime(when, alert.since, true);
+      const is = alert.state === "cleared" ? `cleared${alert.reason ? `: ${alert.reason}` : ""}` : "open";
+      line.append(
+        el("span", `badge ${alert.priority}`, `${SHAPE[alert.priority]} ${alert.priority}`),
+        el("b", "", alert.text),
+        el("span", "fact", `${is} · ${alert.kind} · since `),
+        when,
+      );
+      const lead = alert.lead_s === null ? "" : ` · ${duration(alert.lead_s * 1000)} ahead of the limit`;
+      node.append(line, el("p", "fact", (alert.evidence || "no evidence given") + lead), this.steps(alert.steps));
+      return node;
+    });
+    const title = el("h2", "", "Alerts of the last hours");
+    this.alerts.replaceChildren(title, ...(lives.length ? lives : [el("p", "fact", "None.")]));
+  }
+
+  steps(steps) {
+    const list = el("ol");
+    for (const step of steps) {
+      const item = el("li");
+      const when = el("time");
+      setTime(when, step.at);
+      item.append(when, el("span", "", ` ${step.state}, ${step.priority}: ${step.text}`));
+      list.append(item);
+    }
+    return list;
+  }
+
+  showMessages(messages) {
+    const isOpen = this.messages.querySelector("details")?.open ?? false;
+    const details = Object.assign(el("details"), { open: isOpen });
+    details.append(el("summary", "", "Last messages, as they came"));
+    for (const message of messages) {
+      const from = el("p", "fact", `${message.from} · ${utc(message.at)}`);
+      details.append(from, el("pre", "", message.text));
+    }
+    this.messages.replaceChildren(details);
+  }
+}
+
+class Chart {
+  constructor(signal) {
+    this.signal = signal;
+    this.node = el("article", "chart");
+    this.title = el("h2");
+    this.value = el("b", "big");
+    this.unit = el("i");
+    this.then = el("span", "then");
+    this.quality = el("p", "fact");
+    this.plot = el("div", "plot");
+    const top = el("div", "chart-top");
+    top.append(this.title, this.value, this.unit, this.then);
+    this.node.append(top, this.plot, this.quality);
+  }
+
+  show(parts, newest) {
+    const now = parts[`now:${this.signal}`];
+    const quality = parts[`quality:${this.signal}`];
+    if (!now) return;
+    setText(this.title, now.long);
+    setText(this.value, now.value ?? "–");
+    const age = now.at === null || newest === null ? 0 : newest - now.at;
+    setText(this.unit, `${now.unit}${age > 90_000 ? ` · ${duration(age)} old` : ""}`);
+    const [arrow, word] = TREND[now.trend] ?? ["", ""];
+    setText(this.then, now.then === null ? "" : `${arrow} ${now.then} (${now.band}) in ${now.in_min} min`);
+    this.then.title = word && `${word}; in brackets the 90 % band`;
+    setText(this.quality, quality ? sentence(quality) : "No forecast of this signal has come due yet.");
+  }
+
+  async draw(plotly, parts, hours) {
+    const history = parts[`history:${this.signal}`];
+    const past = parts[`past:${this.signal}`];
+    const fan = parts[`fan:${this.signal}`];
+    if (!history) return;
+    const ink = inks();
+    const end = Math.max(history.t.at(-1) ?? 0, fan?.t[0] ?? 0);
+    const traces = [...pastTraces(ink, past), ...historyTraces(ink, history), ...fanTraces(ink, fan)];
+    const layout = layoutOf(ink, history, end, hours);
+    layout.yaxis.range = rangeOf(traces, layout.xaxis.range, [history.low, history.high]);
+    await plotly.react(this.plot, [...traces, ...marks(ink, history, end)], layout, {
+      displayModeBar: false,
+      responsive: true,
+    });
+  }
+}
+
+function split(name) {
+  const at = name.indexOf(":");
+  return at < 0 ? [name, ""] : [name.slice(0, at), name.slice(at + 1)];
+}
+
+function sentence(quality) {
+  const better = `error ${quality.error}, and ${quality.persistence} had it stayed as it was`;
+  return (
+    `${quality.horizon_min} min ahead, ${quality.count} minutes of this stay: ${quality.covered_90} fell into the ` +
+    `90 % band, ${quality.covered_50} into the 50 % band; ${better}.`
+  );
+}
+
+function inks() {
+  const style = getComputedStyle(document.documentElement);
+  return Object.fromEntries(
+    ["ink", "dim", "rule", "line", "fan90", "fan50", "median", "past", "limit", "high", "medium", "low", "info"].map(
+      (name) => [name, style.getPropertyValue(`--${name}`).trim()],
+    ),
+  );
+}
+
+function layoutOf(ink, history, end, hours) {
+  const values = { showgrid: true, gridcolor: ink.rule, zeroline: false, tickfont: { color: ink.dim, size: 13 } };
+  const limits = [history.low, history.high].filter((limit) => limit !== null);
+  return {
+    height: 230,
+    margin: { l: 44, r: 12, t: 6, b: 26 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    showlegend: false,
+    hovermode: "x",
+    dragmode: false,
+    font: { color: ink.ink },
+    xaxis: { ...values, type: "date", range: [local(end - hours * HOUR_MS), local(end + HOUR_MS)], tickformat: "%H:%M" },
+    yaxis: { ...values, fixedrange: true },
+    shapes: [
+      ...limits.map((limit) => rule({ y0: limit, y1: limit, x0: 0, x1: 1, xref: "paper" }, ink.limit, "dash")),
+      rule({ x0: local(end), x1: local(end), y0: 0, y1: 1, yref: "paper" }, ink.dim, "dot"),
+    ],
+  };
+}
+
+// All that is in sight, and a limit that is not far from it; one far away would only flatten the curves.
+function rangeOf(traces, [from, to], limits) {
+  const values = traces.flatMap(({ x, y }) => y.filter((value, i) => value !== null && x[i] >= from && x[i] <= to));
+  if (!values.length) return undefined;
+  let [low, high] = [Math.min(...values), Math.max(...values)];
+  const near = Math.max(high - low, 4) * 0.6;
+  for (const limit of limits) {
+    if (limit !== null && limit > low - near && limit < high + near) [low, high] = [Math.min(low, limit), Math.max(high, limit)];
+  }
+  const margin = Math.max(high - low, 1) * 0.06;
+  return [low - margin, high + margin];
+}
+
+const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.2, dash }, layer: "below", ...place });
+
+function band(times, low, high, fill) {
+  const line = { width: 0 };
+  const common = { x: times.map(local), mode: "lines", line, hoverinfo: "skip", type: "scatter" };
+  return [
+    { ...common, y: low },
+    { ...common, y: high, fill: "tonexty", fillcolor: fill },
+  ];
+}
+
+function curve(times, values, name, line) {
+  const hovertemplate = `%{y:.1f} ${name}<br>%{customdata}<extra></extra>`;
+  return { x: times.map(local), y: values, customdata: clock(times), mode: "lines", line, hovertemplate, type: "scatter" };
+}
+
+function pastTraces(ink, past) {
+  if (!past?.t.length) return [];
+  const line = { color: ink.dim, width: 1.3, dash: "dot" };
+  return [...band(past.t, past.low, past.high, ink.past), curve(past.t, past.median, "forecast 15 min before", line)];
+}
+
+function historyTraces(ink, history) {
+  return [curve(history.t, history.v, "observed", { color: ink.line, width: 2.2 })];
+}
+
+function fanTraces(ink, fan) {
+  if (!fan) return [];
+  const [low90, low50, median, high50, high90] = fan.levels;
+  return [
+    ...band(fan.t, low90, high90, ink.fan90),
+    ...band(fan.t, low50, high50, ink.fan50),
+    curve(fan.t, median, "forecast", { color: ink.median, width: 2.4 }),
+  ];
+}
+
+// Anomalies where they were; alerts on the value at which each began.
+function marks(ink, history, end) {
+  const traces = [];
+  if (history.anomalies.length) {
+    const times = history.anomalies.map(([at]) => at);
+    traces.push({
+      ...curve(times, history.anomalies.map(([, value]) => value), "unexpected", {}),
+      mode: "markers",
+      marker: { symbol: "x-thin-open", size: 9, color: ink.ink, line: { width: 1.6 } },
+    });
+  }
+  for (const alert of history.alerts) {
+    const value = nearest(history, alert.from);
+    if (value === null) continue;
+    traces.push({
+      ...curve([alert.from], [value], `${DASH[alert.priority]} ${alert.priority} alert began`, {}),
+      mode: "markers",
+      marker: { symbol: SYMBOL[alert.priority], size: 13, color: ink[alert.priority], line: { width: 1.5, color: ink.ink } },
+    });
+    const until = alert.to ?? end;
+    const open = history.t.map((at, i) => (at >= alert.from && at <= until ? history.v[i] : null));
+    traces.push({
+      ...curve(history.t, open, "while the alert was open", { color: ink[alert.priority], width: 4 }),
+      opacity: 0.55,
+      hoverinfo: "skip",
+      hovertemplate: null,
+    });
+  }
+  return traces;
+}
+
+function nearest(history, at) {
+  if (!history.t.length) return null;
+  let best = 0;
+  for (let i = 1; i < history.t.length; i++)
+    if (Math.abs(history.t[i] - at) < Math.abs(history.t[best] - at)) best = i;
+  return history.v[best];
+}

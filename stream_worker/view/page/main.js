@@ -1,0 +1,113 @@
+// Joins the pieces: one WebSocket that tells what changed, the page that the address names, theme and keys.
+
+import { Bed } from "./bed.js";
+import { Ward } from "./ward.js";
+import { duration, el, PRIORITIES, setText, setTime, SHAPE, utc } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const THEMES = ["auto", "dark", "light"];
+const RETRY_MS = [500, 1000, 2000, 5000];
+
+let socket = null;
+let failures = 0;
+let page = null;
+let parts = {};
+
+function shown() {
+  const found = /^#bed=([0-9a-f]+)$/.exec(location.hash);
+  return found ? found[1] : "ward";
+}
+
+function turn() {
+  parts = {};
+  page?.close();
+  page = shown() === "ward" ? new Ward($("page")) : new Bed($("page"));
+  ask();
+}
+
+function ask() {
+  if (socket?.readyState === WebSocket.OPEN) {
+    parts = {};
+    socket.send(shown());
+  }
+}
+
+function connect() {
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  socket.binaryType = "arraybuffer";
+  socket.onopen = () => {
+    failures = 0;
+    ask();
+  };
+  socket.onmessage = (event) => receive(JSON.parse(new TextDecoder().decode(event.data)));
+  socket.onclose = () => {
+    say("This page has lost its server. What you see is old; it is trying again.");
+    setTimeout(connect, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
+  };
+}
+
+function receive(change) {
+  if (change.page !== shown()) return;
+  Object.assign(parts, change.set);
+  for (const name of change.drop) delete parts[name];
+  if (parts.head) head(parts.head);
+  page.update(parts, change.set, change.drop);
+}
+
+function head(now) {
+  const counts = $("counts");
+  const text = JSON.stringify(now.alerts);
+  if (counts.dataset.of !== text) {
+    counts.dataset.of = text;
+    counts.replaceChildren(
+      ...PRIORITIES.filter((priority) => now.alerts[priority]).map((priority) =>
+        el("span", `badge ${priority}`, `${SHAPE[priority]} ${now.alerts[priority]} ${priority}`),
+      ),
+    );
+    if (!counts.children.length) counts.append(el("span", "calm", "no open alerts"));
+  }
+  setText($("status"), `${now.beds} beds · worker ${now.worker}`);
+  setTime($("clock"), now.newest);
+  if (now.link === "lost") say(`Kafka does not answer, since ${utc(now.link_since)}. What you see is old.`);
+  else if (now.link === "reading_back") say("Reading back the last hours …", "calm");
+  else if (now.behind_s !== null) say(`Not live: values are ${duration(now.behind_s * 1000)} behind the clock.`, "calm");
+  else if (now.worker.startsWith("silent") || now.worker === "stopped")
+    say(`The worker is ${now.worker}: no alert will come until it is back.`);
+  else say("");
+}
+
+function say(text, tone = "grave") {
+  const banner = $("banner");
+  setText(banner, text);
+  banner.className = tone;
+  banner.hidden = !text;
+}
+
+function theme(next) {
+  const wanted = next ?? localStorage.getItem("theme") ?? "auto";
+  localStorage.setItem("theme", wanted);
+  document.documentElement.dataset.theme = wanted;
+  setText($("theme"), `Theme: ${wanted}`);
+  page?.repaint?.();
+}
+
+function nextTheme() {
+  theme(THEMES[(THEMES.indexOf(localStorage.getItem("theme") ?? "auto") + 1) % THEMES.length]);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const isTyping = event.target.matches("input");
+  if (event.key === "Escape") {
+    if (isTyping) event.target.blur();
+    else location.hash = "";
+  } else if (isTyping) return;
+  else if (event.key === "t" || event.key === "T") nextTheme();
+  else page.key?.(event);
+});
+$("theme").addEventListener("click", nextTheme);
+addEventListener("hashchange", turn);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page?.repaint?.());
+theme();
+turn();
+connect();

@@ -1,0 +1,46 @@
+// Words, shapes and times. Texts reach the page as text nodes only, so that what a sender wrote can do nothing.
+
+export const PRIORITIES = ["high", "medium", "low", "info"];
+export const SHAPE = { high: "◆", medium: "▲", low: "●", info: "○" };
+export const TREND = {
+  up: ["↗", "rising"],
+  down: ["↘", "falling"],
+  steady: ["→", "steady"],
+};
+export const STATE = {
+  stale: "NO DATA",
+  unseen: "no reading seen yet",
+  warming_up: "warming up",
+  no_forecast: "no forecast yet",
+};
+
+export function el(name, className = "", text = "") {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
+}
+
+// Writing an equal text again would still cost the browser a layout.
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+const hm = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const dhm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+export const utc = (ms) => new Date(ms).toISOString().replace("T", " ").slice(0, 19) + " UTC";
+
+// The viewer's own time zone; UTC in the tooltip.
+export function setTime(node, ms, withDay = false) {
+  setText(node, ms === null ? "" : (withDay ? dhm : hm).format(ms));
+  node.title = ms === null ? "" : utc(ms);
+}
+
+export function duration(ms) {
+  const s = Math.max(0, Math.round(ms / 1000));
+  if (s < 100) return `${s} s`;
+  if (s < 5400) return `${Math.round(s / 60)} min`;
+  if (s < 172800) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86400)} d`;
+}

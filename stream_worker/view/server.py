@@ -1,0 +1,222 @@
+"""The live page's HTTP: its files, the chart library, and one WebSocket a viewer that carries what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from socket import socket
+from typing import Any, Final
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from stream_worker.settings import Settings
+from stream_worker.view.access import ACCESS, Access, add_headers, guard, is_own_page, login
+from stream_worker.view.bed_page import bed_page
+from stream_worker.view.board import Board
+from stream_worker.view.link import Link
+from stream_worker.view.tiles import head, sparks, tile
+from stream_worker.ward import Bed
+
+# Twice a second: a bed that is read once a second is sent once a second, and is on the screen within half of one.
+TICK_S: Final = 0.5
+SPARKS_EVERY_S: Final = 10.0  # a sparkline's pixel is more than a minute
+BED_EVERY_S: Final = 1.0
+VIEWERS: Final = 64
+ASKED_BYTES: Final = 1024  # a viewer only says which page it shows
+WARD: Final = "ward"
+FILES: Final = {
+    "style.css": "text/css",
+    "main.js": "text/javascript",
+    "ward.js": "text/javascript",
+    "bed.js": "text/javascript",
+    "words.js": "text/javascript",
+}
+Parts = dict[str, Any]
+
+
+class Pages:
+    """What each page holds now, as parts by name. Made once a tick, however many look."""
+
+    def __init__(self, board: Board, link: Link) -> None:
+        self._board = board
+        self._link = link
+        self._made: dict[str, tuple[float, Parts]] = {}
+        self._sparks: dict[str, tuple[float, Any]] = {}
+
+    def parts(self, show: str) -> Parts:
+        """The ward, or the bed of a handle; of a handle that is not known, a `bed` that is null."""
+        now = time.monotonic()
+        made_at, parts = self._made.get(show, (-1.0, {}))
+        if now - made_at < (TICK_S if show == WARD else BED_EVERY_S) * 0.9:
+            return parts
+        with self._board.lock:
+            parts = {"head": self._head()} | (self._ward(now) if show == WARD else self._bed(show))
+        self._made = {name: made for name, made in self._made.items() if now - made[0] < 5} | {show: (now, parts)}
+        return parts
+
+    def _head(self) -> Parts:
+        return {**head(self._board, datetime.now(UTC)), "link": self._link.state, "link_since": self._link.since_ms}
+
+    def _ward(self, now: float) -> Parts:
+        beds = [(self._board.handle(bed.stay_id), bed, alerts) for bed, alerts in self._board.by_need()]
+        parts: Parts = {"order": [handle for handle, _, _ in beds]}
+        for handle, bed, alerts in beds:
+            parts[f"tile:{handle}"] = tile(self._board, bed, alerts)
+            parts[f"spark:{handle}"] = self._sparks_of(handle, bed, now)
+        self._sparks = {handle: self._sparks[handle] for handle, _, _ in beds}
+        return parts
+
+    def _sparks_of(self, handle: str, bed: Bed, now: float) -> Any:
+        """Renewed at times of the bed's own, so that not all are drawn at once."""
+        due, drawn = self._sparks.get(handle, (0.0, None))
+        if now >= due or not drawn:
+            first = drawn is None
+            drawn = sparks(self._board, bed)
+            wait = SPARKS_EVERY_S * (int(handle[:2], 16) / 256 if first else 1.0)
+            self._sparks[handle] = (now + wait, drawn)
+        return drawn
+
+    def _bed(self, handle: str) -> Parts:
+        stay_id = self._board.stay_of(handle)
+        return {"bed": None} if stay_id is None else bed_page(self._board, stay_id)
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What turns `before` into `now`: parts to set and to drop. None if they are equal."""
+    changed = {name: value for name, value in now.items() if name not in before or before[name] != value}
+    gone = [name for name in before if name not in now]
+    return {"set": changed, "drop": gone} if changed or gone else None
+
+
+@contextmanager
+def serving(settings: Settings, board: Board, link: Link, bound: socket) -> Iterator[None]:
+    """Serve the board on the bound socket, from a thread of its own, while the context is open."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="live-page", daemon=True)
+    thread.start()
+    runner = web.AppRunner(application(settings, Pages(board, link)), access_log=None, shutdown_timeout=0.5)
+
+    async def start() -> None:
+        await runner.setup()
+        await web.SockSite(runner, bound).start()
+
+    try:
+        asyncio.run_coroutine_threadsafe(start(), loop).result(10)
+        yield
+    finally:
+        with suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(3)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(3)
+        loop.close()
+
+
+def application(settings: Settings, pages: Pages) -> web.Application:
+    """The routes, guarded."""
+    app = web.Application(middlewares=[guard])
+    app[ACCESS] = Access(settings)
+    app[PAGES] = pages
+    app[VIEWERS_NOW] = _Viewers()
+    app.on_response_prepare.append(add_headers)
+    app.on_shutdown.append(_hang_up)
+    app.router.add_get("/", _file("index.html", "text/html"))
+    app.router.add_get("/login", _file("login.html", "text/html"))
+    app.router.add_post("/login", login)
+    app.router.add_get("/live", _live)
+    app.router.add_get("/lib/plotly.js", _chart_library)
+    for name, kind in FILES.items():
+        app.router.add_get(f"/page/{name}", _file(name, kind))
+    return app
+
+
+def _file(name: str, kind: str) -> Callable[[web.Request], Any]:
+    body = (resources.files("stream_worker.view") / "page" / name).read_bytes()
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type=kind, charset="utf-8")
+
+    return answer
+
+
+async def _chart_library(request: web.Request) -> web.Response:
+    """plotly.js as its Python package brings it; a day in the browser's cache, since it is large."""
+    packed = await asyncio.to_thread(_packed_library)
+    headers = {"Cache-Control": "private, max-age=86400"}
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        return web.Response(
+            body=packed, content_type="text/javascript", headers={**headers, "Content-Encoding": "gzip"}
+        )
+    return web.Response(body=gzip.decompress(packed), content_type="text/javascript", headers=headers)
+
+
+@cache
+def _packed_library() -> bytes:
+    return gzip.compress((resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes(), 6)
+
+
+async def _live(request: web.Request) -> web.StreamResponse:
+    """Tell a viewer what changed on the page that it shows, until it leaves."""
+    viewers = request.app[VIEWERS_NOW]
+    if not is_own_page(request):
+        raise web.HTTPForbidden(text="Only this server's own page may listen.\n")
+    if len(viewers) >= VIEWERS:
+        raise web.HTTPServiceUnavailable(text=f"{VIEWERS} viewers are as many as it serves.\n")
+    viewer = web.WebSocketResponse(heartbeat=20, max_msg_size=ASKED_BYTES)
+    await viewer.prepare(request)
+    viewers.add(viewer)
+    show = _Shown()
+    sender = asyncio.create_task(_tell(viewer, show, request.app[PAGES]))
+    try:
+        async for message in viewer:
+            if message.type is WSMsgType.TEXT:
+                show.turn_to(message.data)
+    finally:
+        viewers.discard(viewer)
+        sender.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await sender
+    return viewer
+
+
+class _Shown:
+    """The page that a viewer shows, and the parts of it that it was told."""
+
+    def __init__(self) -> None:
+        self.page = WARD
+        self.told: Parts = {}
+
+    def turn_to(self, page: str) -> None:
+        self.page, self.told = page, {}
+
+
+async def _tell(viewer: web.WebSocketResponse, show: _Shown, pages: Pages) -> None:
+    """Send the changes, twice a second at most; a slow viewer gets fewer of them, and delays nobody."""
+    while not viewer.closed:
+        page, parts = show.page, pages.parts(show.page)
+        change = changes(show.told, parts)
+        if change is not None:
+            show.told = parts
+            await viewer.send_bytes(orjson.dumps({"page": page, **change}))
+        await asyncio.sleep(TICK_S)
+
+
+async def _hang_up(app: web.Application) -> None:
+    viewers = app[VIEWERS_NOW]
+    for viewer in tuple(viewers):
+        await viewer.close()
+
+
+class _Viewers(set[web.WebSocketResponse]):
+    """Those who look now."""
+
+
+PAGES: Final = web.AppKey("pages", Pages)
+VIEWERS_NOW: Final = web.AppKey("viewers", _Viewers)

@@ -1,0 +1,34 @@
+"""How a ward's signals, numbers and ages are written, in the terminal and in the browser."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from schemas.signals import VITALS_BY_NAME
+
+# The signals shown first where the terminal is narrow, with the words of a monitor.
+SHORT_TITLE: Final = {
+    "hr": "HR /min",
+    "abp_mean": "MAP mmHg",
+    "spo2": "SpO2 %",
+    "resp": "Resp /min",
+    "abp_sys": "Sys mmHg",
+    "abp_dia": "Dia mmHg",
+    "temp": "Temp °C",
+}
+NOT_SHOWN: Final = frozenset({"pulse", "nibp_sys", "nibp_dia", "nibp_mean"})  # doubles of what is shown
+
+
+def number(signal: str, value: float) -> str:
+    """Whole numbers where monitors show them; a tenth for temperature and for signals of a model's own."""
+    return f"{value:.0f}" if signal in VITALS_BY_NAME and signal != "temp" else f"{value:.1f}"
+
+
+def duration(span: timedelta) -> str:
+    """The span in its largest fitting unit."""
+    seconds = int(span.total_seconds())
+    for size, unit in ((365 * 86_400, "y"), (86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size or (seconds >= size and unit == "min"):
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
