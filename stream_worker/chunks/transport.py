@@ -107,18 +107,23 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
-        """What was fetched as one chunk; nothing when the partitions may have changed hands."""
+        """What was fetched as one chunk; nothing when the partitions may have changed hands meanwhile.
+
+        A rebalance can end within one fetch. Nobody can tell then whether the records were fetched before or after the
+        new assignment's seek, so they are dropped and fetched again from the committed offsets.
+        """
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
         generation = self.app.consumer_generation_id
         fetched = await self._fetch(timeout)
-        if not self.flow_active:
-            await self._rewind()
+        if self.should_stop:
             return
-        if fetched and self.app.consumer_generation_id == generation and not self.should_stop:
+        if not self.flow_active or self.app.consumer_generation_id != generation:
+            await self._rewind()
+        elif fetched:
             yield self._chunk_message({TopicPartition(*tp): records for tp, records in fetched.items()})
 
     async def _fetch(self, timeout: float) -> Mapping[TP, Records]:
-        if not self.flow_active:
-            await self.wait(self.can_resume_flow)
         active = self._get_active_partitions()
         if not active:
             await asyncio.sleep(0.01)  # Faust's own second of sleep would be felt at each start
@@ -130,10 +135,13 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             self.not_waiting_next_records.set()
 
     async def _rewind(self) -> None:
-        """Forget what was fetched while the flow was stopped."""
+        """Fetch again from the committed offsets; what is processed already is skipped by those who keep the state."""
+        generation = self.app.consumer_generation_id
         try:
             await self.perform_seek()
         except Exception as error:
+            if self.flow_active and self.app.consumer_generation_id == generation:
+                self.connection.on_failure(error)  # no other rebalance is on its way to seek for us
             log.debug("seek_failed", error=type(error).__name__)
 
     def _chunk_message(self, chunk: Chunk) -> tuple[TP, ConsumerMessage]:

@@ -1,0 +1,84 @@
+"""Workers that join, leave, die and come back from the dead: the same outputs and state as one that was left alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conftest import WorkerStarter
+from tests.fault.undisturbed import assert_same_outputs, assert_same_state
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, create_topics, produce, read_committed
+from tests.patients import ward
+
+STAYS, MINUTES = 24, 400
+SESSION_TIMEOUT_S = 6
+
+
+@pytest.fixture
+def reference(kafka: Broker) -> Topics:
+    """Topics for the worker that is left alone."""
+    topics = Topics.unique()
+    create_topics(kafka.bootstrap_servers, *topics.outputs)
+    create_topics(kafka.bootstrap_servers, topics.changelog, config={"cleanup.policy": "compact"})
+    return topics
+
+
+def done(servers: str, topics: Topics) -> int:
+    """Readings whose forecast is committed."""
+    return len(read_committed(servers, topics.forecasts))
+
+
+def assert_same_as_left_alone(
+    servers: str, start_worker: WorkerStarter, topics: Topics, reference: Topics, sent: int
+) -> None:
+    """Run a worker that nobody disturbs over the same readings, and compare."""
+    start_worker(**{**reference.settings, "readings_topic": topics.readings})
+    for outputs in (topics, reference):
+        read_committed(servers, outputs.forecasts, until=lambda found: len(found) >= sent, timeout_s=120)
+    counts = assert_same_outputs(servers, topics, reference)
+    assert counts["forecasts"] == sent
+    assert assert_same_state(servers, topics, reference) == STAYS
+
+
+@pytest.mark.timeout(400)
+def test_workers_that_join_leave_and_die_lose_and_double_nothing(
+    kafka: Broker, topics: Topics, reference: Topics, start_worker: WorkerStarter
+) -> None:
+    servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
+    settings = {"session_timeout_s": SESSION_TIMEOUT_S, "chunk_records": 64}
+    parts = [sent[i * len(sent) // 6 : (i + 1) * len(sent) // 6] for i in range(6)]
+    first = start_worker(**settings)
+    produce(servers, topics.readings, parts[0])
+    second = start_worker(**settings)  # joins
+    produce(servers, topics.readings, parts[1])
+    third = start_worker(**settings)  # joins
+    produce(servers, topics.readings, parts[2])
+    assert second.terminate() == 0  # leaves
+    produce(servers, topics.readings, parts[3])
+    first.kill()  # dies
+    produce(servers, topics.readings, parts[4])
+    second.start()  # joins again
+    produce(servers, topics.readings, parts[5])
+    third.kill()  # dies
+    assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))
+
+
+@pytest.mark.timeout(400)
+def test_a_worker_that_was_frozen_past_its_session_cannot_write(
+    kafka: Broker, topics: Topics, reference: Topics, start_worker: WorkerStarter
+) -> None:
+    servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
+    settings = {"session_timeout_s": SESSION_TIMEOUT_S, "chunk_records": 64}
+    zombie = start_worker(**settings)
+    produce(servers, topics.readings, sent[: len(sent) // 2])
+    zombie.pause()
+    heir = start_worker(**settings)
+    before = done(servers, topics)
+    produce(servers, topics.readings, sent[len(sent) // 2 :])
+    read_committed(servers, topics.forecasts, until=lambda found: len(found) > before, timeout_s=60)
+    zombie.unpause()
+    time.sleep(SESSION_TIMEOUT_S)
+    assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))
+    assert heir.status("/health/live") == 200
