@@ -134,6 +134,18 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         finally:
             self.not_waiting_next_records.set()
 
+    async def perform_seek(self) -> None:
+        """Go to the committed offsets; to the beginning where nothing is committed, which Faust leaves where it is."""
+        await super().perform_seek()
+        uncommitted = [
+            TopicPartition(*tp)
+            for tp in self.assignment()
+            if not self._is_changelog_tp(tp) and self._read_offset[tp] is None
+        ]
+        if uncommitted:
+            consumer = self._thread._ensure_consumer()
+            await self._thread.call_thread(consumer.seek_to_beginning, *uncommitted)
+
     async def _rewind(self) -> None:
         """Fetch again from the committed offsets; what is processed already is skipped by those who keep the state."""
         generation = self.app.consumer_generation_id
