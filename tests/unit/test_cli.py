@@ -14,7 +14,19 @@ from stream_worker.cli import app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError
 from tests.worker_process import run_vitalcast
 
-COMMANDS = ("demo", "worker", "replay", "simulate", "watch", "view", "settings", "train", "evaluate", "export", "topics")
+COMMANDS = (
+    "demo",
+    "worker",
+    "replay",
+    "simulate",
+    "watch",
+    "view",
+    "settings",
+    "train",
+    "evaluate",
+    "export",
+    "topics",
+)
 CLOSED = "127.0.0.1:1"  # nothing listens on port 1
 
 

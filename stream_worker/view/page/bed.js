@@ -4,7 +4,6 @@
 import { duration, el, setText, setTime, SHAPE, STATE, TREND, utc } from "./words.js";
 
 const HOUR_MS = 3_600_000;
-const DASH = { high: "◆", medium: "▲", low: "●", info: "○" };
 const SYMBOL = { high: "diamond", medium: "triangle-up", low: "circle", info: "circle-open" };
 const SPANS = [1, 2, 4];
 let library = null;
@@ -21,8 +20,7 @@ function loadLibrary() {
   return library;
 }
 
-// Plotly knows no time zones: it draws the viewer's clock as if it were UTC.
-const local = (ms) => ms - new Date(ms).getTimezoneOffset() * 60_000;
+// Plotly draws milliseconds in the viewer's time zone; the tooltip says UTC as well.
 const clock = (times) => times.map((ms) => utc(ms).slice(0, 16) + " UTC");
 
 export class Bed {
@@ -250,11 +248,11 @@ function layoutOf(ink, history, end, hours) {
     hovermode: "x",
     dragmode: false,
     font: { color: ink.ink },
-    xaxis: { ...values, type: "date", range: [local(end - hours * HOUR_MS), local(end + HOUR_MS)], tickformat: "%H:%M" },
+    xaxis: { ...values, type: "date", range: [end - hours * HOUR_MS, end + HOUR_MS], tickformat: "%H:%M" },
     yaxis: { ...values, fixedrange: true },
     shapes: [
       ...limits.map((limit) => rule({ y0: limit, y1: limit, x0: 0, x1: 1, xref: "paper" }, ink.limit, "dash")),
-      rule({ x0: local(end), x1: local(end), y0: 0, y1: 1, yref: "paper" }, ink.dim, "dot"),
+      rule({ x0: end, x1: end, y0: 0, y1: 1, yref: "paper" }, ink.dim, "dot"),
     ],
   };
 }
@@ -276,7 +274,7 @@ const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.2,
 
 function band(times, low, high, fill) {
   const line = { width: 0 };
-  const common = { x: times.map(local), mode: "lines", line, hoverinfo: "skip", type: "scatter" };
+  const common = { x: times, mode: "lines", line, hoverinfo: "skip", type: "scatter" };
   return [
     { ...common, y: low },
     { ...common, y: high, fill: "tonexty", fillcolor: fill },
@@ -285,7 +283,7 @@ function band(times, low, high, fill) {
 
 function curve(times, values, name, line) {
   const hovertemplate = `%{y:.1f} ${name}<br>%{customdata}<extra></extra>`;
-  return { x: times.map(local), y: values, customdata: clock(times), mode: "lines", line, hovertemplate, type: "scatter" };
+  return { x: times, y: values, customdata: clock(times), mode: "lines", line, hovertemplate, type: "scatter" };
 }
 
 function pastTraces(ink, past) {
@@ -323,7 +321,7 @@ function marks(ink, history, end) {
     const value = nearest(history, alert.from);
     if (value === null) continue;
     traces.push({
-      ...curve([alert.from], [value], `${DASH[alert.priority]} ${alert.priority} alert began`, {}),
+      ...curve([alert.from], [value], `${SHAPE[alert.priority]} ${alert.priority} alert began`, {}),
       mode: "markers",
       marker: { symbol: SYMBOL[alert.priority], size: 13, color: ink[alert.priority], line: { width: 1.5, color: ink.ink } },
     });

@@ -1,0 +1,77 @@
+"""The live page's HTTP without a browser: who is let in, and what every answer says."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+
+import pytest
+
+from stream_worker.settings import SettingsError, load_settings
+from tests.browser.ward import Served, served
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Served]:
+    with served() as ward:
+        yield ward
+
+
+def ask(live: Served, path: str, **headers: str) -> tuple[int, Message]:
+    request = urllib.request.Request(live.address + path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.headers
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers
+
+
+@pytest.mark.parametrize("path", ["", "page/main.js", "lib/plotly.js", "nowhere", "live"])
+def test_every_answer_forbids_what_the_page_does_not_need(live: Served, path: str) -> None:
+    status, headers = ask(live, path)
+    assert status == {"nowhere": 404, "live": 403}.get(path, 200)
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "no-store" in headers["Cache-Control"] or path == "lib/plotly.js"
+    assert not [name for name in headers if name.lower().startswith("access-control")]
+    assert headers["Server"] == "vitalcast"
+
+
+def test_names_that_are_not_this_machines_are_refused(live: Served) -> None:
+    assert ask(live, "", Host="evil.example")[0] == 403
+    assert ask(live, "", Host=f"localhost:{live.port}")[0] == 200
+
+
+def test_other_pages_cannot_listen(live: Served) -> None:
+    assert ask(live, "live", Origin="http://evil.example", **UPGRADE)[0] == 403
+    assert ask(live, "live", Origin="null", **UPGRADE)[0] == 403
+    assert ask(live, "live", **UPGRADE)[0] == 403
+
+
+def test_without_the_token_there_is_nothing_to_see() -> None:
+    with served(view_token="sixteen giraffes") as live:
+        for path in ("page/main.js", "lib/plotly.js", "live"):
+            assert ask(live, path, Cookie="vitalcast-view=guess")[0] == 403
+        assert ask(live, "page/style.css", Host="ward.example")[0] == 200  # with a token, under any name
+
+
+def test_other_hosts_need_a_token_and_a_token_needs_some_length() -> None:
+    with pytest.raises(SettingsError, match=r"view_host 0\.0\.0\.0 is not this machine alone: set view_token"):
+        load_settings(view_host="0.0.0.0")
+    with pytest.raises(SettingsError, match=r"view_token: .*16"):
+        load_settings(view_token="short")
+    settings = load_settings(view_host="0.0.0.0", view_token="sixteen giraffes")
+    assert "giraffes" not in str(settings.redacted()) + repr(settings)

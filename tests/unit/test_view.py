@@ -1,0 +1,146 @@
+"""What the live page shows, made from records alone: history, forecasts against what came, alerts, limits, handles."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.reading import STAY_EVENT_V1, LimitRange, StayEvent
+from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.view.bed_page import bed_page, evidence, quality
+from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
+from stream_worker.view.server import changes
+from stream_worker.view.tiles import sparks, state_of, tile, trend
+from stream_worker.ward import Message, Record
+from tests.ward_records import alert, at, forecast, reading
+
+
+def board_of(*records: Record) -> Board:
+    board = Board({"default": DEFAULT_LIMITS})
+    for offset, record in enumerate(records):
+        board.apply(record, Message("t", 0, offset, 1000 + offset, b"{}"))
+    return board
+
+
+def test_history_is_the_mean_of_each_minute() -> None:
+    track = (
+        board_of(reading(minutes=0, hr=80), reading(minutes=0.5, hr=90), reading(minutes=1, hr=70))
+        .past("a")
+        .track("hr")
+    )
+    assert track.values == {minute_of(at(0)): 85, minute_of(at(1)): 70}
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    board = board_of(
+        *(reading(minutes=m, hr=80) for m in range(HISTORY_MIN + 50)),
+        *(forecast(minutes=m) for m in range(HISTORY_MIN + 50)),
+        *(forecast(minutes=1000, signal=f"s{n}") for n in range(SIGNALS_KEPT + 50)),
+        *(alert(f"x{n}", state="cleared") for n in range(ALERTS_KEPT + 50)),
+    )
+    past = board.past("a")
+    assert len(past.tracks) == SIGNALS_KEPT
+    assert max(len(track.values) for track in past.tracks.values()) == HISTORY_MIN
+    assert max(len(track.due) for track in past.tracks.values()) == HISTORY_MIN
+    assert (len(past.alerts), len(past.messages)) == (ALERTS_KEPT, MESSAGES_KEPT)
+
+
+def test_forecasts_are_compared_with_what_came_and_with_persistence() -> None:
+    # At minute 0: 70 in 15 min, between 65 and 75. It came to 74, then to 80.
+    records = [reading(minutes=m, abp_mean=70) for m in (0, 1)] + [forecast(minutes=m, median=70) for m in (0, 1)]
+    track = (
+        board_of(*records, reading(minutes=15, abp_mean=74), reading(minutes=16, abp_mean=80))
+        .past("a")
+        .track("abp_mean")
+    )
+    found = quality(track)
+    assert found is not None
+    assert (found.scored, found.covered_90, found.error, found.persistence) == (2, 0.5, 7, 7)
+    assert quality(board_of(forecast()).past("a").track("abp_mean")) is None
+
+
+def test_reading_back_again_changes_no_alert_and_no_forecast() -> None:
+    records: list[Record] = [reading(hr=80), forecast(), alert(), alert(revision=1, state="updated", priority="high")]
+    once, twice = board_of(*records), board_of(*records, *records)
+    assert once.past("a").alerts == twice.past("a").alerts
+    assert once.past("a").track("abp_mean").due == twice.past("a").track("abp_mean").due
+
+
+def test_an_alert_keeps_its_life_and_says_its_evidence() -> None:
+    proof = {"limit": 65, "horizon_s": 900, "probability": 0.82, "last": 71.5}
+    board = board_of(
+        reading(hr=80),
+        alert(evidence=proof),
+        alert(
+            revision=1, state="cleared", minutes=9, clear_reason="recovered", message="It is over", lead_time_s=240.0
+        ),
+    )
+    (shown,) = bed_page(board, "a")["alerts"]
+    assert shown["evidence"] == "limit 65 · horizon 15 min · probability 0.82 · value then 71.5"
+    assert (shown["state"], shown["reason"], shown["lead_s"]) == ("cleared", "recovered", 240.0)
+    assert [step["state"] for step in shown["steps"]] == ["raised", "cleared"]
+    assert shown["text"] == "Mean arterial pressure below 65 mmHg"
+
+
+def test_evidence_of_unknown_kinds_is_written_as_it_is() -> None:
+    assert evidence({"odd": None, "silent_s": 120, "x": [1]}) == "odd None · silent 2 min · x [1]"
+
+
+def test_limits_follow_the_stays_own_events() -> None:
+    event = StayEvent(
+        schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="limits", limits={"abp_mean": LimitRange(low=60, high=None)}
+    )
+    board = board_of(reading(abp_mean=70), event)
+    assert bed_page(board, "a")["history:abp_mean"]["low"] == 60
+
+
+def test_a_stay_that_ended_is_forgotten_its_last_alerts_too() -> None:
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
+    board = board_of(reading(hr=80), alert(), ended, alert(revision=1, state="cleared", clear_reason="stay_ended"))
+    assert board.past("a").alerts == {}
+
+
+def test_handles_reveal_nothing_and_lead_back() -> None:
+    board, other = board_of(), board_of()
+    handle = board.handle("s-0041")
+    assert board.stay_of(handle) == "s-0041"
+    assert board.handle("s-0041") == handle != other.handle("s-0041")
+    assert board.stay_of("s-0041") is None
+
+
+def test_sparklines_show_two_hours_and_leave_gaps_open() -> None:
+    board = board_of(
+        *(reading(minutes=m, hr=80 + m % 3) for m in range(200) if not 150 < m < 170), forecast(minutes=199)
+    )
+    drawn = sparks(board, board.beds["a"])["hr"]
+    assert drawn["line"].count("M") == 2
+    assert drawn["line"].count("L") + 2 == 100 + 1
+    assert sparks(board, board.beds["a"])["abp_mean"]["band"].endswith("Z")
+
+
+@pytest.mark.parametrize(("median", "word"), [(70, "steady"), (72, "steady"), (73, "up"), (67, "down")])
+def test_a_trend_is_a_change_that_is_more_than_doubt(median: float, word: str) -> None:
+    board = board_of(reading(abp_mean=70), forecast(median=median))  # its band is 5 to either side
+    assert trend(board.beds["a"], "abp_mean") == word
+
+
+def test_a_bed_says_what_is_missing() -> None:
+    board = board_of(reading(hr=80))
+    assert state_of(board, board.beds["a"]) == "no_forecast"
+    board.apply(forecast())
+    assert state_of(board, board.beds["a"]) == "ok"
+    board.apply(reading("b", minutes=16, hr=80))
+    assert state_of(board, board.beds["a"]) == "stale"
+    never_read = board_of(forecast())
+    assert state_of(never_read, never_read.beds["a"]) == "unseen"
+
+
+def test_cuff_pressure_stands_in_for_the_arterial_line() -> None:
+    board = board_of(reading(nibp_mean=80, hr=70, temp=37))
+    rows = tile(board, board.beds["a"], [])["rows"]
+    assert [row["signal"] for row in rows] == ["hr", "nibp_mean", "temp"]
+
+
+def test_only_changes_are_sent() -> None:
+    before = {"a": {"x": 1}, "b": 2}
+    assert changes(before, {"a": {"x": 1}, "b": 2}) is None
+    assert changes(before, {"a": {"x": 2}, "c": 3}) == {"set": {"a": {"x": 2}, "c": 3}, "drop": ["b"]}
