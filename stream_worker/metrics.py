@@ -101,6 +101,7 @@ class Metrics:
         for priority in PRIORITIES:
             self.alerts_open.labels(priority)
         self._forecast_signals, self._horizons_s = manifest.signals, manifest.horizons_s
+        self.add_scores(Tally(len(manifest.signals), len(manifest.horizons_s)), sparse=False)
         self._signals = frozenset(signal.name for signal in known_signals(manifest.inputs))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -120,9 +121,9 @@ class Metrics:
         for (signal, reason), count in counts.items():
             self.values_ignored.labels(signal if signal in self._signals else "other", reason).inc(count)
 
-    def add_scores(self, tally: Tally) -> None:
-        """Add forecasts that came due."""
-        for v, h in np.argwhere(tally.covered.any(axis=(2, 3))).tolist():
+    def add_scores(self, tally: Tally, *, sparse: bool = True) -> None:
+        """Add forecasts that came due; `sparse`: only cells where some did."""
+        for v, h in np.argwhere(tally.covered.any(axis=(2, 3)) | (not sparse)).tolist():
             labels = self._forecast_signals[v], str(self._horizons_s[h])
             self.absolute_error.labels(*labels, "live").inc(tally.absolute_error[v, h])
             self.persistence_error.labels(*labels).inc(tally.persistence_error[v, h])
