@@ -1,0 +1,95 @@
+"""`vitalcast view` as a user starts it: from the topics' recent past, through a broker that goes and comes back."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from schemas.codec import encode
+from schemas.reading import Reading
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, produce
+from tests.ward_records import alert
+from tests.worker_process import VITALCAST, run_vitalcast, settings_environment
+
+
+@contextmanager
+def view(folder: Path, settings: dict[str, Any]) -> Iterator[str]:
+    """A running page; yields its address."""
+    process = subprocess.Popen(
+        [*VITALCAST, "view", "--port", "0"],
+        env=settings_environment(settings) | {"PYTHONUNBUFFERED": "1"},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+/", line)
+        assert found, line
+        yield found[0]
+        process.terminate()
+        assert process.wait(10) == 0
+        assert "stay-" not in process.stdout.read(), "its output names no stay"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def send(servers: str, topics: Topics, stay_id: str, minutes: int = 1) -> None:
+    """Readings of the last minutes."""
+    now = datetime.now(UTC)
+    times = [now - timedelta(minutes=back) for back in reversed(range(minutes))]
+    produce(
+        servers,
+        topics.readings,
+        [(stay_id, encode(Reading(stay_id=stay_id, observed_at=at, vitals={"hr": 80.0}))) for at in times],
+    )
+
+
+@pytest.mark.timeout(240)
+def test_the_page_begins_in_the_middle_and_outlives_the_broker(
+    browser: Browser, own_kafka: Broker, tmp_path: Path
+) -> None:
+    servers = own_kafka.bootstrap_servers
+    topics = Topics.unique().create(servers)
+    send(servers, topics, "stay-1", minutes=90)
+    produce(servers, topics.alerts, [("stay-1", encode(alert("x", "stay-1", signal="hr")))])
+    with view(tmp_path, {"bootstrap_servers": servers, **topics.settings}) as address:
+        page = browser.new_page()
+        page.goto(address)
+        expect(page.locator(".tile .name")).to_have_text("stay-1", timeout=15_000)
+        expect(page.locator(".tile .badge")).to_have_text("▲ medium")
+        history = page.locator(".tile .line").first
+        expect(history).to_have_attribute("d", re.compile("L"))
+        assert (history.get_attribute("d") or "").count("L") == 89, "it begins with what was there"
+        own_kafka.stop()
+        expect(page.locator("#banner")).to_contain_text("Kafka does not answer", timeout=20_000)
+        expect(page.locator(".tile")).to_have_count(1)
+        own_kafka.start()
+        send(servers, topics, "stay-2")
+        expect(page.locator(".tile")).to_have_count(2, timeout=30_000)
+        expect(page.locator("#banner")).not_to_contain_text("Kafka")
+        page.close()
+
+
+def test_a_port_that_is_taken_is_one_line(kafka: Broker, topics: Topics, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = {"bootstrap_servers": kafka.bootstrap_servers, **topics.settings}
+        result = run_vitalcast("view", "--port", str(port), folder=tmp_path, settings=settings)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line == f"vitalcast: view_host 127.0.0.1, view_port {port}: Address already in use"
