@@ -120,7 +120,8 @@ class Lane:
                 self._wake.clear()
                 batch, self._waiting = self._waiting, []
                 self._has_room.set()
-                await self._write(batch)
+                async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):  # the broker gives a transaction no longer
+                    await self._write(batch)
                 for work in batch:
                     work.on_durable()
                 if not self._waiting:
