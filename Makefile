@@ -15,7 +15,7 @@ endif
 
 export RECORDINGS
 
-.PHONY: help install demo test lint typecheck check bench fault train lock
+.PHONY: help install demo test lint typecheck check bench fault train screenshot lock
 
 help:  ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*##/  make \1#/p' $(MAKEFILE_LIST) | column -t -s '#'
@@ -54,6 +54,9 @@ fault: install  ## only the tests that kill, stop and cut off
 
 train: install  ## train the default model on RECORDINGS and write model/artifacts
 	$(BIN)/vitalcast train $(RECORDINGS) --out model/artifacts $(ARGS)
+
+screenshot: install  ## the live page as the README shows it: docs/ward.png (needs Debian's chromium)
+	$(BIN)/python -m tests.browser.screenshot docs/ward.png
 
 lock: install  ## choose versions anew within pyproject.toml and write requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from schemas.alert import Alert
 from schemas.signals import VITALS_BY_NAME
 
 # The signals shown first where the terminal is narrow, with the words of a monitor.
@@ -32,3 +33,11 @@ def duration(span: timedelta) -> str:
         if seconds >= 2 * size or (seconds >= size and unit == "min"):
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def short_message(alert: Alert) -> str:
+    """The alert's message with the signal's name as in the table's head, so that the rest of it fits."""
+    signal = VITALS_BY_NAME.get(alert.signal or "")
+    if signal is None or signal.name not in SHORT_TITLE:
+        return alert.message
+    return alert.message.replace(signal.title, SHORT_TITLE[signal.name].partition(" ")[0])

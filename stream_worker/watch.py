@@ -21,12 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.alert import Alert, Priority
-from schemas.signals import VITALS_BY_NAME
 from stream_worker.settings import Settings
 from stream_worker.stopping import stop_on_signals
 from stream_worker.ward import RANK, Bed, Ward
 from stream_worker.ward_feed import WardFeed
-from stream_worker.ward_words import NOT_SHOWN, SHORT_TITLE, duration, number
+from stream_worker.ward_words import NOT_SHOWN, SHORT_TITLE, duration, number, short_message
 
 REFRESH_S: Final = 1.0
 PLAIN_EVERY_S: Final = 5.0
@@ -165,15 +164,7 @@ def _alerts_cell(alerts: list[Alert]) -> Text:
 def _alert_text(alert: Alert) -> Text:
     shape, word, style = MARK[alert.priority]
     text = Text(f"{shape} {word}", style=Style.parse(style))
-    return Text.assemble(text, f" {_short_message(alert)}", overflow="ellipsis", no_wrap=True)
-
-
-def _short_message(alert: Alert) -> str:
-    """The alert's message with the signal's name as in the table's head, so that the rest of it fits."""
-    signal = VITALS_BY_NAME.get(alert.signal or "")
-    if signal is None or signal.name not in SHORT_TITLE:
-        return alert.message
-    return alert.message.replace(signal.title, SHORT_TITLE[signal.name].partition(" ")[0])
+    return Text.assemble(text, f" {short_message(alert)}", overflow="ellipsis", no_wrap=True)
 
 
 def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:

@@ -14,7 +14,7 @@ from schemas.alert import Alert
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.view.board import MINUTE_S, SCORED_HORIZON_S, Board, Track, minute_of
 from stream_worker.ward import RANK, Bed
-from stream_worker.ward_words import SHORT_TITLE, number
+from stream_worker.ward_words import SHORT_TITLE, number, short_message
 
 STALE_AFTER: Final = timedelta(minutes=15)  # the worker's default for "no data"
 ROWS: Final = (("hr",), ("abp_mean", "nibp_mean"), ("spo2",), ("resp",))  # the first of each that a bed has
@@ -54,7 +54,7 @@ def tile(board: Board, bed: Bed, alerts: Sequence[Alert]) -> dict[str, Any]:
         "sent": board.past(bed.stay_id).changed_ms,
         "state": state_of(board, bed),
         "rows": [row(bed, signal) | {"alert": _priority_on(signal, alerts)} for signal in signals],
-        "alerts": [{"priority": alert.priority, "text": alert.message} for alert in alerts[:ALERTS_OF_A_TILE]],
+        "alerts": [{"priority": alert.priority, "text": short_message(alert)} for alert in alerts[:ALERTS_OF_A_TILE]],
         "more": max(0, len(alerts) - ALERTS_OF_A_TILE),
     }
 

@@ -13,10 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from stream_worker.embedded import embedded_broker
@@ -29,6 +31,7 @@ from tests.worker_process import VITALCAST, WorkerProcess, settings_environment
 TOPICS: Final = ("vitals.readings", "vitals.forecasts", "vitals.alerts", "vitals.dead-letters")
 MINUTES: Final = 150.0
 ILL_FOR_S: Final = 11 * 60.0  # by then the patients' episodes are at their height
+COLOURS: Final = 128  # no eye tells it from all, at a third of the size
 SILENT_BED: Final = "bed-06"
 SILENT_FOR_S: Final = 18 * 60.0
 
@@ -73,7 +76,7 @@ def live_page(patients: int) -> Iterator[str]:
 def take(browser: Browser, address: str, target: Path, scheme: str, *, bed: bool = False) -> None:
     """Write one picture."""
     context = browser.new_context(
-        viewport={"width": 1440, "height": 820},
+        viewport={"width": 1600, "height": 860},
         color_scheme="dark" if scheme == "dark" else "light",
         locale="en-GB",
         timezone_id="Europe/Zurich",
@@ -86,7 +89,8 @@ def take(browser: Browser, address: str, target: Path, scheme: str, *, bed: bool
         page.wait_for_selector(".plot .main-svg")
         page.locator(".life").first.locator("summary").click()
         page.wait_for_timeout(3000)
-    page.screenshot(path=target)
+    picture = Image.open(BytesIO(page.screenshot()))
+    picture.convert("RGB").quantize(COLOURS).save(target, optimize=True)
     context.close()
 
 

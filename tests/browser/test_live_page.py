@@ -37,7 +37,7 @@ def test_a_raised_alert_appears_first_and_clears(page: Page, live: Served) -> No
     first = page.locator(".tile").first
     expect(first.locator(".name")).to_have_text("c")
     expect(first.locator(".badge")).to_have_text("◆ high")
-    expect(first.locator(".alerts")).to_contain_text("◆ Mean arterial pressure below 65 mmHg")
+    expect(first.locator(".alerts")).to_contain_text("◆ MAP below 65 mmHg")
     expect(first.locator(".signal.high")).to_have_text("◆ MAP")
     expect(page.locator("#counts")).to_have_text("◆ 1 high")
     live.apply(alert("x", "c", revision=1, state="cleared", priority="high", clear_reason="recovered"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,9 @@ def test_the_demo_shows_forecasts_and_ends_cleanly(demo: DemoProcess, tmp_path: 
     assert "3 beds" in demo.output()
     assert "at_least_once" in demo.output()
     assert f"http://127.0.0.1:{demo.port}/metrics" in demo.output()
+    (address,) = re.findall(r"Live page: (http://127\.0\.0\.1:\d+/)", demo.output())
+    with urllib.request.urlopen(address, timeout=5) as page:
+        assert b"Vitalcast" in page.read()
     children = demo.children()
     assert children, "the worker is a process of its own"
 
@@ -86,8 +91,19 @@ def test_a_demo_whose_worker_dies_says_so_and_keeps_its_log(demo: DemoProcess, t
 
 
 def test_a_demo_of_recordings_ends_after_its_duration(recordings: Path, tmp_path: Path) -> None:
-    options = ("--recordings", str(recordings.resolve()), "--patients", "4", "--speed", "120", "--duration", "30")
+    options = (
+        "--recordings",
+        str(recordings.resolve()),
+        "--patients",
+        "4",
+        "--speed",
+        "120",
+        "--duration",
+        "30",
+        "--no-page",
+    )
     result = run_vitalcast("demo", "--port", "0", *options, folder=tmp_path, timeout_s=120)
     assert result.returncode == 0, result.stderr
     assert "BEHIND THE CLOCK" in result.stdout
+    assert "Live page" not in result.stdout
     assert "from vitals.forecasts" in result.stdout
