@@ -161,6 +161,7 @@ def _alert(revisions: list[Alert]) -> dict[str, Any]:
     is_cleared = last.state == "cleared"
     shown = revisions[-2] if is_cleared and len(revisions) > 1 else last  # the clearing sentence says little by itself
     return {
+        "id": last.alert_id,
         "priority": shown.priority,
         "kind": shown.kind.replace("_", " "),
         "state": last.state,

@@ -124,8 +124,11 @@ export class Bed {
   }
 
   showAlerts(alerts) {
+    const open = new Set([...this.alerts.querySelectorAll("details[open]")].map((node) => node.dataset.id));
     const lives = alerts.map((alert) => {
       const node = el("details", `life ${alert.priority} ${alert.state}`);
+      node.dataset.id = alert.id;
+      node.open = open.has(alert.id);
       const line = el("summary");
       const when = el("time");
       setTime(when, alert.since, true);
@@ -204,7 +207,7 @@ class Chart {
     if (!history) return;
     const ink = inks();
     const end = Math.max(history.t.at(-1) ?? 0, fan?.t[0] ?? 0);
-    const traces = [...pastTraces(ink, past), ...historyTraces(ink, history), ...fanTraces(ink, fan)];
+    const traces = [...pastTraces(ink, past, end), ...historyTraces(ink, history), ...fanTraces(ink, fan)];
     const layout = layoutOf(ink, history, end, hours);
     layout.yaxis.range = rangeOf(traces, layout.xaxis.range, [history.low, history.high]);
     await plotly.react(this.plot, [...traces, ...marks(ink, history, end)], layout, {
@@ -270,7 +273,7 @@ function rangeOf(traces, [from, to], limits) {
   return [low - margin, high + margin];
 }
 
-const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.2, dash }, layer: "below", ...place });
+const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.2, dash }, layer: "between", ...place });
 
 function band(times, low, high, fill) {
   const line = { width: 0 };
@@ -286,10 +289,13 @@ function curve(times, values, name, line) {
   return { x: times, y: values, customdata: clock(times), mode: "lines", line, hovertemplate, type: "scatter" };
 }
 
-function pastTraces(ink, past) {
-  if (!past?.t.length) return [];
+// What was forecast for the future 15 min ago and less is older than the fan: it ends where that begins.
+function pastTraces(ink, past, end) {
+  const t = past?.t.filter((at) => at <= end) ?? [];
+  if (!t.length) return [];
   const line = { color: ink.dim, width: 1.3, dash: "dot" };
-  return [...band(past.t, past.low, past.high, ink.past), curve(past.t, past.median, "forecast 15 min before", line)];
+  const [low, median, high] = [past.low, past.median, past.high].map((values) => values.slice(0, t.length));
+  return [...band(t, low, high, ink.past), curve(t, median, "forecast 15 min before", line)];
 }
 
 function historyTraces(ink, history) {

@@ -6,6 +6,7 @@ import { duration, el, PRIORITIES, setText, setTime, SHAPE, utc } from "./words.
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "dark", "light"];
+const isDark = matchMedia("(prefers-color-scheme: dark)");
 const RETRY_MS = [500, 1000, 2000, 5000];
 
 let socket = null;
@@ -86,7 +87,7 @@ function say(text, tone = "grave") {
 function theme(next) {
   const wanted = next ?? localStorage.getItem("theme") ?? "auto";
   localStorage.setItem("theme", wanted);
-  document.documentElement.dataset.theme = wanted;
+  document.documentElement.dataset.theme = wanted !== "auto" ? wanted : isDark.matches ? "dark" : "light";
   setText($("theme"), `Theme: ${wanted}`);
   page?.repaint?.();
 }
@@ -107,7 +108,7 @@ document.addEventListener("keydown", (event) => {
 });
 $("theme").addEventListener("click", nextTheme);
 addEventListener("hashchange", turn);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => page?.repaint?.());
+isDark.addEventListener("change", () => theme());
 theme();
 turn();
 connect();
