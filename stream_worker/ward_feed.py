@@ -11,6 +11,7 @@ import msgspec
 from kafka.structs import TopicPartition
 
 from schemas.codec import InvalidReading, decode, decode_output
+from schemas.reading import Reading
 from stream_worker import clients
 from stream_worker.settings import Settings
 from stream_worker.ward import Message, Record, Ward
@@ -54,7 +55,7 @@ class WardFeed:
             thinned = partition.topic == self._forecasts and not self._every_forecast
             for record in _newest_by_key(records) if thinned else records:
                 decoded = self._decode(partition.topic, record.value)
-                if decoded is not None:
+                if decoded is not None and not self._is_of_the_future(decoded, record.timestamp):
                     message = Message(record.topic, record.partition, record.offset, record.timestamp, record.value)
                     ward.apply(decoded, message)
         return sum(map(len, polled.values()))
@@ -77,6 +78,12 @@ class WardFeed:
             return None if value is None else decode_output(value)
         except (InvalidReading, msgspec.DecodeError):
             return None
+
+    def _is_of_the_future(self, record: Record, sent_ms: int) -> bool:
+        """Whether it is a reading that the worker rejects for its time, which would make all others look old."""
+        if not isinstance(record, Reading):
+            return False
+        return record.observed_at.timestamp() > sent_ms / 1000 + self._settings.max_future_s
 
     def _assign(self) -> None:
         topics = (self._readings, self._forecasts, self._alerts)

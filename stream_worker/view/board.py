@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Alert
@@ -28,6 +28,9 @@ ALERTS_KEPT: Final = 60  # of each stay, cleared ones included
 REVISIONS_KEPT: Final = 30  # of each alert
 MESSAGES_KEPT: Final = 12  # of each stay
 SIGNALS_KEPT: Final = 40  # of each stay: a guard against models or senders that invent names
+
+FORGET_AFTER: Final = timedelta(days=1)  # the worker's default for removing a stay's state
+FORGET_EVERY: Final = timedelta(hours=1)
 
 
 class Due(NamedTuple):
@@ -85,6 +88,7 @@ class Board(Ward):
         self._limits = limits
         self._pasts: dict[str, Past] = {}
         self._key = secrets.token_bytes(32)
+        self._forgot_at = datetime.min.replace(tzinfo=UTC)
         self._handles: dict[str, str] = {}
         self._stay_ids: dict[str, str] = {}
 
@@ -93,6 +97,21 @@ class Board(Ward):
         with self.lock:
             super().apply(record, message)
             self._keep(record, message)
+            if self.newest is not None and self.newest - self._forgot_at >= FORGET_EVERY:
+                self._forget(self.newest)
+
+    def _forget(self, now: datetime) -> None:
+        """Let go of stays that nobody has heard of for a day and that have no open alert, as the worker does."""
+        self._forgot_at = now
+        alerting = {alert.stay_id for alert in self.open_alerts}
+        for stay_id, bed in [*self.beds.items()]:
+            heard = bed.newest or (bed.forecast.issued_at if bed.forecast else None)
+            if stay_id not in alerting and (heard is None or now - heard > FORGET_AFTER):
+                del self.beds[stay_id]
+        for stay_id in self._pasts.keys() - self.beds.keys() - alerting:
+            del self._pasts[stay_id]
+        for stay_id in self._handles.keys() - self.beds.keys() - alerting:
+            del self._stay_ids[self._handles.pop(stay_id)]
 
     def _keep(self, record: Record, message: Message | None) -> None:
         match record:

@@ -66,12 +66,15 @@ def test_the_page_begins_in_the_middle_and_outlives_the_broker(
     servers = own_kafka.bootstrap_servers
     topics = Topics.unique().create(servers)
     send(servers, topics, "stay-1", minutes=90)
+    future = datetime.now(UTC) + timedelta(days=400)
+    produce(servers, topics.readings, [("x", encode(Reading(stay_id="x", observed_at=future, vitals={"hr": 80.0})))])
     produce(servers, topics.alerts, [("stay-1", encode(alert("x", "stay-1", signal="hr")))])
     with view(tmp_path, {"bootstrap_servers": servers, **topics.settings}) as address:
         page = browser.new_page()
         page.goto(address)
         expect(page.locator(".tile .name")).to_have_text("stay-1", timeout=15_000)
         expect(page.locator(".tile .badge")).to_have_text("▲ medium")
+        expect(page.locator(".tile.stale")).to_have_count(0)  # for all that a sender's clock is far ahead
         history = page.locator(".tile .line").first
         expect(history).to_have_attribute("d", re.compile("L"))
         assert (history.get_attribute("d") or "").count("L") == 89, "it begins with what was there"

@@ -99,6 +99,17 @@ def test_a_stay_that_ended_is_forgotten_its_last_alerts_too() -> None:
     assert board.past("a").alerts == {}
 
 
+def test_a_stay_unheard_of_for_a_day_is_forgotten_unless_it_has_an_open_alert() -> None:
+    day = 24 * 60
+    board = board_of(reading("a", hr=80), reading("b", hr=80), alert("x", "b"), reading("c", day - 60, hr=80))
+    handle = board.handle("a")
+    board.apply(reading("d", day + 60, hr=80))
+    assert sorted(board.beds) == ["b", "c", "d"]
+    assert board.stay_of(handle) is None
+    assert not board.past("a").tracks
+    assert board.past("b").tracks
+
+
 def test_handles_reveal_nothing_and_lead_back() -> None:
     board, other = board_of(), board_of()
     handle = board.handle("s-0041")
