@@ -115,6 +115,7 @@ class ReadingsAgent:
         metrics.ignore_values(result.ignored_values)
         for (kind, priority, state), number in result.alert_transitions.items():
             metrics.alerts.labels(kind, priority, state).inc(number)
+        m.count(metrics.alerts_suppressed, result.alerts_held)
         if result.scored is not None:
             metrics.add_scores(result.scored)
         for lead_time_s in result.lead_times_s:

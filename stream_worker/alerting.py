@@ -12,9 +12,14 @@ condition's history in an `AlertEntry` and returns the transitions. Pure: time i
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp, inf, log
 from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from schemas.alert import AlertState, ClearReason, Priority
 from schemas.signals import VITALS_BY_NAME
@@ -22,21 +27,29 @@ from stream_worker.limits import SignalLimits
 from stream_worker.stays import NEVER, AlertEntry
 
 Presence = Literal["on", "off", "unknown"]
+# suspect: its signal's sensor is. known: the limit's own alert is open or was of late. rearm: it was itself of late.
+HoldReason = Literal["suspect", "known", "rearm"]
 SECOND: Final = 1_000_000
 
-# Forecast limits: raised when a crossing within 15 min is more likely than not, sustained so that one odd reading
-# raises nothing; cleared well below that, so that it does not flicker.
-FORECAST_HORIZON_S: Final = 900
-RAISE_PROBABILITY: Final = 0.6
-CLEAR_PROBABILITY: Final = 0.4
-FORECAST_DELAY_S: Final = 60.0
-FORECAST_RECOVER_S: Final = 300.0
+# Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
+# episode in docs/alerts.md asks for nine tenths).
+RETURN_SHARE: Final = 0.1
+# Forecast limits: see `outlook`. Cleared a little below the probability that raises it, at once: it is open while it
+# holds. An episode is worth one announcement, so the next may come an hour after it.
+CLEAR_MARGIN: Final = 0.3  # log-odds
+FORECAST_REARM_S: Final = 3480.0
+# Of a limit that is further away than this share of it, the forecast's tail is not to be trusted.
+FORECAST_REACH: Final = 0.2
+SURE: Final = 0.001  # no forecast is surer than this or its opposite
 # An anomaly is an alert when it goes on: single flags are in the forecasts for those who want them.
 ANOMALY_DELAY_S: Final = 120.0
 ANOMALY_RECOVER_S: Final = 300.0
-# A signal that came lately and no longer does. After an hour it is taken to be disconnected on purpose.
-SENSOR_OFF_AFTER_S: Final = 300.0
-SENSOR_OFF_UNTIL_S: Final = 3600.0
+# A signal that came regularly and no longer does. After two hours it is taken to be disconnected on purpose.
+SENSOR_OFF_AFTER_S: Final = 1200.0
+SENSOR_OFF_UNTIL_S: Final = 7200.0
+REGULAR_SHARE: Final = 0.75  # of the steps before
+# One signal for each sensor: what else comes from it goes with it.
+SENSOR_SIGNALS: Final = ("hr", "resp", "spo2", "abp_mean")
 # An arterial pressure that does not move by a tenth for so long is a closed tap or a stuck device. Saturation is often
 # constant for hours, and so is the heart rate of a paced patient.
 FLATLINE_AFTER_S: Final = 900.0
@@ -44,8 +57,12 @@ FLATLINE_SIGNALS: Final = frozenset({"abp_sys", "abp_dia", "abp_mean"})
 IMPLAUSIBLE_DELAY_S: Final = 120.0
 # Electrical and mechanical rate differ by this much in atrial fibrillation and in motion artefacts, not otherwise.
 DISAGREEMENT_RATE: Final = 20.0
-DISAGREEMENT_DELAY_S: Final = 180.0
+DISAGREEMENT_DELAY_S: Final = 1800.0
+# Under these a value is no measurement. A pulse that differs may be ectopy: the heart rate counts all the same.
+SUSPECT_CAUSES: Final = frozenset({"flatline", "implausible"})
 TECHNICAL_RECOVER_S: Final = 60.0
+# Somebody has looked, or will not: a technical fault is told of once in a shift's half.
+TECHNICAL_REARM_S: Final = 14_400.0
 
 
 class AlertKey(NamedTuple):
@@ -68,9 +85,10 @@ class Observation:
     implausible: frozenset[str]
     scores: Mapping[str, float]  # of this reading's values
     flagged: frozenset[str]
-    horizons_s: Sequence[int]  # up to FORECAST_HORIZON_S
+    regular: frozenset[str]  # signals that came in most of the last steps before they ceased
+    horizons_s: Sequence[int]
     levels: Sequence[float]
-    quantiles: Mapping[str, Sequence[Sequence[float]]]  # by signal: for each of those horizons, a value for each level
+    quantiles: Mapping[str, Sequence[Sequence[float]]]  # by signal: for each horizon, a value for each level
 
 
 @dataclass(slots=True)
@@ -83,8 +101,11 @@ class Finding:
     delay_s: float
     recover_s: float
     data_lost_s: float = 900.0
+    rearm_s: float = 0.0
+    severe_delay_s: float | None = None  # given: the value is severe, and of high priority if that lasts so long
     evidence: dict[str, Any] = field(default_factory=dict)
     since_us: int | None = None  # if it began before this reading
+    held: HoldReason | None = None  # why it is not to be raised now
 
 
 @dataclass(slots=True)
@@ -108,12 +129,12 @@ Entries = dict[tuple[str, str | None, str | None, str | None], AlertEntry]
 
 
 def step(
-    entries: Entries, observation: Observation, limits: Mapping[str, SignalLimits], offset: int
+    entries: Entries, observation: Observation, limits: Mapping[str, SignalLimits], offset: int, held: Counter[str]
 ) -> list[Transition]:
-    """Move a stay's alerts by one reading; `entries` is changed in place."""
+    """Move a stay's alerts by one reading; `entries` is changed in place, `held` counts what was held back."""
     transitions: list[Transition] = []
     for finding in _findings(entries, observation, limits):
-        transition = _move(entries, finding, observation, offset)
+        transition = _move(entries, finding, observation, offset, held)
         if transition is not None:
             transitions.append(transition)
             if transition.state == "raised" and finding.key.kind == "limit":
@@ -147,50 +168,112 @@ def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: in
     return [*lost, Transition(NO_DATA, "raised", 0, "low", newest_us, at_us, offset, None, evidence)]
 
 
-def _move(entries: Entries, finding: Finding, observation: Observation, offset: int) -> Transition | None:
+def _move(
+    entries: Entries, finding: Finding, observation: Observation, offset: int, held: Counter[str]
+) -> Transition | None:
     entry = entries.get(finding.key)
     at_us = observation.at_us
     if entry is None:
         if finding.presence != "on":
             return None
-        since_us = at_us if finding.since_us is None else finding.since_us
-        entry = entries[finding.key] = AlertEntry(since_us=since_us, priority=finding.priority)
+        entry = entries[finding.key] = AlertEntry(since_us=NEVER, priority=finding.priority)
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, observation)
-    if finding.presence == "off":
-        if entry.raised_offset is None:
+    if finding.severe_delay_s is None:
+        entry.severe_since_us = None
+    elif entry.severe_since_us is None:
+        entry.severe_since_us = at_us
+    is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
+    if entry.raised_offset is not None:
+        return _move_open(entries, finding, entry, at_us, is_high=is_high)
+    _follow(entry, finding, at_us)
+    if entry.since_us == NEVER:
+        if at_us >= entry.rested_until_us:
             del entries[finding.key]
-            return None
+        return None
+    is_due = is_high or _lasts(entry.since_us, at_us, finding.delay_s)
+    if finding.presence == "off" or not is_due:
+        return None
+    reason = finding.held or ("rearm" if at_us < entry.rested_until_us and not is_high else None)
+    if reason is not None:
+        held[reason] += not entry.is_held
+        entry.is_held = True
+        return None
+    entry.is_held = False
+    entry.priority = "high" if is_high else finding.priority
+    entry.raised_offset = offset
+    entry.revision = 0
+    entry.rested_until_us = at_us + int(finding.rearm_s * SECOND)
+    return _transition(finding, entry, at_us, "raised")
+
+
+def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
+    return since_us is not None and at_us - since_us >= delay_s * SECOND
+
+
+def _follow(entry: AlertEntry, finding: Finding, at_us: int) -> None:
+    """Keep account of an excursion that is not an alert yet: when it began, for how long the value was back.
+
+    A reading holds until the next one, so time is counted alike at any rate.
+    """
+    is_on = finding.presence == "on"
+    if entry.since_us != NEVER and entry.recovered_since_us is not None:
+        away_us = entry.returned_us + at_us - entry.recovered_since_us
+        if away_us > RETURN_SHARE * (at_us - entry.since_us):
+            entry.since_us = NEVER
+        elif is_on:
+            entry.returned_us, entry.recovered_since_us = away_us, None
+    if is_on and entry.since_us == NEVER:
+        entry.since_us = at_us if finding.since_us is None else finding.since_us
+        entry.returned_us, entry.recovered_since_us, entry.is_held = 0, None, False
+    elif not is_on and entry.recovered_since_us is None:
+        entry.recovered_since_us = at_us
+    if entry.since_us == NEVER:
+        entry.returned_us, entry.recovered_since_us = 0, None
+
+
+def _move_open(
+    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool
+) -> Transition | None:
+    if finding.presence == "off":
         if entry.recovered_since_us is None:
             entry.recovered_since_us = at_us
-        if at_us - entry.recovered_since_us < finding.recover_s * SECOND:
+        if not _lasts(entry.recovered_since_us, at_us, finding.recover_s):
             return None
-        del entries[finding.key]
+        _rest(entries, finding, at_us)
         return _cleared(finding.key, entry, at_us, "recovered", finding.evidence)
     entry.recovered_since_us = None
-    if entry.raised_offset is None:
-        entry.priority = finding.priority
-        if at_us - entry.since_us < finding.delay_s * SECOND:
-            return None
-        entry.raised_offset = offset
-        return _transition(finding, entry, at_us, "raised")
-    if entry.priority == finding.priority:
+    if not is_high or entry.priority == "high":
         return None
-    entry.priority = finding.priority
+    entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
     entry.revision += 1
     return _transition(finding, entry, at_us, "updated")
 
 
+def _rest(entries: Entries, finding: Finding, at_us: int) -> None:
+    """Forget the alert, but not when the next of its kind may come.
+
+    A limit rests from its end. What only announces or advises rests from when it was raised.
+    """
+    entry = entries.pop(finding.key)
+    until_us = at_us + int(finding.rearm_s * SECOND) if finding.key.kind == "limit" else entry.rested_until_us
+    if until_us > at_us:
+        entries[finding.key] = AlertEntry(since_us=NEVER, priority=finding.priority, rested_until_us=until_us)
+
+
 def _move_unknown(entries: Entries, finding: Finding, entry: AlertEntry, observation: Observation) -> Transition | None:
     """A signal that is not in this reading changes nothing, until it has been away for too long."""
-    signal = finding.key.signal
-    last_us = observation.last_at_us.get(signal, NEVER) if signal else observation.at_us
-    if observation.at_us - last_us < finding.data_lost_s * SECOND:
+    signal, at_us = finding.key.signal, observation.at_us
+    last_us = observation.last_at_us.get(signal, NEVER) if signal else at_us
+    if at_us - last_us < finding.data_lost_s * SECOND:
         return None
-    del entries[finding.key]
     if entry.raised_offset is None:
+        entry.since_us = NEVER
+        if at_us >= entry.rested_until_us:
+            del entries[finding.key]
         return None
-    return _cleared(finding.key, entry, observation.at_us, "data_lost", finding.evidence)
+    _rest(entries, finding, at_us)
+    return _cleared(finding.key, entry, at_us, "data_lost", finding.evidence)
 
 
 def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
@@ -212,7 +295,7 @@ def _transition(finding: Finding, entry: AlertEntry, at_us: int, state: AlertSta
         finding.key,
         state,
         entry.revision,
-        finding.priority,
+        "high" if entry.priority == "high" else finding.priority,
         entry.since_us,
         at_us,
         entry.raised_offset,
@@ -236,20 +319,25 @@ def _cleared(
 
 def _findings(entries: Entries, seen: Observation, limits: Mapping[str, SignalLimits]) -> Iterable[Finding]:
     yield from _no_data(entries)
-    suspect = frozenset(
-        key[1] for key, entry in entries.items() if key[0] == "technical" and entry.raised_offset is not None
-    )
     yield from _sensor_off(entries, seen)
     yield from _flatline(entries, seen)
     yield from _implausible(entries, seen)
     yield from _disagreement(entries, seen)
+    suspect = frozenset(key[1] for key, entry in entries.items() if key[3] in SUSPECT_CAUSES and _is_open(entry))
     for signal, signal_limits in limits.items():
-        if signal in suspect and signal in seen.values:
-            continue  # a physiological alert is not started or ended by a sensor that cannot be believed
         for side in ("low", "high"):
-            yield from _limit(entries, seen, signal, side, signal_limits)
-            yield from _forecast_limit(entries, seen, signal, side, signal_limits)
+            for rule in (_limit, _forecast_limit):
+                for finding in rule(entries, seen, signal, side, signal_limits):
+                    if signal in suspect and finding.presence != "unknown":
+                        if _is_open(entries.get(finding.key)):
+                            continue  # what a sensor says that cannot be believed ends no alert either
+                        finding.held = "suspect"
+                    yield finding
     yield from _anomaly(entries, seen)
+
+
+def _is_open(entry: AlertEntry | None) -> bool:
+    return entry is not None and entry.raised_offset is not None
 
 
 def _is_beyond(value: float, limit: float | None, side: str, margin: float = 0.0) -> bool:
@@ -267,40 +355,68 @@ def _limit(entries: Entries, seen: Observation, signal: str, side: str, limits: 
     value = seen.values.get(signal)
     if value is None:
         if entry is not None:
-            yield Finding(key, "unknown", "medium", limits.delay_s, limits.recover_s)
+            yield Finding(key, "unknown", "medium", limits.delay_of(side), limits.recover_s, rearm_s=limits.rearm_s)
         return
     is_severe = _is_beyond(value, severe, side)
-    is_open = entry is not None and entry.raised_offset is not None
+    is_open = _is_open(entry)
     is_on = _is_beyond(value, mild, side, limits.hysteresis if is_open else 0.0)
     if not is_on and entry is None:
         return
     yield Finding(
         key,
         "on" if is_on else "off",
-        "high" if is_severe else "medium",
-        limits.severe_delay_s if is_severe else limits.delay_s,
+        "medium",
+        limits.delay_of(side),
         limits.recover_s,
+        rearm_s=limits.rearm_s,
+        severe_delay_s=limits.severe_delay_s if is_severe else None,
         evidence={"limit": severe if is_severe else mild, "last": value},
     )
 
 
-def crossing_probability(seen: Observation, signal: str, side: str, limit: float) -> tuple[float, int]:
-    """The largest probability over the near horizons that the signal is beyond `limit` then; and that horizon."""
-    below = [_share_below(limit, quantiles, seen.levels) for quantiles in seen.quantiles[signal]]
-    beyond = below if side == "low" else [1 - share for share in below]
-    best = max(range(len(beyond)), key=beyond.__getitem__)
-    return beyond[best], seen.horizons_s[best]
+def outlook(seen: Observation, signal: str, side: str, limit: float) -> float:
+    """The log-odds that the signal comes to be beyond `limit`: their mean over all horizons of the forecast.
+
+    The mean takes the whole predictive distribution: a threat must show at several horizons, a spike at one is diluted,
+    a trend raises them one after the other.
+    """
+    total = 0.0
+    for quantiles in seen.quantiles[signal]:
+        below = _share_below(limit, quantiles, seen.levels)
+        beyond = min(max(below if side == "low" else 1 - below, SURE), 1 - SURE)
+        total += log(beyond / (1 - beyond))
+    return total / len(seen.quantiles[signal])
 
 
 def _share_below(limit: float, quantiles: Sequence[float], levels: Sequence[float]) -> float:
-    """The distribution function at `limit`: linear between quantiles; half of what is left beyond the outer ones."""
+    """The distribution function at `limit`: linear between quantiles, exponential beyond the outer ones.
+
+    The tails are those of a Laplace distribution with this median and these outer quantiles.
+    """
     above = bisect_left(quantiles, limit)
+    median = quantiles[len(quantiles) // 2]
     if above == 0:
-        return levels[0] / 2 if limit < quantiles[0] else levels[0]
+        fold = max(median - quantiles[0], _NARROW) / log(0.5 / levels[0])
+        return levels[0] * exp((limit - quantiles[0]) / fold)
     if above == len(quantiles):
-        return (1 + levels[-1]) / 2
+        fold = max(quantiles[-1] - median, _NARROW) / log(0.5 / (1 - levels[-1]))
+        return 1 - (1 - levels[-1]) * exp((quantiles[-1] - limit) / fold)
     low, high = quantiles[above - 1], quantiles[above]
     return levels[above - 1] + (levels[above] - levels[above - 1]) * (limit - low) / (high - low)
+
+
+_NARROW: Final = 0.1  # half a band: narrower than most signals' precision
+
+
+def highest_outlooks(levels: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The highest log-odds of a horizon of which 0, 1 ... Q quantiles are beyond a low limit, and beyond a high one."""
+    low = [log_odds(min(level, 1 - SURE)) for level in (*levels, 1.0)]
+    high = [log_odds(min(1 - level, 1 - SURE)) for level in (*reversed(levels), 0.0)]
+    return np.array(low), np.array(high)
+
+
+def log_odds(probability: float) -> float:
+    return log(probability / (1 - probability)) if probability < 1 else inf
 
 
 def _forecast_limit(
@@ -314,26 +430,51 @@ def _forecast_limit(
     value = seen.values.get(signal)
     if value is None or limit is None or signal not in seen.quantiles:
         if entry is not None:
-            yield Finding(key, "unknown", "medium", FORECAST_DELAY_S, FORECAST_RECOVER_S)
+            yield Finding(key, "unknown", "medium", 0.0, 0.0)
         return
     # Once the value itself is beyond, the limit rule speaks; the announcement stands until that is confirmed.
     if _is_beyond(value, limit, side):
         return
-    if entry is None and not any(_is_beyond(q[len(q) // 2], limit, side) for q in seen.quantiles[signal]):
-        return  # as likely as not to stay inside: nothing to begin with
-    probability, horizon_s = crossing_probability(seen, signal, side, limit)
-    is_open = entry is not None and entry.raised_offset is not None
-    is_on = probability >= (CLEAR_PROBABILITY if is_open else RAISE_PROBABILITY)
-    if not is_on and entry is None:
+    if entry is None and not any(
+        _is_beyond(q[0 if side == "low" else -1], limit, side) for q in seen.quantiles[signal]
+    ):
+        return  # no horizon gives it even the outermost quantile: nothing to begin with
+    ahead = outlook(seen, signal, side, limit)
+    is_open = _is_open(entry)
+    is_near = abs(value - limit) <= FORECAST_REACH * limit
+    is_on = ahead >= log_odds(limits.forecast_probability) - (CLEAR_MARGIN if is_open else 0.0)
+    if not (is_on and (is_near or is_open)) and entry is None:
         return
+    # While the limit's own alert is open, or has been of late, everybody knows.
+    known = entries.get(AlertKey("limit", signal, side))
+    is_known = known is not None and (_is_open(known) or seen.at_us < known.rested_until_us)
+    evidence = {
+        "limit": limit,
+        "horizon_s": seen.horizons_s[-1],
+        "probability": round(probability_of(ahead), 2),
+        "last": value,
+    }
     yield Finding(
         key,
-        "on" if is_on else "off",
+        "on" if is_on and (is_near or is_open) else "off",
         "medium",
-        FORECAST_DELAY_S,
-        FORECAST_RECOVER_S,
-        evidence={"limit": limit, "horizon_s": horizon_s, "probability": round(probability, 2), "last": value},
+        0.0,
+        0.0,
+        rearm_s=FORECAST_REARM_S,
+        evidence=evidence,
+        held="known" if is_known else None,
     )
+
+
+# From the pooled log-odds to how often such alerts came true: logistic regression on alerts raised at thresholds from
+# -3 to 0.5 on recordings (docs/alerts.md says which). An episode begins within the longest horizon.
+_CALIBRATION: Final = (0.61, 0.57)
+
+
+def probability_of(ahead: float) -> float:
+    """How often what is announced at these log-odds comes true."""
+    intercept, slope = _CALIBRATION
+    return 1 / (1 + exp(-(intercept + slope * ahead)))
 
 
 def _anomaly(entries: Entries, seen: Observation) -> Iterator[Finding]:
@@ -355,15 +496,30 @@ def _no_data(entries: Entries) -> Iterator[Finding]:
 
 
 def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
-    for signal, last_us in seen.last_at_us.items():
+    for signal in SENSOR_SIGNALS:
+        if signal not in seen.last_at_us:
+            continue
+        last_us = seen.last_at_us[signal]
         key = AlertKey("technical", signal, None, "sensor_off")
         silent_s = (seen.at_us - last_us) / SECOND
         is_off = SENSOR_OFF_AFTER_S <= silent_s < SENSOR_OFF_UNTIL_S
         if key in entries:
             presence: Presence = "on" if is_off else "off" if silent_s < SENSOR_OFF_AFTER_S else "unknown"
-            yield Finding(key, presence, "low", 0.0, 0.0, data_lost_s=SENSOR_OFF_UNTIL_S)
-        elif is_off:
-            yield Finding(key, "on", "low", 0.0, 0.0, evidence={"silent_s": SENSOR_OFF_AFTER_S}, since_us=last_us)
+        elif is_off and signal in seen.regular:
+            presence = "on"
+        else:
+            continue
+        yield Finding(
+            key,
+            presence,
+            "low",
+            0.0,
+            0.0,
+            data_lost_s=SENSOR_OFF_UNTIL_S,
+            rearm_s=TECHNICAL_REARM_S,
+            evidence={"silent_s": SENSOR_OFF_AFTER_S} if presence == "on" else {},
+            since_us=last_us,
+        )
 
 
 def _flatline(entries: Entries, seen: Observation) -> Iterator[Finding]:
@@ -374,17 +530,19 @@ def _flatline(entries: Entries, seen: Observation) -> Iterator[Finding]:
         if is_flat or key in entries:
             evidence = {"last": seen.values[signal]}
             presence: Presence = "on" if is_flat else "off"
-            yield Finding(key, presence, "low", 0.0, 0.0, evidence=evidence, since_us=changed_us)
+            yield Finding(
+                key, presence, "low", 0.0, 0.0, rearm_s=TECHNICAL_REARM_S, evidence=evidence, since_us=changed_us
+            )
     yield from _unseen(entries, seen, "flatline")
 
 
 def _implausible(entries: Entries, seen: Observation) -> Iterator[Finding]:
     for signal in seen.implausible:
         key = AlertKey("technical", signal, None, "implausible")
-        yield Finding(key, "on", "low", IMPLAUSIBLE_DELAY_S, TECHNICAL_RECOVER_S)
+        yield Finding(key, "on", "low", IMPLAUSIBLE_DELAY_S, TECHNICAL_RECOVER_S, rearm_s=TECHNICAL_REARM_S)
     for key in [AlertKey(*k) for k in entries if k[3] == "implausible" and k[1] not in seen.implausible]:
         presence: Presence = "off" if key.signal in seen.values else "unknown"
-        yield Finding(key, presence, "low", IMPLAUSIBLE_DELAY_S, TECHNICAL_RECOVER_S)
+        yield Finding(key, presence, "low", IMPLAUSIBLE_DELAY_S, TECHNICAL_RECOVER_S, rearm_s=TECHNICAL_REARM_S)
 
 
 def _disagreement(entries: Entries, seen: Observation) -> Iterator[Finding]:
@@ -392,13 +550,21 @@ def _disagreement(entries: Entries, seen: Observation) -> Iterator[Finding]:
     hr, pulse = seen.values.get("hr"), seen.values.get("pulse")
     if hr is None or pulse is None:
         if key in entries:
-            yield Finding(key, "unknown", "low", DISAGREEMENT_DELAY_S, TECHNICAL_RECOVER_S)
+            yield Finding(key, "unknown", "low", DISAGREEMENT_DELAY_S, TECHNICAL_RECOVER_S, rearm_s=TECHNICAL_REARM_S)
         return
     disagrees = abs(hr - pulse) > DISAGREEMENT_RATE
     if disagrees or key in entries:
         evidence = {"last": hr, "pulse": pulse}
         presence: Presence = "on" if disagrees else "off"
-        yield Finding(key, presence, "low", DISAGREEMENT_DELAY_S, TECHNICAL_RECOVER_S, evidence=evidence)
+        yield Finding(
+            key,
+            presence,
+            "low",
+            DISAGREEMENT_DELAY_S,
+            TECHNICAL_RECOVER_S,
+            rearm_s=TECHNICAL_REARM_S,
+            evidence=evidence,
+        )
 
 
 def _unseen(entries: Entries, seen: Observation, cause: str) -> Iterator[Finding]:
@@ -436,7 +602,7 @@ def message_of(transition: Transition) -> tuple[str, str, dict[str, Any]]:
             text = f"{title} {side} {evidence['limit']:g}{unit} (now {evidence['last']:g})"
         case "forecast_limit":
             text = (
-                f"{title} likely {side} {evidence['limit']:g}{unit} within {evidence['horizon_s'] // 60} min "
+                f"{title} may go {side} {evidence['limit']:g}{unit} within {evidence['horizon_s'] // 60} min "
                 f"(probability {evidence['probability']:.2f})"
             )
         case "anomaly":

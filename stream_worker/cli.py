@@ -455,6 +455,23 @@ def evaluate(
 
 
 @app.command()
+def backtest(
+    paths: Recordings,
+    model: Model = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("reports"),
+    config: Config = None,
+) -> None:
+    """Judge the alerts on recordings.
+
+    The worker's own pipeline, without Kafka: alerts per patient-day, episodes that were alerted in time, early warning
+    of low blood pressure beside plain rules, and whether probabilities come true.
+    """
+    from stream_worker.backtest.command import run_backtest
+
+    run_backtest(_settings(config, model=model), paths, out, Console())
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Written by `train --checkpoint`.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),

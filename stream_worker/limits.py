@@ -18,7 +18,9 @@ class SignalLimits(BaseModel):
     A mild excursion (beyond low or high) must last `delay_s` before it is an alert of medium priority, a severe one
     (beyond severe_low or severe_high) only `severe_delay_s`, and is of high priority: most of the alarms that nobody
     needs are mild and brief (Imhoff & Kuhls 2006; Schmid et al. 2013). The value has recovered once it has been inside
-    the limit by `hysteresis` for `recover_s`.
+    the limit by `hysteresis` for `recover_s`. After that it is not raised again for `rearm_s`, unless it is severe.
+
+    A forecast is an alert from `forecast_probability` on, pooled over its horizons (`alerting.outlook`); 1 = never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,10 +29,13 @@ class SignalLimits(BaseModel):
     high: float | None = None
     severe_low: float | None = None
     severe_high: float | None = None
-    delay_s: float = Field(300.0, ge=0)
+    delay_s: float = Field(240.0, ge=0)
+    high_delay_s: float | None = Field(None, ge=0)  # delay_s of the high side, where it is another
     severe_delay_s: float = Field(30.0, ge=0)
     hysteresis: float = Field(2.0, ge=0)
     recover_s: float = Field(60.0, ge=0)
+    rearm_s: float = Field(1500.0, ge=0)
+    forecast_probability: float = Field(0.5, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -40,6 +45,10 @@ class SignalLimits(BaseModel):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError("low must be below high")
         return self
+
+    def delay_of(self, side: str) -> float:
+        """How long a mild excursion to this side must last."""
+        return self.delay_s if side == "low" or self.high_delay_s is None else self.high_delay_s
 
     def overridden(self, override: LimitRange) -> SignalLimits:
         """These limits with those of a stay's `limits` event; a severe limit never stays inside the new mild one."""
@@ -69,14 +78,18 @@ class AlertLimits(RootModel[dict[str, SignalLimits]]):
 
 # Mean pressure: 65 mmHg is the target of the Surviving Sepsis Campaign (Evans et al. 2021); below 50 organs fail within
 # minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
-# NEWS2 gives three points (RCP 2017) or beyond. Durations: shorter than those of the episodes that matter clinically.
+# NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, 5 or 3 min,
+# less the minute that the last of their readings stands for. forecast_probability of the mean pressure: where 80 % of
+# hypotensive episodes are announced (docs/alerts.md).
 DEFAULT_LIMITS: Final = AlertLimits(
     {
-        "abp_mean": SignalLimits(low=65, severe_low=50, severe_high=None),
-        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, hysteresis=3),
-        "spo2": SignalLimits(low=90, severe_low=85, delay_s=180, hysteresis=1),
-        "hr": SignalLimits(low=50, high=130, severe_low=40, severe_high=150, delay_s=180, hysteresis=3),
-        "resp": SignalLimits(low=8, high=30, severe_low=4, severe_high=45, delay_s=240, hysteresis=1),
+        "abp_mean": SignalLimits(low=65, severe_low=50, forecast_probability=0.09),
+        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, high_delay_s=900, hysteresis=3),
+        "spo2": SignalLimits(low=90, severe_low=85, delay_s=120, hysteresis=1),
+        "hr": SignalLimits(
+            low=50, high=130, severe_low=40, severe_high=150, delay_s=120, high_delay_s=240, hysteresis=3
+        ),
+        "resp": SignalLimits(low=8, high=30, severe_low=4, severe_high=45, delay_s=120, high_delay_s=240, hysteresis=1),
         "temp": SignalLimits(low=35, high=39.5, delay_s=600, hysteresis=0.3),
     }
 )

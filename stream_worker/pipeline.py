@@ -59,6 +59,7 @@ class ChunkResult:
     ignored_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     alert_transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # kind, priority, state
+    alerts_held: Counter[str] = field(default_factory=Counter)  # by alerting.HoldReason
     lead_times_s: list[float] = field(default_factory=list)
     scored: Tally | None = None
     newest_us: int | None = None
@@ -115,8 +116,13 @@ class Pipeline:
         defaults = self.limits_for(Extras())
         self.low = np.array([_or_nan(defaults.get(name), "low") for name in names])
         self.high = np.array([_or_nan(defaults.get(name), "high") for name in names])
-        self.near = [h for h, s in enumerate(manifest.horizons_s) if s <= alerting.FORECAST_HORIZON_S]
-        self.near_horizons_s = [manifest.horizons_s[h] for h in self.near]
+        forecast = self._layout.forecast
+        self._low_forecast = (self.low / self._layout.precision)[forecast][:, None, None]
+        self._high_forecast = (self.high / self._layout.precision)[forecast][:, None, None]
+        self._outlook_from = np.array(
+            [alerting.log_odds(defaults[n].forecast_probability if n in defaults else 1.0) for n in manifest.signals]
+        )
+        self._highest_outlook = alerting.highest_outlooks(manifest.quantile_levels)
         self.precision_of_forecast = self._layout.precision[self._layout.forecast][:, None, None]
         self.decimals_of_all = max(signal.decimals for signal in self._signals)
 
@@ -168,6 +174,15 @@ class Pipeline:
                 self._limits_of_unit.clear()
             self._limits_of_unit[extras.care_unit] = limits_of(self._settings.limits, extras.care_unit, {})
         return self._limits_of_unit[extras.care_unit]
+
+    def may_cross(self, quantiles: Ints) -> Bools:
+        """Of forecasts (n, V, H, Q) in quanta: whether one could announce a default limit, (n,). Errs on that side."""
+        low, high = self._highest_outlook
+        below = (quantiles < self._low_forecast).sum(axis=3)
+        above = (quantiles > self._high_forecast).sum(axis=3)
+        outlook = np.maximum(low[below].mean(axis=2), high[above].mean(axis=2))
+        may: Bools = (outlook >= self._outlook_from).any(axis=1)
+        return may
 
 
 def _or_nan(limits: SignalLimits | None, side: str) -> float:
@@ -371,10 +386,7 @@ class _Chunk:
         needs_look = self.stays.has_alerts[slots] | implausible.any(axis=1) | flags.any(axis=1)
         with np.errstate(invalid="ignore"):
             needs_look |= ((values < self.p.low) | (values > self.p.high)).any(axis=1)
-            near = quantiles[:, :, self.p.near]
-            medians = near[..., near.shape[3] // 2] * self.p.precision_of_forecast[..., 0]
-            low, high = self.p.low[layout.forecast][:, None], self.p.high[layout.forecast][:, None]
-            needs_look |= ((medians < low) | (medians > high)).any(axis=(1, 2))
+            needs_look |= self.p.may_cross(quantiles)
             rates = values[:, self.p.rates]
             needs_look |= np.abs(rates[:, 0] - rates[:, 1]) > alerting.DISAGREEMENT_RATE
         last_at = head["last_at"][slots][:, self.p.continuous]
@@ -390,11 +402,12 @@ class _Chunk:
                 extras.care_unit = readings.care_units[row]
             if not (needs_look[i] or extras.limits or extras.care_unit in self.p._settings.limits):
                 continue
-            observation = self._observation(readings, row, slot, values[i], near[i], scores[i], flags[i])
+            observation = self._observation(readings, row, slot, values[i], quantiles[i], scores[i], flags[i])
             chunk_row = int(readings.rows[row])
             offset = int(self.offsets[chunk_row])
-            transitions = alerting.step(extras.alerts, observation, self.p.limits_for(extras), offset)
-            self.stays.has_alerts[slot] = bool(extras.alerts)
+            held = self._result(chunk_row).alerts_held
+            transitions = alerting.step(extras.alerts, observation, self.p.limits_for(extras), offset, held)
+            self.stays.has_alerts[slot] = extras.has_alerts
             self._publish(slot, transitions, offset, chunk_row)
 
     def _observation(
@@ -407,7 +420,7 @@ class _Chunk:
         scores: NDArray[np.float64],
         flags: Bools,
     ) -> alerting.Observation:
-        """What the alert rules see; values (K,), near quantiles (V, H, Q), scores and flags (V,)."""
+        """What the alert rules see; values (K,), quantiles (V, H, Q), scores and flags (V,)."""
         p, manifest = self.p, self.stays.layout.manifest
         names, signals = self.stays.layout.names, manifest.signals
         last_at = self.stays.head["last_at"][slot].tolist()
@@ -423,11 +436,25 @@ class _Chunk:
             implausible=frozenset(names[k] for k in np.flatnonzero(implausible)) if implausible.any() else frozenset(),
             scores={name: score for name, score in zip(signals, scores.tolist(), strict=True) if not isnan(score)},
             flagged=frozenset(name for name, flag in zip(signals, flags.tolist(), strict=True) if flag),
-            horizons_s=p.near_horizons_s,
+            regular=self._regular(slot),
+            horizons_s=manifest.horizons_s,
             levels=manifest.quantile_levels,
             quantiles={
                 name: predicted[v] for v, name in enumerate(signals) if last_at[self.stays.layout.forecast[v]] != NEVER
             },
+        )
+
+    def _regular(self, slot: int) -> frozenset[str]:
+        """The inputs that came in most of the window's steps up to their last one; all, if it is older than that."""
+        layout, head, body = self.stays.layout, self.stays.head[slot], self.stays.body[slot]
+        steps = layout.manifest.context_steps
+        ages = (body["step"] - np.arange(steps)) % steps  # rows of the window, newest first
+        observed = body["window"][ages] != layout.missing
+        since = np.clip(body["step"] - head["last_at"][layout.inputs] // layout.step_us, 0, steps)
+        share = observed.sum(axis=0) / np.maximum(steps - since, 1)
+        is_regular = (share >= alerting.REGULAR_SHARE) | (since == steps)
+        return frozenset(
+            signal.name for signal, regular in zip(layout.manifest.inputs, is_regular, strict=True) if regular
         )
 
     def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:

@@ -138,13 +138,17 @@ class Layout(NamedTuple):
 
 
 class AlertEntry(msgspec.Struct, array_like=True):
-    """One condition of a stay that holds or held: an excursion that may become an alert, or an open alert."""
+    """One condition of a stay: an excursion that may become an alert, an open alert, or one at rest after it."""
 
-    since_us: int  # when the excursion began
+    since_us: int  # when the excursion began; NEVER: there is none, only a rest
     priority: str
-    recovered_since_us: int | None = None
+    recovered_since_us: int | None = None  # since when the condition has been off
     raised_offset: int | None = None  # None: not raised
     revision: int = 0
+    returned_us: int = 0  # for how long it was off before, within the excursion
+    severe_since_us: int | None = None
+    rested_until_us: int = NEVER  # not to be raised again before
+    is_held: bool = False  # would be raised, were it not held back
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -154,6 +158,11 @@ class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
     limits: dict[str, LimitRange] = {}
     spo2_scale: int | None = None
     alerts: dict[tuple[str, str | None, str | None, str | None], AlertEntry] = {}
+
+    @property
+    def has_alerts(self) -> bool:
+        """Whether any reading may move one of them; what only rests waits for its condition to come back."""
+        return any(entry.since_us != NEVER for entry in self.alerts.values())
 
 
 _encode_extras = msgspec.msgpack.Encoder().encode
@@ -316,7 +325,7 @@ class Stays:
         row = np.frombuffer(head, layout.head, 1)
         extras = _decode_extras(head[layout.head.itemsize :])
         self.extras[slot] = extras
-        self.has_alerts[slot] = bool(extras.alerts)
+        self.has_alerts[slot] = extras.has_alerts
         if body is None or body[0] != ENCODING or len(body) != layout.body.itemsize:
             self.head["offset"][slot] = row["offset"][0]
             return False

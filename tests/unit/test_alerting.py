@@ -44,7 +44,7 @@ def test_a_mild_excursion_is_raised_after_its_delay_and_cleared_when_it_has_reco
     alerts = run(*minutes("s", 80, 60, 60, 60, 60, 60, 60, 75, 75, 75))
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
     raised, cleared = (a for a in alerts if a["kind"] == "limit")
-    assert raised["alert_id"] == cleared["alert_id"] == "vitals.readings-0-6-limit-abp_mean-low"
+    assert raised["alert_id"] == cleared["alert_id"] == "vitals.readings-0-5-limit-abp_mean-low"
     assert raised["since"] == cleared["since"]
     assert "below 65 mmHg" in raised["message"]
     assert raised["evidence"]["limit"] == 65
@@ -56,6 +56,28 @@ def test_a_brief_mild_excursion_is_no_alert() -> None:
 
 def test_a_severe_excursion_is_of_high_priority_and_does_not_wait() -> None:
     assert states(run(*minutes("s", 80, 45, 45, 45)), "limit") == [("raised", 0, "high", None)]
+
+
+def test_a_brief_return_does_not_end_an_excursion_whatever_the_rate() -> None:
+    def course(returned: range) -> list[bytes]:
+        """A reading every 5 s for 5 min, below 65 but for those of `returned`."""
+        return [reading("s", 5 * i, {**CALM, "abp_mean": 66 if i in returned else 60 + i % 2}) for i in range(60)]
+
+    assert states(run(*course(range(30, 32))), "limit") == [("raised", 0, "medium", None)]
+    assert states(run(*course(range(30, 38))), "limit") == []
+
+
+def test_an_alert_is_not_raised_again_soon_unless_it_is_severe() -> None:
+    twice = [*[60] * 6, *[75] * 3, *[60] * 6]
+    assert len(states(run(*minutes("s", *twice)), "limit")) == 2
+    again = states(run(*minutes("s", *twice, *[75] * 3, *[45] * 3)), "limit")
+    assert again == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered"), ("raised", 0, "high", None)]
+    later = [*[60] * 6, *[75] * 26, *[60] * 6]
+    assert [found[0] for found in states(run(*minutes("s", *later)), "limit")] == ["raised", "cleared", "raised"]
+
+
+def test_one_severe_value_is_not_of_high_priority() -> None:
+    assert states(run(*minutes("s", 80, 45, 60, 60, 60, 60, 60)), "limit") == [("raised", 0, "medium", None)]
 
 
 def test_an_alert_that_becomes_severe_is_updated() -> None:
@@ -116,8 +138,8 @@ def test_limits_survive_a_restart_and_end_with_the_stay() -> None:
 
 def test_a_sensor_that_comes_off_is_technical() -> None:
     with_spo2 = [reading("s", 60 * i, {"hr": 80 + i % 2, "spo2": 97}) for i in range(5)]
-    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(5, 12)]
-    back = [reading("s", 720, {"hr": 80, "spo2": 96})]
+    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(5, 26)]
+    back = [reading("s", 1560, {"hr": 80, "spo2": 96})]
     alerts = run(*with_spo2, *without, *back)
     assert technical(alerts) == [("raised", "spo2", "sensor_off"), ("cleared", "spo2", "sensor_off")]
 
@@ -145,7 +167,7 @@ def test_a_contradiction_within_the_arterial_line_is_technical() -> None:
 
 
 def test_heart_rate_and_pulse_that_disagree_for_minutes_are_technical() -> None:
-    alerts = run(*(reading("s", 60 * i, {"hr": 120 + i % 2, "pulse": 80}) for i in range(6)))
+    alerts = run(*(reading("s", 60 * i, {"hr": 120 + i % 2, "pulse": 80}) for i in range(32)))
     assert technical(alerts) == [("raised", "hr", "disagreement")]
 
 

@@ -1,0 +1,132 @@
+"""`vitalcast backtest`: recordings through the worker's pipeline, and what its alerts are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from model.manifest import Manifest
+from model.predictor import Predictor
+from schemas.recordings import find_recordings, read_rows, stay_id_of
+from stream_worker.backtest.episodes import Recording, recording_of
+from stream_worker.backtest.feed import alerts_of, progress_bar
+from stream_worker.backtest.measures import Group, Span, measure, spans_of
+from stream_worker.pipeline import Pipeline
+from stream_worker.settings import Settings
+from stream_worker.stays import Stays
+
+REPORT_FILE = "backtest.json"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a backtest found.
+
+    groups : all stays; and, where the model was trained on some of them, those it has not seen apart.
+    stays : the alerts of each kind per patient-day, and in all, of each stay alone.
+    """
+
+    model: str
+    version: str
+    sha256: str
+    groups: tuple[Group, ...]
+    stays: Mapping[str, Mapping[str, float]]
+
+
+def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: Console) -> Report:
+    """Backtest the default pipeline of `settings`, print the tables and write the report to the folder `out`.
+
+    Raises: RecordingError, ArtifactError.
+    """
+    found = find_recordings(*paths)
+    recordings = {
+        stay_id_of(path): recording_of(stay_id_of(path), read_rows(path))
+        for path in track(found, "Reading recordings", console=console)
+    }
+    predictor = Predictor.load(settings.model, settings.device)
+    pipeline = Pipeline(settings, predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+    with progress_bar(console) as report_progress:
+        spans = spans_of(alerts_of(pipeline, found, report_progress), recordings)
+    report = report_of(predictor.manifest, recordings, spans)
+    for group in report.groups:
+        show(group, console)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / REPORT_FILE
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
+    return report
+
+
+def report_of(manifest: Manifest, recordings: Mapping[str, Recording], spans: Sequence[Span]) -> Report:
+    """The report on `spans`, the alerts of `recordings`."""
+    groups = [measure("all stays", list(recordings.values()), spans)]
+    unseen = [r for stay_id, r in recordings.items() if stay_id not in manifest.training.stays]
+    if 0 < len(unseen) < len(recordings):
+        groups.append(measure("stays the model was not trained on", unseen, spans))
+    alone = {stay_id: measure(stay_id, [recording], spans) for stay_id, recording in recordings.items()}
+    return Report(
+        model=manifest.name,
+        version=manifest.version,
+        sha256=manifest.sha256,
+        groups=tuple(groups),
+        stays={stay_id: {"all": group.raised_per_day, **group.by_kind} for stay_id, group in alone.items()},
+    )
+
+
+def show(group: Group, console: Console) -> None:
+    """Print one group's tables."""
+    title = (
+        f"{group.name}: {group.stays}, {group.days:.1f} patient-days, {group.raised_per_day:.1f} alerts raised a day"
+    )
+    console.rule(title)
+    for table in (_alerts(group), _found(group), _warned(group), _calibration(group)):
+        console.print(table)
+
+
+def _alerts(group: Group) -> Table:
+    table = Table("alerts raised", title="Alerts raised per patient-day", title_justify="left")
+    table.add_column("a day", justify="right")
+    for name, number in group.by_kind.items():
+        table.add_row(name, f"{number:.2f}", style="bold")
+    for name, number in group.by_about.items():
+        if number >= 0.1:
+            table.add_row(f"  {name}", f"{number:.2f}")
+    return table
+
+
+def _found(group: Group) -> Table:
+    table = Table("episode", title="Episodes with their limit alert in time", title_justify="left")
+    for name in ("episodes", "stays", "in time", "share"):
+        table.add_column(name, justify="right")
+    for heading, rows in (("within 2 min of confirmation", group.found), ("high priority within 60 s", group.severe)):
+        episodes, alerted = sum(row.episodes for row in rows), sum(row.alerted for row in rows)
+        share = alerted / episodes if episodes else 1.0
+        table.add_row(heading, str(episodes), "", str(alerted), f"{share:.3f}", style="bold")
+        for row in rows:
+            table.add_row(f"  {row.episode}", str(row.episodes), str(row.stays), str(row.alerted), f"{row.share:.3f}")
+    return table
+
+
+def _warned(group: Group) -> Table:
+    table = Table("alerts by", title="Early warning of mean pressure < 65 mmHg for 5 min", title_justify="left")
+    for name in ("strict recall", "loose recall", "a day", "precision", "open"):
+        table.add_column(name, justify="right")
+    for row in group.warned:
+        cells = (row.strict, row.loose, row.alerts_per_day, row.precision, row.open)
+        style = "bold" if row is group.warned[0] else ""
+        table.add_row(row.by, *(f"{cell:.3f}" for cell in cells), style=style)
+    return table
+
+
+def _calibration(group: Group) -> Table:
+    table = Table("probability", title="Forecast alerts that came true within their horizon", title_justify="left")
+    for name in ("alerts", "came true", "share"):
+        table.add_column(name, justify="right")
+    for row in group.calibration:
+        share = row.true / row.alerts
+        table.add_row(f"{row.low:.1f} to {row.high:.1f}", str(row.alerts), str(row.true), f"{share:.2f}")
+    return table

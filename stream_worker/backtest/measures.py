@@ -1,0 +1,273 @@
+"""How good alerts are: against the episodes of the recordings, by the clock a ward lives by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from schemas.alert import Alert
+from stream_worker.backtest.episodes import (
+    EPISODE_TYPES,
+    HYPOTENSION,
+    SEVERE_TYPES,
+    Episode,
+    EpisodeType,
+    Floats,
+    Recording,
+    find_episodes,
+)
+
+LATEST_MIN: Final = 2.0  # after an episode's confirmation, for its limit alert
+LATEST_HIGH_MIN: Final = 1.0  # after the first minute of a severe one, for its alert of high priority
+# An early warning comes so long before the episode begins: later it is no warning, earlier it is about something else.
+WARNING_MIN: Final = (5.0, 60.0)
+
+
+@dataclass(slots=True)
+class Span:
+    """One alert from raised to cleared, in minutes from its recording's start."""
+
+    stay_id: str
+    kind: str
+    signal: str | None
+    side: str | None
+    cause: str | None
+    raised: float
+    cleared: float = np.inf
+    high_from: float = np.inf
+    probability: float | None = None
+    horizon_min: float = 0.0
+    clear_reason: str | None = None
+
+    @property
+    def about(self) -> str:
+        """What it is about, as one word for tables."""
+        return " ".join(part for part in (self.kind, self.signal, self.side or self.cause) if part)
+
+
+def spans_of(alerts: Iterable[Alert], recordings: Mapping[str, Recording]) -> list[Span]:
+    """The revisions joined to alerts, in the order in which they were raised."""
+    spans: dict[str, Span] = {}
+    for alert in alerts:
+        at = alert.event_at.timestamp() / 60 - recordings[alert.stay_id].start
+        span = spans.get(alert.alert_id)
+        if span is None:
+            evidence: dict[str, Any] = alert.evidence
+            span = spans[alert.alert_id] = Span(alert.stay_id, alert.kind, alert.signal, alert.side, alert.cause, at)
+            span.probability = evidence.get("probability")
+            span.horizon_min = evidence.get("horizon_s", 0) / 60
+        if alert.priority == "high":
+            span.high_from = min(span.high_from, at)
+        if alert.state == "cleared":
+            span.cleared, span.clear_reason = at, alert.clear_reason
+    return list(spans.values())
+
+
+class Found(msgspec.Struct, frozen=True):
+    """Episodes of one type, and how many of them had their alert in time."""
+
+    episode: str
+    episodes: int
+    stays: int
+    alerted: int
+
+    @property
+    def share(self) -> float:
+        """Alerted / episodes; 1 where there were none."""
+        return self.alerted / self.episodes if self.episodes else 1.0
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """Early warning of one episode type by alerts, or by a plain rule.
+
+    strict : share of episodes with an alert raised 5 to 60 min before they begin. loose : or raised earlier and still
+    open 5 min before. precision : share of alerts followed by an episode's beginning within 60 min. open : share of
+    all time with an alert open.
+    """
+
+    by: str
+    episodes: int
+    strict: float
+    loose: float
+    alerts_per_day: float
+    precision: float
+    open: float
+
+
+class Bin(msgspec.Struct, frozen=True):
+    """Forecast alerts by the probability they were raised with, and how many came true within their horizon."""
+
+    low: float
+    high: float
+    alerts: int
+    true: int
+
+
+class Group(msgspec.Struct, frozen=True):
+    """What was found on a group of stays."""
+
+    name: str
+    stays: int
+    days: float
+    raised_per_day: float
+    by_kind: Mapping[str, float]
+    by_about: Mapping[str, float]
+    found: tuple[Found, ...]
+    severe: tuple[Found, ...]
+    warned: tuple[Warned, ...]
+    calibration: tuple[Bin, ...]
+
+
+def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -> Group:
+    """All measures over the stays of `recordings`."""
+    of_stay: dict[str, list[Span]] = {recording.stay_id: [] for recording in recordings}
+    for span in spans:
+        if span.stay_id in of_stay:
+            of_stay[span.stay_id].append(span)
+    kept = [span for of_one in of_stay.values() for span in of_one]
+    days = sum(recording.days for recording in recordings)
+    return Group(
+        name=name,
+        stays=len(recordings),
+        days=round(days, 2),
+        raised_per_day=round(len(kept) / days, 2),
+        by_kind=_per_day(Counter(span.kind for span in kept), days),
+        by_about=_per_day(Counter(span.about for span in kept), days),
+        found=tuple(found(kind, recordings, of_stay) for kind in EPISODE_TYPES),
+        severe=tuple(found(kind, recordings, of_stay, is_severe=True) for kind in SEVERE_TYPES),
+        warned=(
+            warned("forecast_limit", recordings, {stay: _announcing(of_one) for stay, of_one in of_stay.items()}),
+            *plain_rules(recordings),
+        ),
+        calibration=calibration(recordings, of_stay),
+    )
+
+
+def _per_day(counts: Counter[str], days: float) -> dict[str, float]:
+    return {name: round(count / days, 3) for name, count in counts.most_common()}
+
+
+def found(
+    kind: EpisodeType,
+    recordings: Sequence[Recording],
+    of_stay: Mapping[str, Sequence[Span]],
+    *,
+    is_severe: bool = False,
+) -> Found:
+    """How many episodes had a limit alert open in time (of high priority, where the episode is severe).
+
+    In time: open, or raised, between the episode's beginning and 2 min after its confirmation; severe: 1 min after its
+    first minute.
+    """
+    episodes = alerted = stays = 0
+    for recording in recordings:
+        own = [s for s in of_stay[recording.stay_id] if (s.kind, s.signal, s.side) == ("limit", kind.signal, kind.side)]
+        happened = find_episodes(recording.values[kind.signal], kind)
+        latest = LATEST_HIGH_MIN if is_severe else kind.minutes - 1 + LATEST_MIN
+        for episode in happened:
+            alerted += any(
+                (span.high_from if is_severe else span.raised) <= episode.start + latest
+                and span.cleared > episode.start
+                for span in own
+            )
+        episodes += len(happened)
+        stays += bool(happened)
+    return Found(str(kind), episodes, stays, alerted)
+
+
+Times = Sequence[tuple[float, float]]  # raised, cleared
+
+
+def _announcing(spans: Iterable[Span], kind: EpisodeType = HYPOTENSION) -> Times:
+    about = ("forecast_limit", kind.signal, kind.side)
+    return [(span.raised, span.cleared) for span in spans if (span.kind, span.signal, span.side) == about]
+
+
+def warned(
+    by: str, recordings: Sequence[Recording], times: Mapping[str, Times], kind: EpisodeType = HYPOTENSION
+) -> Warned:
+    """The early-warning measures of alerts at `times`."""
+    episodes = strict = loose = alerts = followed = 0
+    open_min = days = 0.0
+    shortest, longest = WARNING_MIN
+    for recording in recordings:
+        begins = np.array([e.start for e in find_episodes(recording.values[kind.signal], kind)], np.float64)
+        raised, cleared = np.array(times[recording.stay_id], np.float64).reshape(-1, 2).T
+        ahead = begins[:, None] - raised  # (episodes, alerts)
+        is_strict = ((ahead >= shortest) & (ahead <= longest)).any(axis=1)
+        is_open = ((ahead >= shortest) & (cleared > begins[:, None] - shortest)).any(axis=1)
+        episodes += len(begins)
+        strict += int(is_strict.sum())
+        loose += int((is_strict | is_open).sum())
+        alerts += len(raised)
+        followed += int(((ahead > 0) & (ahead <= longest)).any(axis=0).sum())
+        open_min += float((np.minimum(cleared, recording.minutes) - raised).sum())
+        days += recording.days
+    return Warned(
+        by=by,
+        episodes=episodes,
+        strict=_share(strict, episodes),
+        loose=_share(loose, episodes),
+        alerts_per_day=round(alerts / days, 2),
+        precision=_share(followed, alerts),
+        open=round(open_min / (days * 1440), 4),
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 4) if whole else 0.0
+
+
+# (on, off, minutes between two raises): the plain rules to beat, mmHg of mean pressure.
+PLAIN_RULES: Final = ((70, 72, 0), (70, 72, 30), (70, 72, 60), (68, 70, 60), (67, 69, 0))
+
+
+def plain_rules(recordings: Sequence[Recording], kind: EpisodeType = HYPOTENSION) -> list[Warned]:
+    """The same measures of alerts that need no forecast: raised below `on`, cleared at `off`."""
+    return [
+        warned(
+            f"below {on}, off {off}" + (f", rearm {rearm}" if rearm else ""),
+            recordings,
+            {r.stay_id: plain_alerts(r.values[kind.signal], on, off, rearm) for r in recordings},
+        )
+        for on, off, rearm in PLAIN_RULES
+    ]
+
+
+def plain_alerts(values: Floats, on: float, off: float, rearm: float) -> Times:
+    """Raised where a value is below `on`, at least `rearm` min after the last raise; cleared where it reaches `off`."""
+    times: list[tuple[float, float]] = []
+    raised: float | None = None
+    for minute in np.flatnonzero(~np.isnan(values)).tolist():
+        if raised is None and values[minute] < on and (not times or minute - times[-1][0] >= rearm):
+            raised = minute
+        elif raised is not None and values[minute] >= off:
+            times.append((raised, minute))
+            raised = None
+    return times if raised is None else [*times, (raised, float(len(values)))]
+
+
+def calibration(recordings: Sequence[Recording], of_stay: Mapping[str, Sequence[Span]]) -> tuple[Bin, ...]:
+    """Of forecast alerts raised with a probability in each tenth, how many came true.
+
+    True: an alert's episode type begins within its horizon. Signals without an episode type are left out.
+    """
+    alerts, true = Counter[int](), Counter[int]()
+    kinds = {(kind.signal, kind.side): kind for kind in reversed(EPISODE_TYPES)}  # the mildest of each
+    for recording in recordings:
+        begins: dict[tuple[str, str], list[Episode]] = {}
+        for span in of_stay[recording.stay_id]:
+            about = (span.signal or "", span.side or "")
+            if span.probability is None or about not in kinds:
+                continue
+            if about not in begins:
+                begins[about] = find_episodes(recording.values[about[0]], kinds[about])
+            tenth = min(int(span.probability * 10 + 1e-9), 9)
+            alerts[tenth] += 1
+            true[tenth] += any(0 < e.start - span.raised <= span.horizon_min for e in begins[about])
+    return tuple(Bin(t / 10, (t + 1) / 10, alerts[t], true[t]) for t in sorted(alerts))

@@ -1,0 +1,144 @@
+"""Episodes, and what alerts are worth beside them: small cases that can be counted by hand."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from schemas.recordings import Row, read_rows
+from stream_worker.backtest.command import report_of, show
+from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType, Recording, find_episodes, recording_of
+from stream_worker.backtest.feed import alerts_of
+from stream_worker.backtest.measures import Span, calibration, found, measure, plain_alerts, spans_of, warned
+from tests.arithmetic_model import MANIFEST
+from tests.records import new_pipeline
+
+NAN = np.nan
+START = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def rows(*pressures: float | None) -> list[Row]:
+    """A row a minute."""
+    return [
+        Row(START + timedelta(minutes=i), {} if p is None else {"hr": 80.0 + i % 2, "abp_mean": p})
+        for i, p in enumerate(pressures)
+    ]
+
+
+def recording(*pressures: float | None) -> Recording:
+    return recording_of("s", rows(*pressures))
+
+
+def spans(*times: tuple[float, float], kind: str = "forecast_limit", probability: float | None = None) -> list[Span]:
+    return [
+        Span("s", kind, "abp_mean", "low", None, raised, cleared, probability=probability, horizon_min=60)
+        for raised, cleared in times
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "episodes"),
+    [
+        ([80, 60, 60, 60, 60, 60, 80], [(1, 6)]),
+        ([80, 60, 60, 60, 60, 80, 80], []),  # too short
+        ([80, 60, NAN, 60, NAN, 60, 80], [(1, 6)]),  # most were observed
+        ([80, 60, NAN, NAN, NAN, 60, 80], []),  # too few were
+        ([80, 60, 60, 60, 60, 60, NAN, 60, 80], [(1, 8)]),  # it lasts until a value is seen inside
+        ([60] * 5 + [80] * 30 + [60] * 5, [(0, 40)]),  # so soon after: the same
+        ([60] * 5 + [80] * 31 + [60] * 5, [(0, 5), (36, 41)]),
+    ],
+)
+def test_episodes_are_those_of_the_definition(values: list[float], episodes: list[tuple[int, int]]) -> None:
+    assert find_episodes(np.array(values, float), HYPOTENSION) == episodes
+
+
+def test_a_brief_return_does_not_end_a_long_episode() -> None:
+    half_an_hour = EpisodeType("abp_mean", "low", 60, 30)
+    values = np.full(40, 55.0)
+    values[[10, 15, 20]] = 70
+    assert [e.start for e in find_episodes(values[:30], half_an_hour)] == [0]
+    values[25] = 70
+    assert find_episodes(values[:30], half_an_hour) == []
+
+
+def test_artefacts_are_not_the_truth() -> None:
+    row = Row(START, {"hr": 400.0, "abp_sys": 80.0, "abp_dia": 90.0, "abp_mean": 85.0, "spo2": 97.0})
+    values = recording_of("s", [row]).values
+    assert {name for name, found in values.items() if not np.isnan(found[0])} == {"spo2"}
+
+
+@pytest.mark.parametrize(("raised", "in_time"), [(10.0, 1), (16.0, 1), (17.0, 0)])
+def test_a_limit_alert_is_in_time_until_two_minutes_after_confirmation(raised: float, in_time: int) -> None:
+    #        10   confirmed with the reading at 14    latest 16
+    stay = recording(*[80] * 10, *[60] * 20)
+    alerts = {"s": spans((raised, 30), kind="limit")}
+    assert found(HYPOTENSION, [stay], alerts).alerted == in_time
+
+
+def test_an_alert_that_ended_before_the_episode_does_not_count_for_it() -> None:
+    stay = recording(*[80] * 10, *[60] * 20)
+    assert found(HYPOTENSION, [stay], {"s": spans((5, 9), kind="limit")}).alerted == 0
+
+
+def test_early_warnings_are_counted_as_the_definition_says() -> None:
+    stay = recording(*[80] * 100, *[60] * 10, *[80] * 90)  # one episode, at 100
+    #                    too early, but open 5 min before; strict; too late to warn; after it
+    alerts = {"too early": (20, 96), "strict": (60, 70), "too late": (97, 99), "after": (150, 160)}
+    one = {name: warned(name, [stay], {"s": [times]}) for name, times in alerts.items()}
+    assert [row.strict for row in one.values()] == [0, 1, 0, 0]
+    assert [row.loose for row in one.values()] == [1, 1, 0, 0]
+    assert [row.precision for row in one.values()] == [0, 1, 1, 0]
+    together = warned("all", [stay], {"s": list(alerts.values())})
+    assert (together.precision, together.open) == (0.5, (76 + 10 + 2 + 10) / 200)
+
+
+def test_plain_rules_wait_between_raises() -> None:
+    values = np.array([80, 69, 73, 69, 73, 80, 69, NAN])
+    assert plain_alerts(values, 70, 72, 0) == [(1, 2), (3, 4), (6, 8)]
+    assert plain_alerts(values, 70, 72, 5) == [(1, 2), (6, 8)]
+
+
+def test_calibration_asks_whether_an_episode_began_within_the_horizon() -> None:
+    stay = recording(*[80] * 100, *[60] * 10)
+    alerts = [*spans((50, 60), probability=0.35), *spans((20, 30), probability=0.31), *spans((90, 99), probability=0.6)]
+    bins = calibration([stay], {"s": alerts})
+    assert [(b.low, b.alerts, b.true) for b in bins] == [(0.3, 2, 1), (0.6, 1, 1)]
+
+
+def write(path: Path, pressures: Sequence[float | None]) -> Path:
+    lines = [
+        f"{row.time.isoformat()},{row.values.get('hr', '')},{row.values.get('abp_mean', '')}"
+        for row in rows(*pressures)
+    ]
+    path.write_bytes(gzip.compress("\n".join(["time,hr,abp_mean", *lines]).encode()))
+    return path
+
+
+def test_recordings_go_through_the_pipeline_and_their_alerts_are_judged(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "low.csv.gz", [*[80.0] * 20, *[60.0] * 10, *[80.0, None] * 5])]
+    paths.append(write(tmp_path / "calm.csv.gz", [80.0] * 30))
+    recordings = {path.name.split(".")[0]: recording_of(path.name.split(".")[0], read_rows(path)) for path in paths}
+    done: list[tuple[int, int]] = []
+    alerts = list(alerts_of(new_pipeline(), paths, lambda *counts: done.append(counts)))
+    limit = [span for span in spans_of(alerts, recordings) if span.kind == "limit"]
+    assert [(s.stay_id, s.raised, s.cleared, s.clear_reason) for s in limit] == [("low", 24, 32, "recovered")]
+    assert done[-1] == (70, 70)
+    group = measure("all", list(recordings.values()), limit)
+    assert {row.episode: (row.episodes, row.alerted) for row in group.found if row.episodes} == {
+        str(HYPOTENSION): (1, 1)
+    }
+    assert group.by_kind == {"limit": round(1440 / (40 + 30), 3)}
+    report = report_of(MANIFEST, recordings, limit)
+    assert set(report.stays) == {"low", "calm"}
+    assert report.stays["calm"] == {"all": 0}
+
+
+def test_tables_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show(measure("one stay", [recording(*[60] * 10)], spans((1, 5), probability=0.4)), Console())
+    assert "Early warning" in capsys.readouterr().out
