@@ -97,8 +97,10 @@ def produce(
     servers: str, topic: str, records: Iterable[tuple[str | bytes, Mapping[str, Any] | bytes]]
 ) -> list[tuple[int, int]]:
     """Send (key, value) records, keys to partitions by murmur2; the (partition, offset) of each, in the order sent."""
-    # Without a wait for more the first record is fast; a batch still forms while one is under way.
-    producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 1})
+    # Without a wait for more the first record is fast; a batch still forms while one is under way. Idempotent: else a
+    # broker that comes back can get retried batches in another order, and a stay's readings would be late.
+    config = {"partitioner": "murmur2_random", "linger.ms": 1, "enable.idempotence": True}
+    producer = Producer({"bootstrap.servers": servers, **config})
     places: dict[int, tuple[int, int]] = {}
     errors: list[KafkaError] = []
 

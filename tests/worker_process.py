@@ -65,6 +65,11 @@ class WorkerProcess:
             raise RuntimeError("the worker was not started")
         return self._process
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, ready_within_s: float | None = 60) -> Self:
         """Start it, for the first time or again; returns once it is ready (None: at once)."""
         with self._log_file.open("ab") as log:
@@ -138,7 +143,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Make sure that it is gone; no error if it never ran or has ended."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             self.kill()
 
     @property
