@@ -218,4 +218,7 @@ def test_the_token_lets_in(browser: Browser) -> None:
         page.get_by_role("button", name="Look").click()
         expect(page.locator(".tile")).to_have_count(1)
         assert token not in page.url
+        live.stop()
+        live.serve()
+        expect(page.locator("#token")).to_be_visible(timeout=10_000)
         page.close()

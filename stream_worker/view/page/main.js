@@ -43,8 +43,15 @@ function connect() {
   socket.onmessage = (event) => receive(JSON.parse(new TextDecoder().decode(event.data)));
   socket.onclose = () => {
     say("This page has lost its server. What you see is old; it is trying again.");
-    setTimeout(connect, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
+    setTimeout(reconnect, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
   };
+}
+
+// A server that was started anew asks for its token again.
+async function reconnect() {
+  const answer = await fetch("/", { method: "HEAD" }).catch(() => null);
+  if (answer?.redirected) location.reload();
+  else connect();
 }
 
 function receive(change) {
