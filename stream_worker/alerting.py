@@ -38,6 +38,8 @@ RETURN_SHARE: Final = 0.1
 # holds. An episode is worth one announcement, so the next may come an hour after it.
 CLEAR_MARGIN: Final = 0.3  # log-odds
 FORECAST_REARM_S: Final = 3480.0
+# So long before the limit's own alert could be raised again its forecast may: it looks further.
+FORECAST_EARLIER_S: Final = 300.0
 # Of a limit that is further away than this share of it, the forecast's tail is not to be trusted.
 FORECAST_REACH: Final = 0.2
 SURE: Final = 0.001  # no forecast is surer than this or its opposite
@@ -45,7 +47,7 @@ SURE: Final = 0.001  # no forecast is surer than this or its opposite
 ANOMALY_DELAY_S: Final = 120.0
 ANOMALY_RECOVER_S: Final = 300.0
 # A signal that came regularly and no longer does. After two hours it is taken to be disconnected on purpose.
-SENSOR_OFF_AFTER_S: Final = 1200.0
+SENSOR_OFF_AFTER_S: Final = 1800.0
 SENSOR_OFF_UNTIL_S: Final = 7200.0
 REGULAR_SHARE: Final = 0.75  # of the steps before
 # One signal for each sensor: what else comes from it goes with it.
@@ -54,7 +56,7 @@ SENSOR_SIGNALS: Final = ("hr", "resp", "spo2", "abp_mean")
 # constant for hours, and so is the heart rate of a paced patient.
 FLATLINE_AFTER_S: Final = 900.0
 FLATLINE_SIGNALS: Final = frozenset({"abp_sys", "abp_dia", "abp_mean"})
-IMPLAUSIBLE_DELAY_S: Final = 120.0
+IMPLAUSIBLE_DELAY_S: Final = 300.0
 # Electrical and mechanical rate differ by this much in atrial fibrillation and in motion artefacts, not otherwise.
 DISAGREEMENT_RATE: Final = 20.0
 DISAGREEMENT_DELAY_S: Final = 1800.0
@@ -447,7 +449,9 @@ def _forecast_limit(
         return
     # While the limit's own alert is open, or has been of late, everybody knows.
     known = entries.get(AlertKey("limit", signal, side))
-    is_known = known is not None and (_is_open(known) or seen.at_us < known.rested_until_us)
+    is_known = known is not None and (
+        _is_open(known) or seen.at_us < known.rested_until_us - FORECAST_EARLIER_S * SECOND
+    )
     evidence = {
         "limit": limit,
         "horizon_s": seen.horizons_s[-1],

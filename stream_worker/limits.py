@@ -18,7 +18,8 @@ class SignalLimits(BaseModel):
     A mild excursion (beyond low or high) must last `delay_s` before it is an alert of medium priority, a severe one
     (beyond severe_low or severe_high) only `severe_delay_s`, and is of high priority: most of the alarms that nobody
     needs are mild and brief (Imhoff & Kuhls 2006; Schmid et al. 2013). The value has recovered once it has been inside
-    the limit by `hysteresis` for `recover_s`. After that it is not raised again for `rearm_s`, unless it is severe.
+    the limit by `hysteresis` for `recover_s`: a value that comes and goes is one open alert. After that it is not
+    raised again for `rearm_s`, unless it is severe: what begins within half an hour of the last is not told of twice.
 
     A forecast is an alert from `forecast_probability` on, pooled over its horizons (`alerting.outlook`); 1 = never.
     """
@@ -33,8 +34,8 @@ class SignalLimits(BaseModel):
     high_delay_s: float | None = Field(None, ge=0)  # delay_s of the high side, where it is another
     severe_delay_s: float = Field(30.0, ge=0)
     hysteresis: float = Field(2.0, ge=0)
-    recover_s: float = Field(60.0, ge=0)
-    rearm_s: float = Field(1500.0, ge=0)
+    recover_s: float = Field(600.0, ge=0)
+    rearm_s: float = Field(1200.0, ge=0)
     forecast_probability: float = Field(0.5, gt=0, le=1)
 
     @model_validator(mode="after")

@@ -392,7 +392,8 @@ class _Chunk:
         last_at = head["last_at"][slots][:, self.p.continuous]
         silent_us = observed_us - np.maximum(last_at, 0)
         is_off = (last_at != NEVER) & (silent_us >= alerting.SENSOR_OFF_AFTER_S * MICROSECONDS)
-        needs_look |= (is_off & (silent_us < alerting.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
+        is_missed = (is_off & (silent_us < alerting.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
+        needs_look |= is_missed
         still_us = observed_us - np.maximum(head["changed_at"][slots][:, self.p.flatline], 0)
         is_flat = is_fresh[:, self.p.flatline] & (still_us >= alerting.FLATLINE_AFTER_S * MICROSECONDS)
         needs_look |= is_flat.any(axis=1)
@@ -402,7 +403,8 @@ class _Chunk:
                 extras.care_unit = readings.care_units[row]
             if not (needs_look[i] or extras.limits or extras.care_unit in self.p._settings.limits):
                 continue
-            observation = self._observation(readings, row, slot, values[i], quantiles[i], scores[i], flags[i])
+            regular = self._regular(slot) if is_missed[i] else frozenset[str]()
+            observation = self._observation(readings, row, slot, values[i], regular, quantiles[i], scores[i], flags[i])
             chunk_row = int(readings.rows[row])
             offset = int(self.offsets[chunk_row])
             held = self._result(chunk_row).alerts_held
@@ -416,6 +418,7 @@ class _Chunk:
         row: int,
         slot: int,
         values: NDArray[np.float64],
+        regular: frozenset[str],
         quantiles: Ints,
         scores: NDArray[np.float64],
         flags: Bools,
@@ -436,7 +439,7 @@ class _Chunk:
             implausible=frozenset(names[k] for k in np.flatnonzero(implausible)) if implausible.any() else frozenset(),
             scores={name: score for name, score in zip(signals, scores.tolist(), strict=True) if not isnan(score)},
             flagged=frozenset(name for name, flag in zip(signals, flags.tolist(), strict=True) if flag),
-            regular=self._regular(slot),
+            regular=regular,
             horizons_s=manifest.horizons_s,
             levels=manifest.quantile_levels,
             quantiles={

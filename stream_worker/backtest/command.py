@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -47,6 +48,7 @@ def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: 
         stay_id_of(path): recording_of(stay_id_of(path), read_rows(path))
         for path in track(found, "Reading recordings", console=console)
     }
+    torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
     predictor = Predictor.load(settings.model, settings.device)
     pipeline = Pipeline(settings, predictor, Stays(predictor.manifest, predictor.initial_state(1)))
     with progress_bar(console) as report_progress:

@@ -102,10 +102,11 @@ def find_episodes(values: Floats, kind: EpisodeType) -> list[Episode]:
     """
     observed = ~np.isnan(values)
     beyond = observed & ((values < kind.limit) if kind.side == "low" else (values > kind.limit))
+    starts = _starts(beyond, observed, kind.minutes)
+    inside = np.r_[np.flatnonzero(observed & ~beyond), len(values)]
+    ends = inside[np.searchsorted(inside, starts + kind.minutes)]
     episodes: list[Episode] = []
-    for start in _starts(beyond, observed, kind.minutes).tolist():
-        inside = np.flatnonzero((observed & ~beyond)[start + kind.minutes :])
-        end = start + kind.minutes + int(inside[0]) if len(inside) else len(values)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         if episodes and start - episodes[-1].end <= MERGE_MIN:
             episodes[-1] = Episode(episodes[-1].start, max(end, episodes[-1].end))
         else:
@@ -114,11 +115,11 @@ def find_episodes(values: Floats, kind: EpisodeType) -> list[Episode]:
 
 
 def _starts(beyond: NDArray[np.bool_], observed: NDArray[np.bool_], minutes: int) -> NDArray[np.intp]:
-    """Minutes from which the condition holds for the whole duration, with at least half of it observed."""
+    """Minutes from which the condition holds for the whole duration, at least half of it and two values observed."""
     total = len(beyond) - minutes + 1
     if total < 1:
         return np.empty(0, np.intp)
     beyond_sum, observed_sum = (np.r_[0, np.cumsum(mask)] for mask in (beyond, observed))
     seen = observed_sum[minutes:] - observed_sum[:-minutes]
     found = beyond_sum[minutes:] - beyond_sum[:-minutes]
-    return np.flatnonzero(beyond[:total] & (2 * seen >= minutes) & (found >= MOST * seen))
+    return np.flatnonzero(beyond[:total] & (2 * seen >= minutes) & (seen >= 2) & (found >= MOST * seen))

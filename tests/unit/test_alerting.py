@@ -40,8 +40,8 @@ def technical(alerts: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
 
 
 def test_a_mild_excursion_is_raised_after_its_delay_and_cleared_when_it_has_recovered() -> None:
-    #        | below 65 for 5 min    | back
-    alerts = run(*minutes("s", 80, 60, 60, 60, 60, 60, 60, 75, 75, 75))
+    #        | below 65 for 5 min    | back for 10
+    alerts = run(*minutes("s", 80, *[60] * 6, *[75] * 11))
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
     raised, cleared = (a for a in alerts if a["kind"] == "limit")
     assert raised["alert_id"] == cleared["alert_id"] == "vitals.readings-0-5-limit-abp_mean-low"
@@ -68,11 +68,11 @@ def test_a_brief_return_does_not_end_an_excursion_whatever_the_rate() -> None:
 
 
 def test_an_alert_is_not_raised_again_soon_unless_it_is_severe() -> None:
-    twice = [*[60] * 6, *[75] * 3, *[60] * 6]
+    twice = [*[60] * 6, *[75] * 11, *[60] * 6]
     assert len(states(run(*minutes("s", *twice)), "limit")) == 2
-    again = states(run(*minutes("s", *twice, *[75] * 3, *[45] * 3)), "limit")
+    again = states(run(*minutes("s", *twice, *[75] * 2, *[45] * 2)), "limit")
     assert again == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered"), ("raised", 0, "high", None)]
-    later = [*[60] * 6, *[75] * 26, *[60] * 6]
+    later = [*[60] * 6, *[75] * 32, *[60] * 6]
     assert [found[0] for found in states(run(*minutes("s", *later)), "limit")] == ["raised", "cleared", "raised"]
 
 
@@ -138,8 +138,8 @@ def test_limits_survive_a_restart_and_end_with_the_stay() -> None:
 
 def test_a_sensor_that_comes_off_is_technical() -> None:
     with_spo2 = [reading("s", 60 * i, {"hr": 80 + i % 2, "spo2": 97}) for i in range(5)]
-    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(5, 26)]
-    back = [reading("s", 1560, {"hr": 80, "spo2": 96})]
+    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(5, 36)]
+    back = [reading("s", 2160, {"hr": 80, "spo2": 96})]
     alerts = run(*with_spo2, *without, *back)
     assert technical(alerts) == [("raised", "spo2", "sensor_off"), ("cleared", "spo2", "sensor_off")]
 
@@ -159,7 +159,7 @@ def test_a_value_that_is_the_same_before_and_after_a_break_did_not_stand_still()
 
 def test_a_contradiction_within_the_arterial_line_is_technical() -> None:
     alerts = run(
-        *(reading("s", 30 * i, {"hr": 80 + i % 2, "abp_sys": 80, "abp_dia": 90, "abp_mean": 85}) for i in range(8))
+        *(reading("s", 30 * i, {"hr": 80 + i % 2, "abp_sys": 80, "abp_dia": 90, "abp_mean": 85}) for i in range(12))
     )
     assert {(a["signal"], a["cause"]) for a in alerts} == {
         (signal, "implausible") for signal in ("abp_sys", "abp_dia", "abp_mean")

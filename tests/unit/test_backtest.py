@@ -121,19 +121,19 @@ def write(path: Path, pressures: Sequence[float | None]) -> Path:
 
 
 def test_recordings_go_through_the_pipeline_and_their_alerts_are_judged(tmp_path: Path) -> None:
-    paths = [write(tmp_path / "low.csv.gz", [*[80.0] * 20, *[60.0] * 10, *[80.0, None] * 5])]
+    paths = [write(tmp_path / "low.csv.gz", [*[80.0] * 20, *[60.0] * 10, *[80.0, None] * 6])]
     paths.append(write(tmp_path / "calm.csv.gz", [80.0] * 30))
     recordings = {path.name.split(".")[0]: recording_of(path.name.split(".")[0], read_rows(path)) for path in paths}
     done: list[tuple[int, int]] = []
     alerts = list(alerts_of(new_pipeline(), paths, lambda *counts: done.append(counts)))
     limit = [span for span in spans_of(alerts, recordings) if span.kind == "limit"]
-    assert [(s.stay_id, s.raised, s.cleared, s.clear_reason) for s in limit] == [("low", 24, 32, "recovered")]
-    assert done[-1] == (70, 70)
+    assert [(s.stay_id, s.raised, s.cleared, s.clear_reason) for s in limit] == [("low", 24, 40, "recovered")]
+    assert done[-1] == (72, 72)
     group = measure("all", list(recordings.values()), limit)
     assert {row.episode: (row.episodes, row.alerted) for row in group.found if row.episodes} == {
         str(HYPOTENSION): (1, 1)
     }
-    assert group.by_kind == {"limit": round(1440 / (40 + 30), 3)}
+    assert group.by_kind == {"limit": round(1440 / (42 + 30), 3)}
     report = report_of(MANIFEST, recordings, limit)
     assert set(report.stays) == {"low", "calm"}
     assert report.stays["calm"] == {"all": 0}

@@ -16,8 +16,13 @@ MAY_IMPORT = {
 }
 OURS = {"schemas", "model", "stream_worker", "tests", "deploy"}
 FAUST_AT_HOME = ("stream_worker/agent.py", "stream_worker/app.py", "stream_worker/chunks/")
-# Who keeps the model's states and who runs it; app.py says on how many threads.
-TORCH_AT_HOME = ("stream_worker/stays.py", "stream_worker/chain.py", "stream_worker/app.py")
+# Who keeps the model's states and who runs it; the others say on how many threads.
+TORCH_AT_HOME = (
+    "stream_worker/stays.py",
+    "stream_worker/chain.py",
+    "stream_worker/app.py",
+    "stream_worker/backtest/command.py",
+)
 
 
 def imports(file: Path) -> Iterator[str]:
