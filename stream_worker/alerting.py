@@ -27,8 +27,8 @@ from stream_worker.limits import SignalLimits
 from stream_worker.stays import NEVER, AlertEntry
 
 Presence = Literal["on", "off", "unknown"]
-# suspect: its signal's sensor is. known: the limit's own alert is open or was of late. rearm: it was itself of late.
-HoldReason = Literal["suspect", "known", "rearm"]
+# suspect: its signal's sensor is. rearm: the same was raised of late, or is known.
+HoldReason = Literal["suspect", "rearm"]
 SECOND: Final = 1_000_000
 
 # Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
@@ -38,8 +38,8 @@ RETURN_SHARE: Final = 0.1
 # holds. An episode is worth one announcement, so the next may come an hour after it.
 CLEAR_MARGIN: Final = 0.3  # log-odds
 FORECAST_REARM_S: Final = 3480.0
-# So long before the limit's own alert could be raised again its forecast may: it looks further.
-FORECAST_EARLIER_S: Final = 300.0
+# While the limit's own alert is open, a value beyond the limit is known, and that it may come back so soon after.
+FORECAST_QUIET_S: Final = 1500.0
 # Of a limit that is further away than this share of it, the forecast's tail is not to be trusted.
 FORECAST_REACH: Final = 0.2
 SURE: Final = 0.001  # no forecast is surer than this or its opposite
@@ -59,12 +59,12 @@ FLATLINE_SIGNALS: Final = frozenset({"abp_sys", "abp_dia", "abp_mean"})
 IMPLAUSIBLE_DELAY_S: Final = 300.0
 # Electrical and mechanical rate differ by this much in atrial fibrillation and in motion artefacts, not otherwise.
 DISAGREEMENT_RATE: Final = 20.0
-DISAGREEMENT_DELAY_S: Final = 1800.0
+DISAGREEMENT_DELAY_S: Final = 3600.0
 # Under these a value is no measurement. A pulse that differs may be ectopy: the heart rate counts all the same.
 SUSPECT_CAUSES: Final = frozenset({"flatline", "implausible"})
 TECHNICAL_RECOVER_S: Final = 60.0
-# Somebody has looked, or will not: a technical fault is told of once in a shift's half.
-TECHNICAL_REARM_S: Final = 14_400.0
+# Somebody has looked, or will not: a technical fault is told of once in a shift.
+TECHNICAL_REARM_S: Final = 43_200.0
 
 
 class AlertKey(NamedTuple):
@@ -436,6 +436,9 @@ def _forecast_limit(
         return
     # Once the value itself is beyond, the limit rule speaks; the announcement stands until that is confirmed.
     if _is_beyond(value, limit, side):
+        if _is_open(entries.get(AlertKey("limit", signal, side))):
+            entry = entries.setdefault(key, AlertEntry(since_us=NEVER, priority="medium"))
+            entry.rested_until_us = max(entry.rested_until_us, seen.at_us + int(FORECAST_QUIET_S * SECOND))
         return
     if entry is None and not any(
         _is_beyond(q[0 if side == "low" else -1], limit, side) for q in seen.quantiles[signal]
@@ -447,11 +450,6 @@ def _forecast_limit(
     is_on = ahead >= log_odds(limits.forecast_probability) - (CLEAR_MARGIN if is_open else 0.0)
     if not (is_on and (is_near or is_open)) and entry is None:
         return
-    # While the limit's own alert is open, or has been of late, everybody knows.
-    known = entries.get(AlertKey("limit", signal, side))
-    is_known = known is not None and (
-        _is_open(known) or seen.at_us < known.rested_until_us - FORECAST_EARLIER_S * SECOND
-    )
     evidence = {
         "limit": limit,
         "horizon_s": seen.horizons_s[-1],
@@ -466,7 +464,6 @@ def _forecast_limit(
         0.0,
         rearm_s=FORECAST_REARM_S,
         evidence=evidence,
-        held="known" if is_known else None,
     )
 
 

@@ -167,7 +167,7 @@ def test_a_contradiction_within_the_arterial_line_is_technical() -> None:
 
 
 def test_heart_rate_and_pulse_that_disagree_for_minutes_are_technical() -> None:
-    alerts = run(*(reading("s", 60 * i, {"hr": 120 + i % 2, "pulse": 80}) for i in range(32)))
+    alerts = run(*(reading("s", 60 * i, {"hr": 120 + i % 2, "pulse": 80}) for i in range(62)))
     assert technical(alerts) == [("raised", "hr", "disagreement")]
 
 
