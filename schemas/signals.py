@@ -8,7 +8,7 @@ YAIB, van de Water et al. 2023), widened so that real extremes pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -32,14 +32,6 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def scale(self) -> tuple[str, float, float, float]:
         """What two definitions of the signal must agree on: unit, plausible range, precision."""
         return self.unit, self.low, self.high, self.precision
-
-    def to_quanta(self, value: float) -> int:
-        """The value as a whole number of precision steps, the form in which windows and forecasts hold it."""
-        return round(value / self.precision)
-
-    def to_value(self, quanta: int) -> float:
-        """The value of `quanta` precision steps, rounded so that it prints without binary dust."""
-        return round(quanta * self.precision, self.decimals)
 
     @property
     def decimals(self) -> int:
@@ -88,9 +80,9 @@ def conversion(signal: Signal, unit: str) -> tuple[float, float] | None:
     return CONVERSIONS.get(signal.unit, {}).get(unit)
 
 
-def is_arterial_triple_consistent(sys: float, dia: float, mean: float) -> bool:
-    """Whether the three pressures of one arterial line can be true together."""
-    return dia < sys and dia - ARTERIAL_MEAN_SLACK <= mean <= sys + ARTERIAL_MEAN_SLACK
+def is_arterial_triple_consistent(sys: Any, dia: Any, mean: Any) -> Any:
+    """Whether the three pressures of one arterial line can be true together: numbers, or arrays elementwise."""
+    return (dia < sys) & (dia - ARTERIAL_MEAN_SLACK <= mean) & (mean <= sys + ARTERIAL_MEAN_SLACK)
 
 
 def known_signals(declared: Iterable[Signal] = ()) -> tuple[Signal, ...]:

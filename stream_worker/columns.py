@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 from schemas import codec
 from schemas.codec import InvalidReading
 from schemas.reading import READING_V1, Reading, StayEvent, StayId, Timestamp
-from schemas.signals import ARTERIAL_MEAN_SLACK, ARTERIAL_TRIPLE, SENTINELS, Signal, conversion
+from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, conversion, is_arterial_triple_consistent
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -215,8 +215,7 @@ class ReadingDecoder:
             self._count(ignored, implausible, "range")
         sys, dia, mean = (sent[:, k] for k in self._triple)
         has_triple = usable[:, self._triple].all(axis=1)
-        consistent = (dia < sys) & (dia - ARTERIAL_MEAN_SLACK <= mean) & (mean <= sys + ARTERIAL_MEAN_SLACK)
-        contradictory = has_triple & ~consistent
+        contradictory = has_triple & ~is_arterial_triple_consistent(sys, dia, mean)
         if contradictory.any():
             rows = np.flatnonzero(contradictory)
             usable[np.ix_(rows, self._triple)] = False

@@ -46,7 +46,7 @@ def recording_of(stay_id: str, rows: Iterable[Row]) -> Recording:
     values = {signal.name: np.full(end - start + 1, np.nan) for signal in VITALS}
     for minute, seen in placed:
         triple = [seen.get(name) for name in ARTERIAL_TRIPLE]
-        is_torn = None not in triple and not is_arterial_triple_consistent(*triple)  # type: ignore[arg-type]
+        is_torn = None not in triple and not is_arterial_triple_consistent(*triple)
         for signal in VITALS:
             value = seen.get(signal.name)
             if value is None or not signal.low <= value <= signal.high or (is_torn and signal.name in ARTERIAL_TRIPLE):

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import WorkerStarter
 from tests.fault.undisturbed import assert_same_outputs, assert_same_state
 from tests.kafka_broker import Broker
-from tests.kafka_client import Topics, create_topics, produce, read_committed
+from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import START, ended, ward
 
 KILLS = int(os.environ.get("VITALCAST_TEST_KILLS", "10"))
@@ -21,9 +21,7 @@ STAYS, MINUTES = 40, 120 + 60 * KILLS
 @pytest.mark.timeout(400)  # each of the twelve starts takes seconds, more on a busy machine
 def test_ten_kills_leave_no_trace(kafka: Broker, topics: Topics, start_worker: WorkerStarter) -> None:
     chance = random.Random(20261122)
-    reference = Topics.unique()
-    create_topics(kafka.bootstrap_servers, *reference.outputs)
-    create_topics(kafka.bootstrap_servers, reference.changelog, config={"cleanup.policy": "compact"})
+    reference = Topics.unique().create(kafka.bootstrap_servers)
     sent = list(ward(STAYS, MINUTES))
     sent[5000:5000] = sent[4000:4100]  # late by then
     sent[6000:6000] = [("stay-1-0", ended("stay-1-0", START)), ("stay-1-1", {"vitals": "none"})]

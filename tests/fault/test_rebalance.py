@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import WorkerStarter
 from tests.fault.undisturbed import assert_same_outputs, assert_same_state
 from tests.kafka_broker import Broker
-from tests.kafka_client import Topics, create_topics, produce, read_committed
+from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import ward
 
 STAYS, MINUTES = 24, 400
@@ -19,10 +19,7 @@ SESSION_TIMEOUT_S = 6
 @pytest.fixture
 def reference(kafka: Broker) -> Topics:
     """Topics for the worker that is left alone."""
-    topics = Topics.unique()
-    create_topics(kafka.bootstrap_servers, *topics.outputs)
-    create_topics(kafka.bootstrap_servers, topics.changelog, config={"cleanup.policy": "compact"})
-    return topics
+    return Topics.unique().create(kafka.bootstrap_servers)
 
 
 def done(servers: str, topics: Topics) -> int:
