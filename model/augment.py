@@ -52,8 +52,25 @@ def degraded(stay: Stay, config: ForecasterConfig, random: np.random.Generator) 
     if random.random() < JITTER_SHARE:
         offset = random.uniform(0, config.step_s, observed.shape).astype(np.float32)
         offset[random.random(observed.shape) < 0.5] = 0.0
+    return shown(stay, observed, offset, config)
+
+
+def shown(stay: Stay, observed: Bools, offset: Floats, config: ForecasterConfig) -> Copy:
+    """The stay where only `observed` (T, I) is seen, each value `offset` seconds before its step's newest reading."""
     x = np.where(observed, stay.x, 0.0).astype(np.float32)
     return Copy(Stay(stay.stay_id, x, observed, elapsed_of(observed, offset, config.step_s)), stay)
+
+
+def rare(stay: Stay, spacing: int, config: ForecasterConfig) -> Copy:
+    """The stay with readings in every `spacing`-th step only."""
+    kept = np.arange(stay.length)[:, None] % spacing == 0
+    return shown(stay, stay.observed & kept, np.zeros(stay.observed.shape, np.float32), config)
+
+
+def irregular(stay: Stay, mean_spacing: float, config: ForecasterConfig, random: np.random.Generator) -> Copy:
+    """The stay with each signal's readings at times of their own, `mean_spacing` steps apart in the mean."""
+    observed = stay.observed & (random.random(stay.observed.shape) < 1.0 / mean_spacing)
+    return shown(stay, observed, random.uniform(0, config.step_s, observed.shape).astype(np.float32), config)
 
 
 def thinned(stay: Stay, random: np.random.Generator) -> Bools:

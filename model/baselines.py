@@ -6,7 +6,7 @@ Each is fitted for one signal and horizon and predicts the change from the last 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from sklearn.linear_model import Ridge
 
 from model.config import ForecasterConfig
 from model.dataset import Floats, Stay, scored_origins, truth
-from model.evaluate import Rival
+from model.evaluate import Cell, Rival
+from schemas.signals import Signal
 
 Doubles = NDArray[np.float64]
 
@@ -27,7 +28,7 @@ TRAIN_ROWS = 100_000  # drawn from all origins: neighbours say nearly the same, 
 
 
 class Baseline(Protocol):
-    """A rival: fitted on rows, then giving the quantiles of the change, or the median alone."""
+    """A rival: fitted on rows, then giving the median of the change."""
 
     def fit(self, features: Floats, change: Floats) -> Baseline:
         """Learn one signal and horizon from features (N, F) and change (N,) without NaN."""
@@ -169,28 +170,64 @@ def median_errors(
     rivals: Mapping[str, Callable[[], Baseline]] = RIVALS,
 ) -> Iterator[Rival]:
     """Mean absolute error of each rival fitted on `training`, for each unseen stay, signal and horizon."""
+    for task in _tasks(training, unseen, config):
+        for label, rival in rivals.items():
+            fitted = rival().fit(task.features, task.change)
+            for stay, (rows, moves, last) in zip(unseen, task.unseen, strict=True):
+                if len(rows):
+                    value = np.clip(last + fitted.predict(rows), task.signal.low, task.signal.high)
+                    yield Rival(
+                        label=label,
+                        signal=task.signal.name,
+                        horizon_s=task.horizon_s,
+                        stay_id=stay.stay_id,
+                        count=len(rows),
+                        mae=float(np.abs(value - last - moves).mean()),
+                    )
+
+
+def quantile_cells(
+    training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterConfig, rows: int = TRAIN_ROWS
+) -> Iterator[tuple[str, int, Cell]]:
+    """Signal, horizon and the quantiles of boosted trees, one ensemble a level, fitted on `rows` origins of `training`.
+
+    Levels fitted apart may cross; sorting them is never worse (Chernozhukov, Fernandez-Val & Galichon 2010).
+    """
+    for task in _tasks(training, unseen, config):
+        features, change, last = (np.concatenate(part) for part in zip(*task.unseen, strict=True))
+        levels = [
+            BoostedTrees(level, rows=rows).fit(task.features, task.change).predict(features)
+            for level in config.quantile_levels
+        ]
+        quantiles = last[:, None] + np.sort(np.stack(levels, axis=1), axis=1)
+        quantiles = np.clip(quantiles, task.signal.low, task.signal.high).astype(np.float32)
+        yield task.signal.name, task.horizon_s, Cell(last + change, quantiles, last)
+
+
+class _Task(NamedTuple):
+    """One signal and horizon: rows to learn from, and each unseen stay's features, changes and last values."""
+
+    signal: Signal
+    horizon_s: int
+    features: Floats
+    change: Floats
+    unseen: list[tuple[Floats, Floats, Floats]]
+
+
+def _tasks(training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterConfig) -> Iterator[_Task]:
+    """What there is to learn of each signal and horizon that any training stay knows, without unknown truths."""
     cells = [(signal, h) for signal in config.forecast_signals for h in range(len(config.horizons_s))]
     for signal, h in track(cells, "Fitting baselines"):
         if h == 0:
             features, changes = (np.concatenate(part) for part in _tables(training, signal.name, config))
             new = [rows_of(stay, signal.name, config) for stay in unseen]
         known = ~np.isnan(changes[:, h])
-        if not known.any():
-            continue
-        for label, rival in rivals.items():
-            fitted = rival().fit(features[known], changes[known, h])
-            for stay, (rows, moves, last) in zip(unseen, new, strict=True):
-                kept = ~np.isnan(moves[:, h])
-                if kept.any():
-                    value = np.clip(last[kept] + fitted.predict(rows[kept]), signal.low, signal.high)
-                    yield Rival(
-                        label=label,
-                        signal=signal.name,
-                        horizon_s=config.horizons_s[h],
-                        stay_id=stay.stay_id,
-                        count=int(kept.sum()),
-                        mae=float(np.abs(value - last[kept] - moves[kept, h]).mean()),
-                    )
+        if known.any():
+            kept = [~np.isnan(moves[:, h]) for _, moves, _ in new]
+            asked = [
+                (rows[keep], moves[keep, h], last[keep]) for keep, (rows, moves, last) in zip(kept, new, strict=True)
+            ]
+            yield _Task(signal, config.horizons_s[h], features[known], changes[known, h], asked)
 
 
 def _tables(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[list[Floats], list[Floats]]:

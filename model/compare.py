@@ -6,19 +6,32 @@ python -m model.compare RECORDINGS --out reports/folds
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.progress import track
 
+from model.baselines import quantile_cells
 from model.config import ForecasterConfig, vital_signs
 from model.dataset import Floats, Stay, folds, read_stay
-from model.evaluate import Evaluation, Report, Rival, evaluate, evaluate_degraded, publish, rival_gains, rivals_of
+from model.evaluate import (
+    Cell,
+    Evaluation,
+    Report,
+    Rival,
+    evaluate,
+    evaluate_degraded,
+    publish,
+    rival_gains,
+    rivals_of,
+    score,
+)
 from model.export import write_artifact
-from model.manifest import Training
+from model.manifest import Score, Training
 from model.predictor import Predictor
+from model.report import beside_trees
 from model.train import UPDATES, fit, one_thread
 from schemas.recordings import find_recordings
 
@@ -32,12 +45,17 @@ def cross_validate(
     seed: int = 0,
     updates: int = UPDATES,
     baselines: bool = True,
+    quantile_rows: int = 0,
 ) -> Report:
-    """Scores over all stays, each forecast by the model of the fold it was kept from; the page is written to `out`."""
+    """Scores over all stays, each forecast by the model of the fold it was kept from; the page is written to `out`.
+
+    quantile_rows : origins from which boosted trees of every quantile learn each cell; 0 for no such trees.
+    """
     stays: list[Stay] = []
     forecasts: list[Floats] = []
     rivals: list[Rival] = []
     degraded: list[Evaluation] = []
+    rival_cells: dict[tuple[str, int], list[Cell]] = {}
     parts = folds(recordings, count, seed)
     known = {path: read_stay(path, config) for path in track(recordings, "Reading recordings")}
     for part in parts:
@@ -49,6 +67,9 @@ def cross_validate(
         forecasts += found.forecasts
         if baselines:
             rivals += rivals_of(training, found)
+        if quantile_rows:
+            for signal, horizon_s, cell in quantile_cells(training, found.stays, config, quantile_rows):
+                rival_cells.setdefault((signal, horizon_s), []).append(cell)
     evaluation = Evaluation(config, stays, forecasts)
     report = Report(
         name=f"{count}-fold",
@@ -60,9 +81,20 @@ def cross_validate(
         degraded=joined(degraded).scores(),
         seen=False,
         page=str(out / "report.html"),
+        quantile_trees=scores_of(rival_cells, config),
     )
     publish(report, evaluation)
     return report
+
+
+def scores_of(cells: Mapping[tuple[str, int], Sequence[Cell]], config: ForecasterConfig) -> tuple[Score, ...]:
+    """The score of each signal and horizon, its cells joined."""
+    joined_cells = {key: Cell(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in cells.items()}
+    precisions = {signal.name: signal.precision for signal in config.forecast_signals}
+    return tuple(
+        score(signal, horizon_s, cell, config.quantile_levels, precisions[signal])
+        for (signal, horizon_s), cell in joined_cells.items()
+    )
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
@@ -100,6 +132,11 @@ def summary(report: Report) -> str:
         lines.append(
             f"{label}: {np.mean(list(gains.values())):+.2f} % pooled; the model is better in {wins} of {len(gains)}"
         )
+    if report.quantile_trees:
+        pairs = beside_trees(report)
+        less = 100 * (1 - np.mean([model.pinball / trees.pinball for model, trees in pairs]))
+        wins = sum(model.pinball < trees.pinball for model, trees in pairs)
+        lines.append(f"quantile trees: our pinball loss is {less:.2f} % less, lower in {wins} of {len(pairs)}")
     return "\n".join(lines)
 
 
@@ -112,6 +149,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, default=UPDATES)
     parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--quantile-rows", type=int, default=0, help="origins a cell for trees of every quantile")
     arguments = parser.parse_args()
     report = cross_validate(
         find_recordings(*arguments.recordings),
@@ -121,6 +159,7 @@ def main() -> None:
         seed=arguments.seed,
         updates=arguments.updates,
         baselines=not arguments.no_baselines,
+        quantile_rows=arguments.quantile_rows,
     )
     print(summary(report))
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.augment import copies
+from model.augment import Copy, copies, irregular, rare
 from model.config import ForecasterConfig
 from model.dataset import Floats, Stay, by_length, read_stay, scored_origins, steps_of, truth
 from model.manifest import Manifest, Score
@@ -49,7 +49,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What an evaluation found.
 
     scores : pooled, each origin counting once. stays : the same for each stay alone, by stay_id.
+    quantile_trees : scores of boosted trees of each quantile on the same origins, if they were fitted.
     degraded : pooled, on copies of the stays as wards degrade data (`model.augment`), the same ones for each artifact.
+    sparse : pooled, on the stays as read more rarely, by how rarely; origins count as in `degraded`.
     seen : whether these stays were used in training, so that the figures flatter. page : the report with its plots.
     """
 
@@ -62,6 +64,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     degraded: tuple[Score, ...]
     seen: bool
     page: str
+    quantile_trees: tuple[Score, ...] = ()
+    sparse: Mapping[str, tuple[Score, ...]] = {}
 
 
 class Evaluation(NamedTuple):
@@ -97,7 +101,10 @@ class Evaluation(NamedTuple):
             for name in self.config.signals
             for horizon_s in self.config.horizons_s
         )
-        return tuple(score(*found, self.config.quantile_levels) for found in cells if len(found[2].y))
+        precisions = {signal.name: signal.precision for signal in self.config.forecast_signals}
+        return tuple(
+            score(*found, self.config.quantile_levels, precisions[found[0]]) for found in cells if len(found[2].y)
+        )
 
     def alone(self) -> dict[str, tuple[Score, ...]]:
         """Scores of each stay by itself."""
@@ -123,10 +130,23 @@ def evaluate(predictor: Predictor, stays: Sequence[Stay]) -> Evaluation:
 
 def evaluate_degraded(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) -> Evaluation:
     """The forecasts of `predictor` where it sees degraded copies of `stays`, drawn with `seed`."""
-    drawn = list(copies(stays, config_of(predictor.manifest), np.random.default_rng(seed)))
+    return evaluate_copies(predictor, list(copies(stays, config_of(predictor.manifest), np.random.default_rng(seed))))
+
+
+def evaluate_copies(predictor: Predictor, drawn: Sequence[Copy]) -> Evaluation:
+    """The forecasts of `predictor` where it sees what the copies show; the truth is what there was."""
     found = evaluate(predictor, [copy.seen for copy in drawn])
     whole = {id(copy.seen): copy.whole for copy in drawn}
     return found._replace(whole=[whole[id(stay)] for stay in found.stays])
+
+
+def evaluate_sparse(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) -> dict[str, tuple[Score, ...]]:
+    """Scores where readings come every step, every second and fifth step, and irregularly, by that name."""
+    config, random = config_of(predictor.manifest), np.random.default_rng(seed)
+    step_s = config.step_s
+    drawn = {f"every {n * step_s} s": [rare(stay, n, config) for stay in stays] for n in (1, 2, 5)}
+    drawn[f"irregular, {3 * step_s} s in the mean"] = [irregular(stay, 3.0, config, random) for stay in stays]
+    return {name: evaluate_copies(predictor, shown).scores() for name, shown in drawn.items()}
 
 
 def config_of(manifest: Manifest) -> ForecasterConfig:
@@ -141,26 +161,43 @@ def config_of(manifest: Manifest) -> ForecasterConfig:
     )
 
 
-def score(signal: str, horizon_s: int, cell: Cell, levels: tuple[float, ...]) -> Score:
+def score(signal: str, horizon_s: int, cell: Cell, levels: tuple[float, ...], precision: float) -> Score:
     """Score of one cell.
 
     MAE = mean |y - median|; persistence: the same of y - last. Pinball: mean over origins and levels. A band covers y
     if y lies between its quantiles, ends included; it is the narrowest there is of at least the nominal mass.
+    `served_50` rounds the band to the signal's precision first, as forecasts are sent: then y often ties with an end,
+    which counts half.
     """
     y, quantiles = cell.y.astype(np.float64), cell.quantiles.astype(np.float64)
     error, q = y[:, None] - quantiles, np.array(levels)
     (low_50, high_50), (low_90, high_90) = band(quantiles, levels, 0.5), band(quantiles, levels, 0.9)
+    pinball = np.maximum(q * error, (q - 1.0) * error)
     return Score(
         signal=signal,
         horizon_s=horizon_s,
         count=len(y),
         mae=_mean(np.abs(error[:, len(levels) // 2])),
         persistence_mae=_mean(np.abs(y - cell.last.astype(np.float64))),
-        pinball=_mean(np.maximum(q * error, (q - 1.0) * error)),
+        pinball=_mean(pinball),
         coverage_50=_mean((low_50 <= y) & (y <= high_50)),
         coverage_90=_mean((low_90 <= y) & (y <= high_90)),
         width_90=_mean(high_90 - low_90),
+        width_50=_mean(high_50 - low_50),
+        crps=_mean(crps(pinball, q)),
+        served_50=_mean(covered(*(np.rint(part / precision) for part in (low_50, y, high_50)))),
     )
+
+
+def crps(pinball: Doubles, q: Doubles) -> Doubles:
+    """Twice the integral of the pinball loss (N, Q) over its levels (Q,), by trapezes from 0 at level 0 to 0 at 1."""
+    spans = np.diff(np.concatenate([[0.0], q, [1.0]]))
+    return np.asarray(pinball @ (spans[:-1] + spans[1:]))
+
+
+def covered(low: Doubles, y: Doubles, high: Doubles) -> Doubles:
+    """1 where y is between, 1/2 where it equals an end, 0 elsewhere."""
+    return np.asarray(((low <= y) & (y <= high)) * 0.5 + ((low < y) & (y < high)) * 0.5)
 
 
 def band(quantiles: Doubles, levels: tuple[float, ...], mass: float) -> tuple[Doubles, Doubles]:
@@ -196,6 +233,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         stays=evaluation.alone(),
         rivals=rivals,
         degraded=evaluate_degraded(predictor, evaluation.stays).scores(),
+        sparse=evaluate_sparse(predictor, evaluation.stays),
         seen=not unseen,
         page=str(page),
     )

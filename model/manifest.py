@@ -17,7 +17,11 @@ class ArtifactError(Exception):
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """Held-out accuracy of one signal at one horizon. Errors in the signal's unit, coverages as fractions."""
+    """Held-out accuracy of one signal at one horizon. Errors in the signal's unit, coverages as fractions.
+
+    crps : continuous ranked probability score by quantiles. served_50 : coverage of the 50 % band as served, where ties
+    count half. Artifacts made before these were computed have none.
+    """
 
     signal: str
     horizon_s: int
@@ -28,6 +32,9 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     coverage_50: float
     coverage_90: float
     width_90: float
+    width_50: float | None = None
+    crps: float | None = None
+    served_50: float | None = None
 
     @property
     def gain(self) -> float:

@@ -29,7 +29,8 @@ RELIABILITY_NOTE = (
     "A signal that often rests at the end of its range, as saturation at 100 %, ties with its upper quantiles."
 )
 FORECASTS_NOTE = (
-    "Chosen by rank of the error less persistence's, not by hand. Bands of 50 % and 90 %; what came is paler."
+    "Of each signal a forecast that did much better than persistence, a typical and a much worse one: chosen "
+    "by rank, not by hand. Bands of 50 % and 90 %; what came is paler."
 )
 
 
@@ -45,12 +46,8 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
             reliability_plot(evaluation),
         ),
         *(
-            (
-                f"Forecasts: {signal.title}",
-                FORECASTS_NOTE,
-                fan_plot(evaluation, signal.name),
-            )
-            for signal in config.forecast_signals
+            (f"Forecasts: {signal.title}", FORECASTS_NOTE if i == 0 else "", fan_plot(evaluation, signal.name))
+            for i, signal in enumerate(config.forecast_signals)
         ),
     ]
     environment = Environment(autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
@@ -58,11 +55,52 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     text = template.render(
         report=report,
+        summary=summary_of(report) if report.scores else None,
         plots=[(title, note, embedded(figure)) for title, note, figure in plots],
         stays=[(stay_id, stay_summary(scores)) for stay_id, scores in sorted(report.stays.items()) if scores],
         rivals=rival_gains(report),
+        beside_trees=beside_trees(report),
+        horizons=config.horizons_s,
+        sparse=[(name, means_of_signals(scores, config)) for name, scores in report.sparse.items()],
     )
     page.write_text(text, encoding="utf-8")
+
+
+def summary_of(report: Report) -> dict[str, float]:
+    """The page in a few numbers: cells and stays better than persistence, mean and worst changes, worst coverage."""
+    gains = [found.gain for found in report.scores]
+    stays = [stay_summary(scores) for scores in report.stays.values() if scores]
+    coverages = [found.coverage_90 for found in report.scores]
+    return {
+        "cells": len(gains),
+        "better": sum(gain < 0 for gain in gains),
+        "gain": float(np.mean(gains)),
+        "stays": len(stays),
+        "stays_better": sum(stay["gain"] < 0 for stay in stays),
+        "stay_gain": float(np.mean([stay["gain"] for stay in stays])),
+        "worst_stay_gain": max(stay["gain"] for stay in stays),
+        "least_coverage": min(coverages),
+        "most_coverage": max(coverages),
+        "least_stay_coverage": min(stay["coverage_90"] for stay in stays),
+    }
+
+
+def means_of_signals(scores: tuple[Score, ...], config: ForecasterConfig) -> dict[str, object]:
+    """Change against persistence at each horizon, and coverages over all cells, each the mean of the signals."""
+    return {
+        "gains": [
+            float(np.mean([found.gain for found in scores if found.horizon_s == horizon_s]))
+            for horizon_s in config.horizons_s
+        ],
+        "coverage_50": float(np.mean([found.coverage_50 for found in scores])),
+        "coverage_90": float(np.mean([found.coverage_90 for found in scores])),
+    }
+
+
+def beside_trees(report: Report) -> list[tuple[Score, Score]]:
+    """Each cell's score and that of the quantile trees."""
+    ours = {(found.signal, found.horizon_s): found for found in report.scores}
+    return [(ours[found.signal, found.horizon_s], found) for found in report.quantile_trees]
 
 
 def embedded(figure: Figure) -> str:
@@ -98,6 +136,9 @@ def skill_plot(report: Report, config: ForecasterConfig) -> Figure:
         axis.set_title(signal.title)
         axis.set_xticks(at + width * len(rivals) / 2, [f"{score.horizon_s / 60:g} min" for score in found])
         axis.set_ylabel("error below persistence, %")
+    lows, highs = zip(*(axis.get_ylim() for axis in axes), strict=True)
+    for axis in axes:
+        axis.set_ylim(min(lows), max(highs))  # one scale, so that the panels compare
     if rivals:
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, frameon=False, ncols=len(names), loc="outside lower center")
@@ -179,7 +220,8 @@ def draw_fan(
     axis.plot(ahead, fan[:, fan.shape[1] // 2], color=MODEL, lw=1.6)
     axis.axvline(0, color=LAST, lw=0.8)
     axis.set_xlabel("min from the forecast")
-    axis.set_ylabel(f"{signal}, {config.inputs[column].unit}")
+    unit = config.inputs[column].unit.replace("[", "").replace("]", "")  # UCUM's mm[Hg]
+    axis.set_ylabel(f"{signal}, {unit}")
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.augment import OFF_STEPS, copies, degraded, elapsed_of, sensors_off
+from model.augment import OFF_STEPS, copies, degraded, elapsed_of, irregular, rare, sensors_off
 from model.config import ForecasterConfig
 from model.dataset import NEVER_S
 from tests.model.synthetic import synthetic_stay
@@ -36,6 +36,26 @@ def test_elapsed_by_hand() -> None:
     observed = np.array([[False], [True], [False], [True]])
     offset = np.array([[9.0], [20.0], [9.0], [0.0]], np.float32)
     assert elapsed_of(observed, offset, 60)[:, 0].tolist() == [NEVER_S, 20.0, 80.0, 0.0]
+
+
+def test_rare_readings_age_until_the_next(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 100, seed=1)
+    whole = stay._replace(observed=np.ones_like(stay.observed))
+    seen = rare(whole, 5, vitals).seen
+    assert seen.observed.any(axis=1).tolist() == [t % 5 == 0 for t in range(100)]
+    assert seen.elapsed[:, 0].tolist() == [60.0 * (t % 5) for t in range(100)]
+    every = rare(stay, 1, vitals).seen
+    np.testing.assert_array_equal(every.observed, stay.observed)
+    np.testing.assert_array_equal(every.x, stay.x)
+
+
+def test_irregular_readings_come_as_often_as_asked(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 3000, seed=1)
+    seen = irregular(stay, 3, vitals, np.random.default_rng(0)).seen
+    share = seen.observed.sum(axis=0) / stay.observed.sum(axis=0)
+    np.testing.assert_allclose(share, 1 / 3, atol=0.04)
+    assert (seen.elapsed[seen.observed] < vitals.step_s).all()
+    assert len(np.unique(seen.elapsed[seen.observed])) > 1000
 
 
 def test_signals_of_a_group_lose_their_sensor_together(vitals: ForecasterConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.baselines import RIVALS, BoostedTrees, Persistence, median_errors, rows_of
+from model.baselines import RIVALS, BoostedTrees, Persistence, median_errors, quantile_cells, rows_of
 from model.config import ForecasterConfig
 from model.dataset import scored_origins, truth
 from tests.model.synthetic import synthetic_stay
@@ -39,6 +39,21 @@ def test_rivals_beat_persistence_where_there_is_something_to_learn(value_config:
         by_label = {rival.label: rival for rival in found if rival.horizon_s == horizon_s}
         assert by_label[label].mae < by_label["persistence"].mae
         assert by_label[label].count == by_label["persistence"].count > 0
+
+
+def test_quantile_trees_answer_for_the_origins_of_the_medians(value_config: ForecasterConfig) -> None:
+    training = [synthetic_stay(value_config, 1500, seed) for seed in range(4)]
+    unseen = [synthetic_stay(value_config, 500, seed) for seed in (20, 21)]
+    counts = {rival.horizon_s: 0 for rival in median_errors(training, unseen, value_config, {"last": Persistence})}
+    for rival in median_errors(training, unseen, value_config, {"last": Persistence}):
+        counts[rival.horizon_s] += rival.count
+    cells = {horizon_s: cell for _, horizon_s, cell in quantile_cells(training, unseen, value_config, rows=2000)}
+    assert {horizon_s: len(cell.y) for horizon_s, cell in cells.items()} == counts
+    for cell in cells.values():
+        assert (np.diff(cell.quantiles, axis=1) >= 0).all()
+        inside = (cell.quantiles[:, 0] <= cell.y) & (cell.y <= cell.quantiles[:, -1])
+        assert inside.mean() == pytest.approx(0.9, abs=0.08)
+        assert np.abs(cell.y - cell.quantiles[:, 2]).mean() < np.abs(cell.y - cell.last).mean()
 
 
 def test_quantile_trees_are_ordered_on_average() -> None:

@@ -77,9 +77,13 @@ def test_pinball_by_hand() -> None:
 def test_score_by_hand() -> None:
     y = np.array([1.0, 2.0, 9.0, 4.0], np.float32)
     quantiles = np.tile(np.array([0.0, 1.0, 2.0, 3.0, 5.0], np.float32), (4, 1))
-    found = score("value", 60, Cell(y, quantiles, np.ones(4, np.float32)), (0.05, 0.25, 0.5, 0.75, 0.95))
+    found = score("value", 60, Cell(y, quantiles, np.ones(4, np.float32)), (0.05, 0.25, 0.5, 0.75, 0.95), 1.0)
     assert (found.count, found.mae, found.persistence_mae) == (4, 2.5, 3.0)
-    assert (found.coverage_50, found.coverage_90, found.width_90) == (0.5, 0.75, 5.0)
+    assert (found.coverage_50, found.coverage_90, found.width_90, found.width_50) == (0.5, 0.75, 5.0, 2.0)
+    assert found.served_50 == (0.5 + 1.0) / 4  # the first truth ties with an end of the band
+    # One forecast by hand: pinball 0.05 x 1, 0, 0.5 x 1, 0.25 x 2, 0.05 x 4 of truth 1, over trapezes of the levels.
+    one = score("value", 60, Cell(y[:1], quantiles[:1], y[:1]), (0.05, 0.25, 0.5, 0.75, 0.95), 1.0)
+    assert one.crps == pytest.approx(0.05 * 0.25 + 0.5 * 0.5 + 0.5 * 0.45 + 0.2 * 0.25, abs=1e-4)
     assert found.gain == pytest.approx(100 * (2.5 / 3 - 1))
 
 
