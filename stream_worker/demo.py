@@ -26,20 +26,23 @@ from schemas.recordings import find_recordings
 from stream_worker import watch
 from stream_worker.embedded import embedded_broker
 from stream_worker.health import PortTakenError, bind
+from stream_worker.playback import Playback, PlayState
 from stream_worker.replay import replay, tracks_of
 from stream_worker.sender import LagLimit, Sender
 from stream_worker.settings import Settings, load_settings
 from stream_worker.simulator.feed import admit, history, live, send
 from stream_worker.stopping import stop_on_signals
+from stream_worker.terminal_keys import pressed_keys
 from stream_worker.view.board import Board
 from stream_worker.view.command import address_of
-from stream_worker.view.link import Link, page_feed
+from stream_worker.view.link import Link, page_board
 from stream_worker.view.server import serving
-from stream_worker.ward import Ward
 from stream_worker.ward_feed import WardFeed
+from stream_worker.ward_words import hours
 
 HOST: Final = "127.0.0.1"
 HISTORY_MIN: Final = 120.0
+ALL_RECORDS: Final = 1_000_000  # of a partition: more than the broker in memory keeps of what was sent meanwhile
 # The worker loads torch and the model, joins the group (3 s on the embedded broker) and is ready: about 8 s alone.
 READY_WITHIN_S: Final = 90.0
 STOP_WITHIN_S: Final = 3.0  # then it is killed: Ctrl-C promises an end within 5 s
@@ -63,12 +66,13 @@ class Demo(NamedTuple):
 
 
 def run_demo(demo: Demo, console: Console) -> int:
-    """Run the demo until Ctrl-C, SIGTERM, or its duration is over. Returns the exit code.
+    """Run the demo until Ctrl-C, SIGTERM, or its duration, counted from the worker's start, is over.
+
+    Returns the exit code.
 
     Nothing is left behind but, after a failure, the worker's log. Raises: DemoError, RecordingError, SettingsError.
     """
     recordings = [] if demo.recordings is None else find_recordings(demo.recordings)[: demo.patients]
-    end = None if demo.duration_s is None else time.monotonic() + demo.duration_s
     # Settings for a real broker must not reach into the demo, nor from here into its worker.
     for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
         del os.environ[name]
@@ -79,39 +83,77 @@ def run_demo(demo: Demo, console: Console) -> int:
         servers = stack.enter_context(embedded_broker(topics))
         settings = _settings(demo, servers, folder)
         footer = _say_where_things_are(console, settings)
-        feeder = stack.enter_context(_feeder(demo, recordings, settings, stop))
+        playback = Playback(demo.speed, start_s=HISTORY_MIN * 60) if recordings else None
+        feeder = stack.enter_context(_feeder(demo, recordings, playback, settings, stop))
         worker = stack.enter_context(_worker(settings, folder))
+        keys = stack.enter_context(pressed_keys())
 
         def check() -> None:
             feeder.check()
             worker.check()
-            if end is not None and time.monotonic() >= end:
-                stop.set()
+            if playback is not None:
+                turn(playback, keys())
 
         with console.status("Starting the worker: loading the model, joining the group"):
             worker.wait_until_ready(stop, check)
-        feed = page_feed(settings) if demo.page else WardFeed(settings)
+        if demo.duration_s is not None:
+            stack.enter_context(_stop_after(demo.duration_s, stop))
+        feed = WardFeed(settings, ALL_RECORDS, every_forecast=True)
         stack.callback(feed.close)
         # The live page is served from here, beside the table and from the same ward.
-        ward = Board(settings.limits) if demo.page else Ward()
-        if isinstance(ward, Board):
-            address = stack.enter_context(_page(settings, ward))
+        ward = page_board(settings)
+        if demo.page:
+            address = stack.enter_context(_page(settings, ward, playback))
             console.print(f"Live page: {address}", highlight=False)
             footer = [f"Live page: {address}", *footer]
-        watch.show(ward, feed, stop, console=console, footer=footer, check=check)
+
+        def foot() -> list[str]:
+            return footer if playback is None else [replay_line(playback.state), *footer]
+
+        stack.callback(worker.ask_to_end)  # before all else, which ends beside it
+        watch.show(ward, feed, stop, console=console, footer=foot, check=check)
     readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
     console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
     return 0
 
 
+def turn(playback: Playback, keys: str) -> None:
+    """What the keys of the live page do too: P, + and -."""
+    for key in keys:
+        match key:
+            case "p" | "P":
+                (playback.pause if playback.state.is_playing else playback.play)()
+            case "+" | "=":
+                playback.faster()
+            case "-":
+                playback.slower()
+
+
+def replay_line(state: PlayState) -> str:
+    """How the replay stands, and what turns it."""
+    how = "ended" if state.has_ended else "playing" if state.is_playing else "PAUSED"
+    return f"Recording {hours(state.at_s)} · {how} at {state.speed:g}× · keys: P pause or play, + faster, - slower"
+
+
 @contextmanager
-def _page(settings: Settings, board: Board) -> Iterator[str]:
+def _stop_after(seconds: float, stop: threading.Event) -> Iterator[None]:
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _page(settings: Settings, board: Board, playback: Playback | None) -> Iterator[str]:
     """The live page, at its usual port or, if that is taken, at a free one; yields its address."""
     try:
         bound = bind(settings.view_host, settings.view_port, "view")
     except PortTakenError:
         bound = bind(settings.view_host, 0, "view")
-    with bound, serving(settings, board, Link("live"), bound):
+    with bound, serving(settings, board, Link(), bound, playback):
         yield address_of(settings.view_host, bound.getsockname()[1])
 
 
@@ -174,7 +216,7 @@ class _Worker:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._health = f"http://{HOST}:{settings.http_port}/health/ready"
         self._log = _log(folder)
-        command = [sys.executable, "-m", "stream_worker.cli", "worker", "--config", str(_config(folder))]
+        command = [sys.executable, "-m", "stream_worker.tethered", "worker", "--config", str(_config(folder))]
         environment = {**os.environ, "TMPDIR": str(folder)}  # what the worker leaves there goes with the folder
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C in the terminal reaches the demo alone, which then ends the worker in order.
@@ -182,7 +224,7 @@ class _Worker:
                 command,
                 cwd=folder,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # held open: the worker ends when this process does, however it does
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -206,9 +248,13 @@ class _Worker:
             if time.monotonic() > end:
                 raise DemoError(f"the worker was not ready within {READY_WITHIN_S:.0f} s; its log is {self._log}")
 
-    def end(self) -> None:
-        """Let it finish its work in hand and leave; kill it if that takes too long."""
+    def ask_to_end(self) -> None:
+        """Let it finish its work in hand and leave."""
         self._process.terminate()
+
+    def end(self) -> None:
+        """Return once it has left; kill it if that takes too long."""
+        self.ask_to_end()
         try:
             self._process.wait(STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -235,9 +281,17 @@ def _worker(settings: Settings, folder: Path) -> Iterator[_Worker]:
 class _Feeder:
     """Patients or recordings, sent by a thread, held back at the worker's lag."""
 
-    def __init__(self, demo: Demo, recordings: Sequence[Path], settings: Settings, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        demo: Demo,
+        recordings: Sequence[Path],
+        playback: Playback | None,
+        settings: Settings,
+        stop: threading.Event,
+    ) -> None:
         self._demo = demo
         self._recordings = recordings
+        self._playback = playback
         self._stop = stop
         self._sender = Sender(settings, LagLimit(settings, stop))
         self._error: Exception | None = None
@@ -257,7 +311,8 @@ class _Feeder:
     def _run(self) -> None:
         try:
             if self._recordings:
-                self._replay()
+                tracks = tracks_of(self._recordings, "begin_together")
+                replay(tracks, self._sender, playback=self._playback, stop=self._stop)
             else:
                 self._simulate()
         except Exception as error:
@@ -269,14 +324,12 @@ class _Feeder:
         send(history(ward, until=start, minutes=HISTORY_MIN), self._sender, self._stop)
         send(live(ward, start=start, rate=1.0), self._sender, self._stop)
 
-    def _replay(self) -> None:
-        tracks = tracks_of(self._recordings, "begin_together")
-        replay(tracks, self._sender, speed=self._demo.speed, head_start_s=HISTORY_MIN * 60, stop=self._stop)
-
 
 @contextmanager
-def _feeder(demo: Demo, recordings: Sequence[Path], settings: Settings, stop: threading.Event) -> Iterator[_Feeder]:
-    feeder = _Feeder(demo, recordings, settings, stop)
+def _feeder(
+    demo: Demo, recordings: Sequence[Path], playback: Playback | None, settings: Settings, stop: threading.Event
+) -> Iterator[_Feeder]:
+    feeder = _Feeder(demo, recordings, playback, settings, stop)
     try:
         yield feeder
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from schemas.reading import READING_V1
-from schemas.recordings import RecordingError, Row, read_rows, stay_id_of
+from schemas.recordings import RecordingError, Row, extent_of, read_rows, stay_id_of
 from stream_worker.outbox import Outbox
+from stream_worker.playback import Playback
 
 PROGRESS_EVERY: Final = 500  # records
-LONGEST_WAIT_S: Final = 0.2  # so that a stop is noticed soon
 
 Alignment = Literal["recorded", "end_now", "begin_together"]
 
@@ -31,7 +30,6 @@ class Track(NamedTuple):
 
     path: Path
     stay_id: str
-    rows: int
     shift: timedelta
     origin: datetime
 
@@ -53,48 +51,34 @@ class Progress(NamedTuple):
     after_s: float = 0.0
 
 
-class _Span(NamedTuple):
-    """A recording's rows, and its first and last time with a value: real ones can begin with days of nothing."""
-
-    path: Path
-    rows: int
-    first: datetime
-    last: datetime
-
-
 def tracks_of(paths: Sequence[Path], alignment: Alignment = "recorded", now: datetime | None = None) -> list[Track]:
     """The recordings, placed in time.
 
-    recorded : times as recorded; all begin together.
+    recorded : times as recorded; all begin together. Needs only the first row of each.
     end_now : each recording's newest row is at `now`, so the shorter ones begin later.
     begin_together : all begin together in shifted time too, and the longest one ends at `now`.
     Raises: RecordingError, also if a recording has no values at all.
     """
-    spans = [_span(path) for path in paths]
-    longest = max(span.last - span.first for span in spans)
-    now = now or datetime.now(UTC)
-
-    def track(span: _Span) -> Track:
-        shift, origin = timedelta(0), span.first
+    firsts = [_first_time(path) for path in paths]
+    if alignment == "recorded":
+        places = [(timedelta(0), first) for first in firsts]
+    else:
+        now = now or datetime.now(UTC)
+        lasts = [extent_of(path).last or first for path, first in zip(paths, firsts, strict=True)]
+        longest = max(last - first for first, last in zip(firsts, lasts, strict=True))
         if alignment == "end_now":
-            shift, origin = now - span.last, span.last - longest
-        elif alignment == "begin_together":
-            shift = now - longest - span.first
-        return Track(span.path, stay_id_of(span.path), span.rows, shift, origin)
-
-    return [track(span) for span in spans]
+            places = [(now - last, last - longest) for last in lasts]
+        else:
+            places = [(now - longest - first, first) for first in firsts]
+    return [Track(path, stay_id_of(path), *place) for path, place in zip(paths, places, strict=True)]
 
 
-def _span(path: Path) -> _Span:
-    rows = 0
-    times = []
-    for row in read_rows(path):
-        rows += 1
-        if row.values:
-            times.append(row.time)
-    if not times:
+def _first_time(path: Path) -> datetime:
+    """When the recording has its first value: real ones can begin with days of nothing."""
+    first = next((row.time for row in read_rows(path) if row.values), None)
+    if first is None:
         raise RecordingError(f"{path.name}: no values")
-    return _Span(path, rows, min(times), max(times))
+    return first
 
 
 def merge(tracks: Sequence[Track]) -> Iterator[Due]:
@@ -120,24 +104,20 @@ def replay(
     tracks: Sequence[Track],
     sender: Outbox,
     *,
-    speed: float | None,
-    head_start_s: float = 0.0,
+    playback: Playback | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     stop: threading.Event | None = None,
 ) -> Progress:
-    """Send every row that has a value; `speed` is times real time, None = as fast as the broker takes them.
-
-    The first `head_start_s` seconds of recorded time are sent at once.
+    """Send every row that has a value when its time in the playback has come; None = as fast as the broker takes them.
 
     Returns what was sent once all of it is delivered, or `stop` was set; records that failed are counted, not retried.
     """
     stop = stop or threading.Event()
-    started = time.monotonic()
     queued = skipped = 0
     after_s = 0.0
     for queued_or_skipped, (after_s, stay_id, row) in enumerate(merge(tracks)):
-        if speed is not None:
-            _wait_until(started + (after_s - head_start_s) / speed, stop)
+        if playback is not None:
+            playback.wait_until(after_s, stop)
         if stop.is_set():
             break
         if row.values:
@@ -150,9 +130,6 @@ def replay(
     sender.flush()
     done = Progress(sender.sent, skipped, sender.failed, after_s)
     report(done)
+    if playback is not None:
+        playback.end()
     return done
-
-
-def _wait_until(due: float, stop: threading.Event) -> None:
-    while (left := due - time.monotonic()) > 0 and not stop.wait(min(left, LONGEST_WAIT_S)):
-        pass

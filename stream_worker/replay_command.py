@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from schemas.recordings import find_recordings
+from schemas.recordings import RecordingError, extent_of, find_recordings
+from stream_worker.playback import Playback
 from stream_worker.replay import Progress, replay, tracks_of
 from stream_worker.sender import Sender, backpressure_of
 from stream_worker.settings import Settings
@@ -26,17 +29,24 @@ def run_replay(
     recordings = find_recordings(*paths)
     with stop_on_signals() as stop:
         sender = Sender(settings, backpressure_of(settings, stop))
-        with console.status("Reading the recordings"):
-            tracks = tracks_of(recordings, "end_now" if shift_to_now else "recorded")
+        tracks = tracks_of(recordings, "end_now" if shift_to_now else "recorded")
         with _bar(console) as bar:
-            task = bar.add_task("replay", total=sum(track.rows for track in tracks), rate="")
+            task = bar.add_task("replay", total=None, rate="")
+
+            def count() -> None:
+                """How much there is to do, found beside doing it."""
+                with suppress(RecordingError):  # replaying it will say so
+                    bar.update(task, total=sum(extent_of(path).rows for path in recordings))
+
+            threading.Thread(target=count, name="count", daemon=True).start()
 
             def report(progress: Progress) -> None:
                 speed = bar.tasks[task].speed
                 rows = progress.sent + progress.skipped + progress.failed
                 bar.update(task, completed=rows, rate="" if speed is None else f"{speed:,.0f}/s")
 
-            done = replay(tracks, sender, speed=speed, report=report, stop=stop)
+            playback = None if speed is None else Playback(speed)
+            done = replay(tracks, sender, playback=playback, report=report, stop=stop)
         sender.close()
     failed = f", failed {done.failed}" if done.failed else ""
     early = ", ended early" if stop.is_set() else ""

@@ -5,9 +5,9 @@ Pure: records go in, nothing else. The terminal table and any other view read th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from schemas.alert import Alert, Heartbeat, Priority
 from schemas.dead_letter import DeadLetter
@@ -20,6 +20,7 @@ FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, an
 # The worker's heartbeats come every 10 s by default: three in a row missed.
 SILENT_AFTER: Final = timedelta(seconds=30)
 
+Trend = Literal["up", "down", "steady"]
 Record = Reading | StayEvent | Forecast | Alert | Heartbeat | DeadLetter
 
 
@@ -78,9 +79,14 @@ class Bed:
 
 
 class Ward:
-    """All beds and all open alerts. The alerts are exact if every record of the alerts topic was applied in order."""
+    """All beds and all open alerts. The alerts are exact if every record of the alerts topic was applied in order.
 
-    def __init__(self) -> None:
+    Other records may come in any order, so that the past can be read after the present.
+    """
+
+    def __init__(self, stale_after: timedelta) -> None:
+        """`stale_after`: a stay unobserved for longer is stale."""
+        self._stale_after = stale_after
         self.beds: dict[str, Bed] = {}
         self.newest: datetime | None = None  # event time
         self._alerts: dict[str, Alert] = {}
@@ -134,6 +140,23 @@ class Ward:
         """How old something is against the newest event time: recordings are not old for being made long ago."""
         return timedelta(0) if self.newest is None else max(self.newest - at, timedelta(0))
 
+    def is_stale(self, bed: Bed) -> bool:
+        """Whether the bed was observed once, but not lately."""
+        return bed.newest is not None and self.age(bed.newest) > self._stale_after
+
+    def band(self, bed: Bed, signal: str, horizon_s: int) -> Band | None:
+        """The bed's forecast of the signal; None without one, and once the time that it is for has come."""
+        band = bed.band(signal, horizon_s)
+        if band is None or bed.forecast is None or self.age(bed.forecast.issued_at).total_seconds() >= band.horizon_s:
+            return None
+        return band
+
+    def shown(self, bed: Bed, names: Sequence[str]) -> str | None:
+        """Of signals that stand in for each other, the first that was observed lately, or at all; None if none was."""
+        known = [name for name in names if name in bed.values]
+        fresh = [name for name in known if self.age(bed.values[name].at) <= self._stale_after]
+        return next(iter([*fresh, *known]), None)
+
     def behind(self, now: datetime) -> timedelta | None:
         """How far the newest event time is behind the clock, if far enough to matter."""
         if self.newest is None or now - self.newest < FAR_BEHIND:
@@ -147,7 +170,7 @@ class Ward:
         running = [beat for beat in self._heartbeats.values() if beat.state == "running"]
         alive = [beat for beat in running if now - beat.produced_at < SILENT_AFTER]
         if alive and len(alive) == len(self._heartbeats):
-            return f"running, {len(alive)} partitions"
+            return f"running, {len(alive)} partition{'s' if len(alive) > 1 else ''}"
         if not running:
             return "stopped"
         return f"silent on {len(self._heartbeats) - len(alive)} of {len(self._heartbeats)} partitions"
@@ -156,7 +179,8 @@ class Ward:
         if self._is_over(reading.stay_id, reading.observed_at):
             return
         bed = self._bed(reading.stay_id)
-        bed.care_unit = reading.care_unit or bed.care_unit
+        if bed.care_unit is None or bed.newest is None or bed.newest <= reading.observed_at:
+            bed.care_unit = reading.care_unit or bed.care_unit
         for signal, value in usable_values(reading).items():
             known = bed.values.get(signal)
             if known is None or known.at <= reading.observed_at:
@@ -164,9 +188,12 @@ class Ward:
         self._see(reading.observed_at)
 
     def _place_event(self, event: StayEvent) -> None:
-        if event.event == "ended":
-            self._ended[event.stay_id] = event.at
-            self.beds.pop(event.stay_id, None)
+        if event.event != "ended":
+            return
+        self._ended[event.stay_id] = event.at
+        bed = self.beds.get(event.stay_id)
+        if bed is not None and (bed.newest is None or bed.newest <= event.at):
+            del self.beds[event.stay_id]
 
     def _place_forecast(self, forecast: Forecast) -> None:
         if self._is_over(forecast.stay_id, forecast.issued_at):
@@ -200,6 +227,19 @@ def _probability(alerts: list[Alert], rank: int) -> float:
     """The highest probability among the alerts of that rank: 1 for what has happened already, 0 without alerts."""
     values = [alert.evidence.get("probability") for alert in alerts if RANK[alert.priority] == rank]
     return max((value if isinstance(value, int | float) else 1.0 for value in values), default=0.0)
+
+
+def trend(observed: Observed | None, band: Band | None) -> Trend | None:
+    """Where the forecast goes: up or down if its median leaves the newest value by a quarter of its band, else steady.
+
+    So a change that is small beside the forecast's own doubt is no trend.
+    """
+    if observed is None or band is None:
+        return None
+    change, doubt = band.median - observed.value, (band.high - band.low) / 4
+    if abs(change) <= doubt or change == 0:
+        return "steady"
+    return "up" if change > 0 else "down"
 
 
 def usable_values(reading: Reading) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,8 @@ TOPICS_APPEAR_WITHIN_S: Final = 5.0  # those of the embedded broker are made by 
 
 class WardFeed:
     """Reads the three topics from their recent past on. `read` counts the records of each topic.
+
+    `starts` has the offset of each partition from which on it reads.
 
     Raises at the start: BrokerUnreachableError, KafkaFaultError.
     """
@@ -45,7 +47,7 @@ class WardFeed:
         # Offsets that retention removed meanwhile: go on with the oldest there is.
         self._consumer = clients.consumer(settings, auto_offset_reset="earliest", enable_auto_commit=False)
         with clients.one_line_errors(settings):
-            self._assign()
+            self.starts: Mapping[TopicPartition, int] = self._assign()
 
     def poll(self, ward: Ward, timeout_s: float) -> int:
         """Apply what has arrived, waiting at most `timeout_s` for it. Returns the number of records read."""
@@ -54,10 +56,7 @@ class WardFeed:
             self.read[partition.topic] += len(records)
             thinned = partition.topic == self._forecasts and not self._every_forecast
             for record in _newest_by_key(records) if thinned else records:
-                decoded = self._decode(partition.topic, record.value)
-                if decoded is not None and not self._is_of_the_future(decoded, record.timestamp):
-                    message = Message(record.topic, record.partition, record.offset, record.timestamp, record.value)
-                    ward.apply(decoded, message)
+                take_in(ward, record, self._settings)
         return sum(map(len, polled.values()))
 
     def catch_up(self, ward: Ward, within_s: float) -> None:
@@ -70,29 +69,17 @@ class WardFeed:
         """Disconnect."""
         self._consumer.close()
 
-    def _decode(self, topic: str, value: bytes | None) -> Record | None:
-        """The record, or None: what does not decode is the worker's to report, not the viewer's."""
-        try:
-            if topic == self._readings:
-                return decode(value)
-            return None if value is None else decode_output(value)
-        except (InvalidReading, msgspec.DecodeError):
-            return None
-
-    def _is_of_the_future(self, record: Record, sent_ms: int) -> bool:
-        """Whether it is a reading that the worker rejects for its time, which would make all others look old."""
-        if not isinstance(record, Reading):
-            return False
-        return record.observed_at.timestamp() > sent_ms / 1000 + self._settings.max_future_s
-
-    def _assign(self) -> None:
+    def _assign(self) -> dict[TopicPartition, int]:
         topics = (self._readings, self._forecasts, self._alerts)
         partitions = [TopicPartition(topic, number) for topic in topics for number in self._partitions(topic)]
         self._consumer.assign(partitions)
         begin, end = self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
+        starts = {}
         for partition in partitions:
             recent = 0 if partition.topic == self._alerts else end[partition] - self._back
-            self._consumer.seek(partition, max(begin[partition], recent))
+            starts[partition] = max(begin[partition], recent)
+            self._consumer.seek(partition, starts[partition])
+        return starts
 
     def _partitions(self, topic: str) -> set[int]:
         end = time.monotonic() + TOPICS_APPEAR_WITHIN_S
@@ -101,6 +88,29 @@ class WardFeed:
                 return set(partitions)
             time.sleep(0.1)
         raise clients.missing_topic(self._settings, topic)
+
+
+def take_in(ward: Ward, record: Any, settings: Settings) -> None:
+    """Apply one record of the three topics, as kafka-python has it, if it can be read and its time can be true."""
+    decoded = _decode(record.value, is_reading=record.topic == settings.readings_topic)
+    if decoded is None or _is_of_the_future(decoded, record.timestamp / 1000 + settings.max_future_s):
+        return
+    ward.apply(decoded, Message(record.topic, record.partition, record.offset, record.timestamp, record.value))
+
+
+def _decode(value: bytes | None, *, is_reading: bool) -> Record | None:
+    """The record, or None: what does not decode is the worker's to report, not the viewer's."""
+    try:
+        if is_reading:
+            return decode(value)
+        return None if value is None else decode_output(value)
+    except (InvalidReading, msgspec.DecodeError):
+        return None
+
+
+def _is_of_the_future(record: Record, latest_s: float) -> bool:
+    """Whether it is a reading that the worker rejects for its time, which would make all others look old."""
+    return isinstance(record, Reading) and record.observed_at.timestamp() > latest_s
 
 
 def _newest_by_key(records: Iterable[Any]) -> list[Any]:

@@ -18,7 +18,9 @@ SHORT_TITLE: Final = {
     "abp_dia": "Dia mmHg",
     "temp": "Temp °C",
 }
-NOT_SHOWN: Final = frozenset({"pulse", "nibp_sys", "nibp_dia", "nibp_mean"})  # doubles of what is shown
+# Another device's measurement of the same, with its short name: shown where the first is missing.
+STAND_IN: Final = {"hr": "pulse", "abp_mean": "nibp_mean", "abp_sys": "nibp_sys", "abp_dia": "nibp_dia"}
+STAND_IN_TITLE: Final = {"pulse": "Pulse", "nibp_mean": "NIBP", "nibp_sys": "NIBP sys", "nibp_dia": "NIBP dia"}
 
 
 def number(signal: str, value: float) -> str:
@@ -33,6 +35,12 @@ def duration(span: timedelta) -> str:
         if seconds >= 2 * size or (seconds >= size and unit == "min"):
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
+
+
+def hours(seconds: float) -> str:
+    """A time on a recording, to the minute."""
+    minutes = int(seconds) // 60
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def short_message(alert: Alert) -> str:

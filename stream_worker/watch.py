@@ -23,17 +23,18 @@ from rich.text import Text
 from schemas.alert import Alert, Priority
 from stream_worker.settings import Settings
 from stream_worker.stopping import stop_on_signals
-from stream_worker.ward import RANK, Bed, Ward
+from stream_worker.ward import RANK, Bed, Trend, Ward, trend
 from stream_worker.ward_feed import WardFeed
-from stream_worker.ward_words import NOT_SHOWN, SHORT_TITLE, duration, number, short_message
+from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, duration, number, short_message
 
 REFRESH_S: Final = 1.0
 PLAIN_EVERY_S: Final = 5.0
 CATCH_UP_S: Final = 2.0  # before the first picture, which would else be of the past
 HORIZON_S: Final = 900
 OLD_AFTER: Final = timedelta(seconds=90)  # a value older than this shows its age in brackets
-WIDTH_OF_BED: Final = 9
+WIDTH_OF_BED: Final = 10
 WIDTH_OF_SIGNAL: Final = 12  # "→124 115-134"
+WIDTH_WITH_TENTHS: Final = 15  # "→37.2 36.9-37.5"
 GAP: Final = 2  # between columns
 LEAST_WIDTH_OF_ALERTS: Final = 24
 SHARE_OF_ALERTS: Final = 0.33  # of the terminal's width: their words matter more than a sixth signal
@@ -49,10 +50,13 @@ MARK: Final[dict[Priority, tuple[str, str, str]]] = {
 }
 
 
+ARROW: Final[dict[Trend | None, str]] = {"up": "↗", "down": "↘", "steady": "→", None: "→"}
+
+
 class WardView:
     """A ward as a rich renderable, fitted to the width and height it is given."""
 
-    def __init__(self, ward: Ward, clock: Callable[[], datetime], footer: Sequence[str] = ()) -> None:
+    def __init__(self, ward: Ward, clock: Callable[[], datetime], footer: Callable[[], Sequence[str]] = tuple) -> None:
         self._ward = ward
         self._clock = clock
         self._footer = footer
@@ -62,41 +66,45 @@ class WardView:
         beds = self._ward.by_need()
         signals = shown_signals(self._ward, options.max_width)
         height = options.height or console.height
-        fitting = how_many_fit(
-            [_height_of(alerts) for _, alerts in beds], height - LINES_AROUND_BEDS - len(self._footer)
-        )
+        footer = self._footer()
+        fitting = how_many_fit([_height_of(alerts) for _, alerts in beds], height - LINES_AROUND_BEDS - len(footer))
         gap = (0, GAP - 1, 0, 0)
         stripes = ["", "on grey11"]
         table = Table(box=SIMPLE_HEAD, padding=gap, expand=True, pad_edge=False, show_edge=False, row_styles=stripes)
         table.add_column("Bed", width=WIDTH_OF_BED, no_wrap=True)
         for signal in signals:
-            table.add_column(SHORT_TITLE.get(signal, signal), width=WIDTH_OF_SIGNAL, no_wrap=True)
+            table.add_column(SHORT_TITLE.get(signal, signal), width=_width_of(signal), no_wrap=True)
         table.add_column("Open alerts", ratio=1, no_wrap=True, overflow="ellipsis")
         for bed, alerts in beds[:fitting]:
             cells = [_signal_cell(self._ward, bed, signal) for signal in signals]
-            table.add_row(_bed_cell(bed), *cells, _alerts_cell(alerts))
-        yield Group(*self._head(), table, *self._foot(len(beds) - fitting))
+            table.add_row(_bed_cell(self._ward, bed), *cells, _alerts_cell(alerts))
+        yield Group(*self._head(), table, *self._foot(len(beds) - fitting, footer))
 
     def _head(self) -> list[Text]:
         title = Text("Vitalcast", style="bold")
         title.append("  reference only: never the sole source of an alarm", style="dim")
         return [title, Text(status_line(self._ward, self._clock()), overflow="ellipsis", no_wrap=True)]
 
-    def _foot(self, hidden: int) -> list[Text]:
+    def _foot(self, hidden: int, footer: Sequence[str]) -> list[Text]:
         lines = [f"… and {hidden} more beds; a taller window shows them"] if hidden else []
-        lines.append(f"value (its age, if old); below it → forecast in {HORIZON_S // 60} min, 90 % band")
-        lines.extend(self._footer)
+        lines.append(f"value (its age, if old); below it the forecast in {HORIZON_S // 60} min, 90 % band")
+        lines.extend(footer)
         return [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines]
 
 
 def shown_signals(ward: Ward, width: int) -> list[str]:
     """The signals that fit into `width` columns, of those any bed has."""
-    present = {name for bed in ward.beds.values() for name in bed.values} - NOT_SHOWN
-    others = sorted(present - set(SHORT_TITLE))
-    ordered = [name for name in SHORT_TITLE if name in present] + others
+    present = {name for bed in ward.beds.values() for name in bed.values}
+    others = sorted(present - set(SHORT_TITLE) - set(STAND_IN_TITLE))
+    ordered = [name for name in SHORT_TITLE if present & {name, STAND_IN.get(name)}] + others
     alerts = max(LEAST_WIDTH_OF_ALERTS, int(SHARE_OF_ALERTS * width))
-    room = (width - WIDTH_OF_BED - GAP - alerts) // (WIDTH_OF_SIGNAL + GAP)
-    return ordered[: max(room, 1)]
+    ends = list(accumulate(_width_of(signal) + GAP for signal in ordered))
+    fitting = bisect_right(ends, width - WIDTH_OF_BED - GAP - alerts)
+    return ordered[: max(fitting, 1)]
+
+
+def _width_of(signal: str) -> int:
+    return WIDTH_WITH_TENTHS if "." in number(signal, 0) else WIDTH_OF_SIGNAL
 
 
 def status_line(ward: Ward, now: datetime) -> str:
@@ -132,24 +140,29 @@ def _height_of(alerts: list[Alert]) -> int:
     return max(2, min(len(alerts), ALERTS_PER_BED) + (len(alerts) > ALERTS_PER_BED))
 
 
-def _bed_cell(bed: Bed) -> Text:
+def _bed_cell(ward: Ward, bed: Bed) -> Text:
     cell = Text(bed.stay_id, style="bold", overflow="ellipsis", no_wrap=True)
-    if bed.forecast is None:
-        cell.append("\nno forecast", style="dim")
+    if ward.is_stale(bed):
+        cell.append("\nNO DATA", style="bold black on yellow")
+    elif bed.forecast is None:
+        cell.append("\nforecast -", style="dim")
     elif bed.forecast.status != "ok":
         cell.append(f"\n{bed.forecast.status.replace('_', ' ')}", style="dim")
     return cell
 
 
 def _signal_cell(ward: Ward, bed: Bed, signal: str) -> Text:
-    """The newest value (with its age, if old), below it the forecast and its band."""
-    observed = bed.values.get(signal)
+    """The newest value (with its age, if old), below it the forecast and its band, or what device stands in."""
+    name = ward.shown(bed, (signal, STAND_IN.get(signal, signal))) or signal
+    observed = bed.values.get(name)
     cell = Text("-" if observed is None else number(signal, observed.value), overflow="ellipsis", no_wrap=True)
     if observed is not None and (age := ward.age(observed.at)) > OLD_AFTER:
         cell.append(f" ({duration(age)})", style="dim")
-    if (band := bed.band(signal, HORIZON_S)) is not None:
+    if name in STAND_IN_TITLE:
+        cell.append(f"\n{STAND_IN_TITLE[name]}", style="dim")
+    elif (band := ward.band(bed, signal, HORIZON_S)) is not None:
         low, high = number(signal, band.low), number(signal, band.high)
-        cell.append(f"\n→{number(signal, band.median)}", style="green")
+        cell.append(f"\n{ARROW[trend(observed, band)]}{number(signal, band.median)}", style="green")
         cell.append(f" {low}-{high}", style="dim green")
     return cell
 
@@ -184,7 +197,7 @@ def show(
     stop: threading.Event,
     *,
     console: Console,
-    footer: Sequence[str] = (),
+    footer: Callable[[], Sequence[str]] = tuple,
     check: Callable[[], None] = lambda: None,
 ) -> None:
     """Follow the topics and show the ward until `stop` is set; `check` is called about once a second and may raise."""
@@ -210,7 +223,8 @@ def run_watch(settings: Settings, console: Console, duration_s: float | None = N
             if time.monotonic() >= end:
                 stop.set()
 
-        show(Ward(), feed, stop, console=console, footer=footer, check=check)
+        ward = Ward(timedelta(seconds=settings.stale_after_s))
+        show(ward, feed, stop, console=console, footer=lambda: footer, check=check)
 
 
 def _follow(

@@ -12,6 +12,7 @@ from stream_worker.ward import Ward
 
 T0 = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 SOURCE = Source("vitals.readings", 0, 1)
+STALE_AFTER = timedelta(minutes=15)
 
 
 def at(minutes: float) -> datetime:
@@ -64,7 +65,7 @@ def alert(alert_id: str = "x", stay_id: str = "a", minutes: float = 0, **changes
 
 def ward_of(*records: Any) -> Ward:
     """A ward that has seen these records."""
-    ward = Ward()
+    ward = Ward(STALE_AFTER)
     for record in records:
         ward.apply(record)
     return ward

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from schemas.alert import Alert
+from schemas.alert import Alert, Kind
 from schemas.forecast import Forecast
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import SignalLimits
 from stream_worker.view.board import MINUTE_S, SCORED_HORIZON_S, Board, Due, Past, Track
 from stream_worker.view.tiles import row, state_of, title, unit
 from stream_worker.ward import RANK, Bed
-from stream_worker.ward_words import SHORT_TITLE
+from stream_worker.ward_words import SHORT_TITLE, STAND_IN_TITLE
 
+KIND: Final[Mapping[Kind, str]] = {
+    "limit": "beyond a limit",
+    "forecast_limit": "forecast",
+    "anomaly": "unexpected values",
+    "technical": "technical",
+    "news2": "NEWS2",
+}
 PRINTED: Final = 4000  # bytes of a raw message
 MINUTE_MS: Final = MINUTE_S * 1000
 
@@ -43,12 +50,12 @@ def bed_page(board: Board, stay_id: str) -> dict[str, Any]:
             "open": sum(alert.stay_id == stay_id for alert in board.open_alerts),
         },
         "order": _signals(bed, past),
-        "alerts": [_alert(revisions) for revisions in _newest_first(past)],
+        "alerts": [_alert(revisions) for revisions in _open_first(past)],
         "messages": [_message(*message) for message in reversed(past.messages)],
     }
     for signal in parts["order"]:
         track = past.track(signal)
-        parts[f"now:{signal}"] = row(bed, signal)
+        parts[f"now:{signal}"] = row(board, bed, signal)
         parts[f"history:{signal}"] = _history(track, limits.get(signal), past, signal)
         parts[f"past:{signal}"] = _due(track)
         parts[f"fan:{signal}"] = _fan(bed.forecast, signal)
@@ -83,7 +90,7 @@ def _quantile(due: Due, level: float) -> float:
 def _signals(bed: Bed, past: Past) -> list[str]:
     """Forecast signals first, then the others that were seen; the usual order of a monitor within."""
     forecast = set(bed.forecast.signals if bed.forecast else ())
-    usual = {name: index for index, name in enumerate(SHORT_TITLE)}
+    usual = {name: index for index, name in enumerate([*SHORT_TITLE, *STAND_IN_TITLE])}
     known = forecast | set(bed.values) | set(past.tracks)
     return sorted(known, key=lambda name: (name not in forecast, usual.get(name, len(usual)), name))
 
@@ -96,11 +103,23 @@ def _history(track: Track, limits: SignalLimits | None, past: Past, signal: str)
         "unit": unit(signal),
         "t": [minute * MINUTE_MS for minute in minutes],
         "v": [round(track.values[minute], decimals) for minute in minutes],
-        "low": limits.low if limits else None,
-        "high": limits.high if limits else None,
+        "limits": _limits(limits),
         "anomalies": [[minute * MINUTE_MS, value] for minute, value in sorted(track.anomalies.items())],
-        "alerts": [_mark(revisions) for revisions in _newest_first(past) if revisions[0].signal == signal],
+        "alerts": [_mark(revisions) for revisions in _open_first(past) if revisions[0].signal == signal],
     }
+
+
+def _limits(limits: SignalLimits | None) -> list[dict[str, Any]]:
+    """Where alerts begin, and of which priority."""
+    if limits is None:
+        return []
+    mild, severe = (limits.low, limits.high), (limits.severe_low, limits.severe_high)
+    return [
+        {"at": limit, "priority": priority}
+        for priority, pair in (("medium", mild), ("high", severe))
+        for limit in pair
+        if limit is not None
+    ]
 
 
 def _mark(revisions: list[Alert]) -> dict[str, Any]:
@@ -152,8 +171,15 @@ def _quality(track: Track) -> dict[str, Any] | None:
     }
 
 
-def _newest_first(past: Past) -> list[list[Alert]]:
-    return sorted(past.alerts.values(), key=lambda revisions: revisions[-1].event_at, reverse=True)
+def _open_first(past: Past) -> list[list[Alert]]:
+    """Open alerts, the most urgent first; then cleared ones, the newest first."""
+
+    def place(revisions: list[Alert]) -> tuple[bool, int, float]:
+        last = revisions[-1]
+        is_cleared = last.state == "cleared"
+        return is_cleared, 0 if is_cleared else RANK[last.priority], -last.event_at.timestamp()
+
+    return sorted(past.alerts.values(), key=place)
 
 
 def _alert(revisions: list[Alert]) -> dict[str, Any]:
@@ -163,7 +189,7 @@ def _alert(revisions: list[Alert]) -> dict[str, Any]:
     return {
         "id": last.alert_id,
         "priority": shown.priority,
-        "kind": shown.kind.replace("_", " "),
+        "kind": KIND[shown.kind],
         "state": last.state,
         "text": shown.message,
         "evidence": evidence(shown.evidence),
@@ -179,7 +205,7 @@ def _alert(revisions: list[Alert]) -> dict[str, Any]:
 
 def evidence(facts: Mapping[str, Any]) -> str:
     """The numbers that the alert rests on, in one line; names that it does not know are written as they are."""
-    words = {"horizon_s": "horizon", "probability": "probability", "last": "value then", "limit": "limit"}
+    words = {"horizon_s": "horizon", "probability": "probability", "last": "value then", "upper": "at most"}
     parts = []
     for name, value in facts.items():
         text = f"{value / 60:g} min" if name.endswith("_s") and isinstance(value, int | float) else _plain(value)
@@ -188,6 +214,11 @@ def evidence(facts: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    """A number, words, or several of them by name."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {_plain(part)}" for name, part in value.items())[:200]
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))[:200] or "none"
     return f"{value:g}" if isinstance(value, int | float) else str(value)[:200]
 
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import secrets
 import threading
-from collections import deque
+from bisect import insort
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -29,7 +29,6 @@ REVISIONS_KEPT: Final = 30  # of each alert
 MESSAGES_KEPT: Final = 12  # of each stay
 SIGNALS_KEPT: Final = 40  # of each stay: a guard against models or senders that invent names
 
-FORGET_AFTER: Final = timedelta(days=1)  # the worker's default for removing a stay's state
 FORGET_EVERY: Final = timedelta(hours=1)
 
 
@@ -65,8 +64,8 @@ class Past:
     def __init__(self) -> None:
         self.tracks: dict[str, Track] = {}
         self.alerts: dict[str, list[Alert]] = {}  # revisions by alert_id, in order
-        self.messages: deque[Message] = deque(maxlen=MESSAGES_KEPT)
-        self.overrides: dict[str, LimitRange] = {}
+        self.messages: list[Message] = []  # by Kafka timestamp
+        self.limits: dict[str, tuple[datetime, LimitRange]] = {}  # the stay's own, and since when
         self.changed_ms = 0  # Kafka timestamp of the newest reading
 
     def track(self, signal: str) -> Track:
@@ -82,10 +81,12 @@ class Past:
 class Board(Ward):
     """A ward that remembers the last hours, and names stays by handles that reveal nothing outside of this process."""
 
-    def __init__(self, limits: Mapping[str, AlertLimits]) -> None:
-        super().__init__()
+    def __init__(self, limits: Mapping[str, AlertLimits], stale_after: timedelta, forget_after: timedelta) -> None:
+        """`limits`: those of the care units; a stay without an open alert is forgotten after `forget_after`."""
+        super().__init__(stale_after)
         self.lock = threading.Lock()  # held while a record is taken in; readers in other threads hold it too
         self._limits = limits
+        self._forget_after = forget_after
         self._pasts: dict[str, Past] = {}
         self._key = secrets.token_bytes(32)
         self._forgot_at = datetime.min.replace(tzinfo=UTC)
@@ -101,12 +102,12 @@ class Board(Ward):
                 self._forget(self.newest)
 
     def _forget(self, now: datetime) -> None:
-        """Let go of stays that nobody has heard of for a day and that have no open alert, as the worker does."""
+        """Let go of stays that nobody has heard of for long and that have no open alert, as the worker does."""
         self._forgot_at = now
         alerting = {alert.stay_id for alert in self.open_alerts}
         for stay_id, bed in [*self.beds.items()]:
             heard = bed.newest or (bed.forecast.issued_at if bed.forecast else None)
-            if stay_id not in alerting and (heard is None or now - heard > FORGET_AFTER):
+            if stay_id not in alerting and (heard is None or now - heard > self._forget_after):
                 del self.beds[stay_id]
         for stay_id in self._pasts.keys() - self.beds.keys() - alerting:
             del self._pasts[stay_id]
@@ -128,7 +129,8 @@ class Board(Ward):
         if message is not None:
             past = self._pasts.get(record.stay_id)
             if past is not None:
-                past.messages.append(message)
+                insort(past.messages, message, key=lambda known: known.timestamp_ms)
+                del past.messages[:-MESSAGES_KEPT]
 
     def past(self, stay_id: str) -> Past:
         """What is remembered of the stay; an empty past for an unknown one."""
@@ -137,7 +139,8 @@ class Board(Ward):
     def limits(self, stay_id: str) -> dict[str, SignalLimits]:
         """The alert limits that hold for the stay, by the settings of this viewer and the stay's own events."""
         bed = self.beds.get(stay_id)
-        return limits_of(self._limits, bed.care_unit if bed else None, self.past(stay_id).overrides)
+        overrides = {signal: override for signal, (_, override) in self.past(stay_id).limits.items()}
+        return limits_of(self._limits, bed.care_unit if bed else None, overrides)
 
     def handle(self, stay_id: str) -> str:
         """An opaque name of the stay for addresses: a keyed hash, the key being this process's own."""
@@ -161,13 +164,16 @@ class Board(Ward):
         for signal, value in usable_values(reading).items():
             past.track(signal).add(minute_of(reading.observed_at), value)
         if message is not None:
-            past.changed_ms = message.timestamp_ms
+            past.changed_ms = max(past.changed_ms, message.timestamp_ms)
 
     def _keep_event(self, event: StayEvent) -> None:
-        if event.event == "ended":
+        if event.event == "ended" and event.stay_id not in self.beds:
             self._pasts.pop(event.stay_id, None)
         elif event.limits:
-            self._remember(event.stay_id).overrides.update(event.limits)
+            known = self._remember(event.stay_id).limits
+            for signal, override in event.limits.items():
+                if signal not in known or known[signal][0] <= event.at:
+                    known[signal] = event.at, override
 
     def _keep_forecast(self, forecast: Forecast) -> None:
         if forecast.stay_id not in self.beds or not forecast.horizons_s or not forecast.quantile_levels:

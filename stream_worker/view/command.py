@@ -10,9 +10,9 @@ from rich.console import Console
 from stream_worker.health import bind
 from stream_worker.settings import Settings
 from stream_worker.stopping import stop_on_signals
-from stream_worker.view.board import Board
-from stream_worker.view.link import Link, follow, page_feed
+from stream_worker.view.link import Link, follow, page_board
 from stream_worker.view.server import serving
+from stream_worker.ward_feed import WardFeed
 
 
 def run_view(settings: Settings, console: Console, duration_s: float | None = None) -> None:
@@ -20,8 +20,8 @@ def run_view(settings: Settings, console: Console, duration_s: float | None = No
 
     Raises: BrokerUnreachableError, KafkaFaultError, PortTakenError.
     """
-    board, link = Board(settings.limits), Link()
-    feed = page_feed(settings)
+    board, link = page_board(settings), Link()
+    feed = WardFeed(settings, every_forecast=True)
     with closing(feed), bind(settings.view_host, settings.view_port, "view") as bound, stop_on_signals() as stop:
         address = address_of(settings.view_host, bound.getsockname()[1])
         reader = threading.Thread(target=follow, args=(settings, feed, board, link, stop), name="reader", daemon=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
+from datetime import timedelta
 from typing import Final, Literal
 
 from kafka.errors import KafkaError
@@ -13,23 +14,22 @@ from stream_worker.clients import KafkaFaultError
 from stream_worker.connection import BrokerUnreachableError, check_broker
 from stream_worker.settings import Settings
 from stream_worker.view.board import Board
+from stream_worker.view.read_back import read_back
 from stream_worker.ward_feed import WardFeed
 
-# Of each partition. Eight stays read once a second fill four hours in four partitions; reading so much back takes
-# some seconds, in which the page shows what it has.
-READ_BACK: Final = 30_000
 # Heartbeats come every 10 s at most; silence longer than this is a reason to ask whether the broker is there.
 ASK_AFTER_S: Final = 3.0
 TRY_AGAIN_S: Final = 2.0
 
-State = Literal["reading_back", "live", "lost"]
+State = Literal["live", "lost"]
 
 
 class Link:
     """How the board hangs on Kafka: said on the page."""
 
-    def __init__(self, state: State = "reading_back") -> None:
-        self.state: State = state
+    def __init__(self) -> None:
+        self.state: State = "live"
+        self.is_reading_back = False
         self.since_ms = int(time.time() * 1000)
 
     def turn(self, state: State) -> None:
@@ -38,20 +38,22 @@ class Link:
             self.state, self.since_ms = state, int(time.time() * 1000)
 
 
-def page_feed(settings: Settings) -> WardFeed:
-    """A feed that begins some hours back.
-
-    Raises: BrokerUnreachableError, KafkaFaultError.
-    """
-    return WardFeed(settings, READ_BACK, every_forecast=True)
+def page_board(settings: Settings) -> Board:
+    """An empty board with the limits and times of the settings, which should be the worker's."""
+    return Board(
+        settings.limits,
+        stale_after=timedelta(seconds=settings.stale_after_s),
+        forget_after=timedelta(seconds=settings.evict_after_s),
+    )
 
 
 def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:
-    """Apply what comes until `stop` is set, whatever happens to the broker."""
+    """Apply what comes, and beside it the last hours, until `stop` is set, whatever happens to the broker."""
     current: WardFeed | None = feed
     while not stop.is_set():
         try:
-            with closing(current or page_feed(settings)) as connected:
+            with closing(current or WardFeed(settings, every_forecast=True)) as connected:
+                _begin_reading_back(settings, connected, board, link, stop)
                 _read(settings, connected, board, link, stop)
         except (BrokerUnreachableError, KafkaFaultError, KafkaError):
             link.turn("lost")
@@ -59,15 +61,29 @@ def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: t
         current = None
 
 
+def _begin_reading_back(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:
+    """Fill the board with what lies before the feed's start, unless that is still going on from an earlier feed."""
+    if link.is_reading_back:
+        return
+    link.is_reading_back = True
+    until = {partition: start for partition, start in feed.starts.items() if partition.topic != settings.alerts_topic}
+
+    def run() -> None:
+        try:
+            with suppress(BrokerUnreachableError, KafkaFaultError, KafkaError):  # the feed will find out too
+                read_back(settings, board, until, stop)
+        finally:
+            link.is_reading_back = False
+
+    threading.Thread(target=run, name="read-back", daemon=True).start()
+
+
 def _read(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:
     """Read until `stop` is set. Raises: what follow catches, once the broker does not answer any more."""
-    link.turn("reading_back")
+    link.turn("live")
     heard = time.monotonic()
     while not stop.is_set():
-        count = feed.poll(board, timeout_s=0.2)
-        if count < 100:  # what a large poll brings is of the past, and more of it waits
-            link.turn("live")
-        if count:
+        if feed.poll(board, timeout_s=0.2):
             heard = time.monotonic()
         elif time.monotonic() - heard > ASK_AFTER_S:
             check_broker(settings)

@@ -7,17 +7,16 @@ everywhere else. Nothing here is markup: the page sets texts, never HTML.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from schemas.alert import Alert
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.view.board import MINUTE_S, SCORED_HORIZON_S, Board, Track, minute_of
-from stream_worker.ward import RANK, Bed
-from stream_worker.ward_words import SHORT_TITLE, number, short_message
+from stream_worker.ward import RANK, Bed, trend
+from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, number, short_message
 
-STALE_AFTER: Final = timedelta(minutes=15)  # the worker's default for "no data"
-ROWS: Final = (("hr",), ("abp_mean", "nibp_mean"), ("spo2",), ("resp",))  # the first of each that a bed has
+ROWS: Final = ("hr", "abp_mean", "spo2", "resp")  # or what stands in for them
 ROWS_OF_A_TILE: Final = 4
 ALERTS_OF_A_TILE: Final = 3
 UNITS: Final = {"mm[Hg]": "mmHg", "Cel": "°C"}
@@ -39,21 +38,21 @@ def head(board: Board, now: datetime) -> dict[str, Any]:
         "newest": _ms(board.newest),
         "behind_s": None if behind is None else int(behind.total_seconds()),
         "worker": board.worker(now),
-        "beds": len(board.beds),
+        "beds": len(board.beds.keys() | {alert.stay_id for alert in board.open_alerts}),
         "alerts": {priority: sum(alert.priority == priority for alert in board.open_alerts) for priority in RANK},
     }
 
 
 def tile(board: Board, bed: Bed, alerts: Sequence[Alert]) -> dict[str, Any]:
     """One bed: what changes with every reading apart from what changes with the minute."""
-    signals = list(_rows_of(bed))
+    signals = list(_rows_of(board, bed))
     return {
         "name": bed.stay_id,
         "unit": bed.care_unit or "",
         "at": _ms(bed.newest),
         "sent": board.past(bed.stay_id).changed_ms,
         "state": state_of(board, bed),
-        "rows": [row(bed, signal) | {"alert": _priority_on(signal, alerts)} for signal in signals],
+        "rows": [row(board, bed, signal) | {"alert": _priority_on(signal, alerts)} for signal in signals],
         "alerts": [{"priority": alert.priority, "text": short_message(alert)} for alert in alerts[:ALERTS_OF_A_TILE]],
         "more": max(0, len(alerts) - ALERTS_OF_A_TILE),
     }
@@ -63,12 +62,12 @@ def sparks(board: Board, bed: Bed) -> dict[str, dict[str, str]]:
     """The sparklines of the tile, by signal, as SVG path data."""
     past = board.past(bed.stay_id)
     end = minute_of(board.newest) if board.newest else 0
-    return {signal: _spark(bed, signal, past.track(signal), end) for signal in _rows_of(bed)}
+    return {signal: _spark(board, bed, signal, past.track(signal), end) for signal in _rows_of(board, bed)}
 
 
-def row(bed: Bed, signal: str) -> dict[str, Any]:
+def row(board: Board, bed: Bed, signal: str) -> dict[str, Any]:
     """One signal: its newest value, and the forecast in 15 min with its band and trend."""
-    observed, band = bed.values.get(signal), bed.band(signal, SCORED_HORIZON_S)
+    observed, band = bed.values.get(signal), board.band(bed, signal, SCORED_HORIZON_S)
     return {
         "signal": signal,
         "title": short_title(signal),
@@ -79,29 +78,15 @@ def row(bed: Bed, signal: str) -> dict[str, Any]:
         "then": None if band is None else number(signal, band.median),
         "band": None if band is None else f"{number(signal, band.low)}–{number(signal, band.high)}",
         "in_min": None if band is None else band.horizon_s // 60,
-        "trend": trend(bed, signal),
+        "trend": trend(observed, band),
     }
 
 
-def trend(bed: Bed, signal: str) -> str | None:
-    """Where the forecast goes: up or down if its median leaves the newest value by a quarter of its band, else steady.
-
-    So a change that is small beside the forecast's own doubt is no trend.
-    """
-    observed, band = bed.values.get(signal), bed.band(signal, SCORED_HORIZON_S)
-    if observed is None or band is None:
-        return None
-    change, doubt = band.median - observed.value, (band.high - band.low) / 4
-    if abs(change) <= doubt or change == 0:
-        return "steady"
-    return "up" if change > 0 else "down"
-
-
 def state_of(board: Board, bed: Bed) -> str:
-    """One of: ok, stale (not observed for 15 min), unseen (no reading yet), warming_up, no_forecast."""
+    """One of: ok, stale (not observed lately), unseen (no reading yet), warming_up, no_forecast."""
     if bed.newest is None:
         return "unseen"
-    if board.age(bed.newest) > STALE_AFTER:
+    if board.is_stale(bed):
         return "stale"
     if bed.forecast is None:
         return "no_forecast"
@@ -115,7 +100,7 @@ def title(signal: str) -> str:
 
 def short_title(signal: str) -> str:
     """As a monitor writes it."""
-    return SHORT_TITLE.get(signal, signal).partition(" ")[0]
+    return STAND_IN_TITLE.get(signal) or SHORT_TITLE.get(signal, signal).partition(" ")[0]
 
 
 def unit(signal: str) -> str:
@@ -129,20 +114,19 @@ def _priority_on(signal: str, alerts: Sequence[Alert]) -> str | None:
     return next((alert.priority for alert in alerts if alert.signal == signal), None)
 
 
-def _rows_of(bed: Bed) -> Iterator[str]:
+def _rows_of(board: Board, bed: Bed) -> Iterator[str]:
     """The tile's signals: the four of a monitor, then others until it is full."""
     known = set(bed.values) | set(bed.forecast.signals if bed.forecast else ())
-    chosen = [next((name for name in names if name in known), None) for names in ROWS]
-    usual = [name for name in chosen if name is not None]
-    of_monitors = {name for names in ROWS for name in names}
-    others = sorted(known - of_monitors, key=lambda name: (name not in SHORT_TITLE, name))
+    chosen = [board.shown(bed, (name, STAND_IN.get(name, name))) or name for name in ROWS]
+    usual = [name for name in chosen if name in known]
+    others = sorted(known - set(ROWS) - set(STAND_IN_TITLE), key=lambda name: (name not in SHORT_TITLE, name))
     yield from [*usual, *others][:ROWS_OF_A_TILE]
 
 
-def _spark(bed: Bed, signal: str, track: Track, end: int) -> dict[str, str]:
+def _spark(board: Board, bed: Bed, signal: str, track: Track, end: int) -> dict[str, str]:
     """Line, median and band within WIDTH x HEIGHT; empty texts where there is nothing to draw."""
     seen = [(minute, value) for minute, value in sorted(track.values.items()) if minute > end - BACK_MIN]
-    fan = list(_fan(bed, signal))
+    fan = list(_fan(board, bed, signal))
     low, high = _range(signal, [*(v for _, v in seen), *(v for _, *q in fan for v in q)])
 
     def at(minute: float, value: float) -> tuple[float, float]:
@@ -158,10 +142,10 @@ def _spark(bed: Bed, signal: str, track: Track, end: int) -> dict[str, str]:
     }
 
 
-def _fan(bed: Bed, signal: str) -> Iterator[tuple[float, float, float, float]]:
+def _fan(board: Board, bed: Bed, signal: str) -> Iterator[tuple[float, float, float, float]]:
     """(minute, low, median, high) from the newest value on, as far as the sparkline shows."""
     forecast = bed.forecast
-    if forecast is None or signal not in forecast.signals:
+    if forecast is None or board.band(bed, signal, SCORED_HORIZON_S) is None:
         return
     start = forecast.issued_at.timestamp() / MINUTE_S
     last = forecast.signals[signal].last

@@ -9,6 +9,7 @@ from email.message import Message
 
 import pytest
 
+from stream_worker.playback import Playback
 from stream_worker.settings import SettingsError, load_settings
 from tests.browser.ward import Served, served
 
@@ -59,6 +60,34 @@ def test_other_pages_cannot_listen(live: Served) -> None:
     assert ask(live, "live", Origin="http://evil.example", **UPGRADE)[0] == 403
     assert ask(live, "live", Origin="null", **UPGRADE)[0] == 403
     assert ask(live, "live", **UPGRADE)[0] == 403
+
+
+def turn(live: Served, how: str, **headers: str) -> int:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(f"{live.address}replay/{how}", headers=named, method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_only_the_demos_own_page_turns_the_replay(live: Served) -> None:
+    playback = Playback(60)
+    with served(playback=playback) as demo:
+        own = {"Origin": demo.address.rstrip("/"), "X_Vitalcast_Page": "1"}
+        assert turn(demo, "pause") == 403
+        assert turn(demo, "pause", Origin=own["Origin"]) == 403, "a form can say as much"
+        assert turn(demo, "pause", X_Vitalcast_Page="1") == 403
+        assert turn(demo, "pause", X_Vitalcast_Page="1", Origin="http://evil.example") == 403
+        assert turn(demo, "pause", **own, Host="evil.example") == 403
+        assert turn(demo, "stop", **own) == 404
+        assert ask(demo, "replay/pause")[0] == 405
+        assert demo.plays()
+        assert turn(demo, "pause", **own) == 204
+        assert not demo.plays()
+    assert turn(live, "pause", Origin=live.address.rstrip("/"), X_Vitalcast_Page="1") == 404, "a live page only looks"
 
 
 def test_without_the_token_there_is_nothing_to_see() -> None:

@@ -7,15 +7,21 @@ import os
 import re
 import time
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from schemas.forecast import SignalForecast
+from schemas.reading import Reading
+from stream_worker.playback import Playback
+from tests.browser.load import BrowserLoad, percentiles
+from tests.browser.pictures import PICTURES, keep_picture
 from tests.browser.ward import VITALS, Served, forecast_of, row, served
 from tests.ward_records import alert
 
-# A minute or half an hour of it, when somebody asks; the shape is the same after seconds.
-MANY_BEDS_FOR_S = float(os.environ.get("VITALCAST_MANY_BEDS_S", "6"))
+# A minute in CI, seconds at a desk, half an hour when somebody asks.
+MANY_BEDS_FOR_S = float(os.environ.get("VITALCAST_MANY_BEDS_S", "60" if "CI" in os.environ else "6"))
+SAMPLE_EVERY_S = 20  # well within the 2,000 updates that the page keeps the delays of
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>"\'>'
 
 
@@ -39,6 +45,7 @@ def test_a_raised_alert_appears_first_and_clears(page: Page, live: Served) -> No
     expect(first.locator(".badge")).to_have_text("◆ high")
     expect(first.locator(".alerts")).to_contain_text("◆ MAP below 65 mmHg")
     expect(first.locator(".signal.high")).to_have_text("◆ MAP")
+    keep_picture(page, "alert-open")
     expect(page.locator("#counts")).to_have_text("◆ 1 high")
     live.apply(alert("x", "c", revision=1, state="cleared", priority="high", clear_reason="recovered"))
     expect(page.locator("#counts")).to_have_text("no open alerts")
@@ -72,8 +79,78 @@ def test_the_fan_moves_and_the_past_is_beside_it(page: Page, live: Served) -> No
     until(page, f"{end_of_fan} === 75")
     live.forecast("a", 0.5, shift=10)
     until(page, f"{end_of_fan} === 85")
+    page.locator(".life summary").click()
+    for theme in ("dark", "light"):
+        page.keyboard.press("t")
+        keep_picture(page, f"bed-{theme}")
     page.keyboard.press("Escape")
     expect(page.locator(".tile")).to_have_count(1)
+
+
+def test_a_news2_alert_says_its_score_and_what_it_is_made_of(page: Page, live: Served) -> None:
+    live.reading("a")
+    message = "NEWS2 is 7: urgent review by the critical care team"
+    evidence = {"score": 7, "points": {"resp": 3, "spo2": 2, "consciousness": 2}}
+    live.apply(
+        alert("x", "a", kind="news2", signal=None, side=None, priority="high", message=message, evidence=evidence)
+    )
+    expect(page.locator(".tile .alerts")).to_have_text(f"◆ {message}")
+    page.locator(".tile").click()
+    expect(page.locator(".life b")).to_have_text(message)
+    expect(page.locator(".life summary")).to_contain_text("open · NEWS2 · since")
+    page.locator(".life summary").click()
+    expect(page.locator(".life > .fact")).to_have_text("score 7 · points resp 3, spo2 2, consciousness 2")
+    expect(page.locator("h1")).to_have_text("a")
+
+
+def test_a_forecast_for_a_time_that_has_come_is_not_shown(page: Page, live: Served) -> None:
+    live.reading("a", -14)
+    live.forecast("a", -14)
+    expect(page.locator(".tile .then b").first).to_have_text("→ 80")
+    live.reading("b", 2)
+    expect(page.locator(".tile", has_text="NO DATA").locator(".then b").first).to_have_text("")
+
+
+def test_a_cuff_stands_in_for_the_arterial_line(page: Page, live: Served) -> None:
+    live.reading("a", hr=80, nibp_sys=120, nibp_dia=70, nibp_mean=87)
+    expect(page.locator(".tile .signal")).to_have_text(["HR", "NIBP"])
+    page.locator(".tile").click()
+    expect(page.locator(".chart h2")).to_have_text(
+        ["Heart rate", "Mean cuff pressure", "Systolic cuff pressure", "Diastolic cuff pressure"]
+    )
+    expect(page.locator(".chart .fact").first).to_have_text("Not forecast: shown as it was observed.")
+
+
+def test_a_replay_is_played_paused_and_sped_up_by_button_and_key(browser: Browser) -> None:
+    playback = Playback(60)
+    with served(playback=playback) as live:
+        live.heartbeat()
+        live.reading("a")
+        page = browser.new_page()
+        page.goto(live.address)
+        bar = page.get_by_role("group", name="Replay")
+        expect(bar).to_contain_text("60×")
+        page.get_by_role("button", name="Pause").click()
+        expect(bar).to_contain_text("paused")
+        assert not playback.state.is_playing
+        page.keyboard.press("p")
+        expect(page.get_by_role("button", name="Pause")).to_be_visible()
+        page.keyboard.press("+")
+        expect(bar).to_contain_text("200×")
+        page.get_by_role("button", name="−").click()
+        page.keyboard.press("-")
+        expect(bar).to_contain_text("20×")
+        keep_picture(page, "replay")
+        playback.end()
+        expect(bar).to_contain_text("ended")
+        expect(page.get_by_role("button", name="Pause")).to_be_disabled()
+        page.close()
+
+
+def test_what_is_live_has_no_replay(page: Page, live: Served) -> None:
+    live.reading("a")
+    expect(page.locator(".tile")).to_have_count(1)
+    expect(page.locator("#replay")).to_be_hidden()
 
 
 def test_a_stale_bed_is_marked(page: Page, live: Served) -> None:
@@ -110,14 +187,20 @@ def test_hostile_names_and_messages_do_nothing(page: Page, live: Served) -> None
 def test_bad_records_are_shown_calmly(page: Page, live: Served) -> None:
     live.forecast("never seen")
     live.reading("odd", made_up=1.0)
+    live.apply(Reading(stay_id="odd", observed_at=live.at(0), vitals={"hr": None, "spo2": -999.0}))
+    ragged = SignalForecast(80.0, live.at(0), [row(80, 1), [80.0], []])
+    live.apply(forecast_of("odd", live.at(0), {"hr": ragged, "made_up": SignalForecast(1.0, live.at(0), [])}))
     empty = forecast_of(
         "empty", live.at(0), {"hr": SignalForecast(80.0, live.at(0), [])}, horizons_s=[], quantile_levels=[]
     )
     live.apply(empty)
     live.apply(alert("x", "alone", evidence={"probability": "high", "limit": None}))
+    live.apply(alert("y", "alone", kind="technical", signal="made_up", side=None, since=live.at(60), message=""))
     expect(page.locator(".tile")).to_have_count(4)
-    expect(page.locator(".tile.unseen")).to_have_count(4)
-    for name in ("never seen", "alone", "empty"):
+    expect(page.locator(".tile.unseen")).to_have_count(3)
+    expect(page.locator("#status")).to_contain_text("4 beds")
+    keep_picture(page, "bad-input")
+    for name in ("never seen", "alone", "empty", "odd"):
         page.get_by_text(name, exact=True).click()
         expect(page.locator("h1")).to_have_text(name)
         page.keyboard.press("Escape")
@@ -139,9 +222,12 @@ def test_search_filter_and_keys(page: Page, live: Served) -> None:
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("bed-07")
+    page.keyboard.press("Escape")
+    expect(page.locator(".tile")).to_have_count(12)
     for theme in ("dark", "light", "auto"):
         page.keyboard.press("t")
         expect(page.locator("#theme")).to_have_text(f"Theme: {theme}")
+        keep_picture(page, f"ward-{theme}")
 
 
 def test_a_lost_broker_and_a_silent_worker_are_said(page: Page, live: Served) -> None:
@@ -150,6 +236,7 @@ def test_a_lost_broker_and_a_silent_worker_are_said(page: Page, live: Served) ->
     expect(banner).to_be_hidden()
     live.link.turn("lost")
     expect(banner).to_contain_text("Kafka does not answer, since")
+    expect(banner).to_have_attribute("title", re.compile("UTC$"))
     live.link.turn("live")
     expect(banner).to_be_hidden()
 
@@ -164,13 +251,15 @@ def test_times_are_the_viewers_with_utc_in_the_tooltip(page: Page, live: Served)
 @pytest.mark.timeout(MANY_BEDS_FOR_S + 120)
 def test_sixty_four_beds_stay_smooth(page: Page, live: Served) -> None:
     beds = [f"bed-{number:02d}" for number in range(64)]
-    for minute in range(-60, 0):
+    for minute in range(-120, 0):
         for stay_id in beds:
             live.reading(stay_id, minute)
     expect(page.locator(".tile")).to_have_count(64)
     page.wait_for_timeout(1000)
-    page.evaluate("window.vitalcastLags.length = 0")
-    start = time.monotonic()
+    keep_picture(page, "ward-64-beds")
+    load = BrowserLoad(page)
+    lags: list[float] = []
+    start = sampled = time.monotonic()
     second = 0
     while time.monotonic() - start < MANY_BEDS_FOR_S:
         live.heartbeat()
@@ -178,15 +267,21 @@ def test_sixty_four_beds_stay_smooth(page: Page, live: Served) -> None:
             wave = round(5 * math.sin(second / 5 + number), 1)
             live.reading(stay_id, second / 60, **{name: value + wave / 5 for name, value in VITALS.items()})
             live.forecast(stay_id, second / 60, shift=wave)
-            page.wait_for_timeout(1000 / 64)
+            if number % 8 == 7:
+                due = start + second + number / 64
+                page.wait_for_timeout(max(due - time.monotonic(), 0) * 1000)
         second += 1
-    lags = sorted(page.evaluate("window.vitalcastLags"))
-    assert len(lags) >= 64 * min(second - 2, 10)
-    p95 = lags[int(0.95 * len(lags))]
-    print(
-        f"64 beds at 1 Hz for {second} s: from the record's time to the screen p50 {lags[len(lags) // 2]}, p95 {p95} ms"
-    )
-    assert p95 < 1000
+        if time.monotonic() - sampled > SAMPLE_EVERY_S:
+            sampled = time.monotonic()
+            lags += load.sample()
+    if time.monotonic() - sampled > 1:
+        lags += load.sample()
+    load.write(PICTURES.parent / "many-beds.csv")
+    assert len(lags) > 0.9 * 64 * second
+    print(f"64 beds at 1 Hz for {second} s: from the record's time to the screen {percentiles(lags)}")
+    assert float(np.percentile(lags, 95)) < 1000
+    first, last = load.samples[0], load.samples[-1]
+    assert last.elements == first.elements, "the page does not grow"
 
 
 def test_the_page_finds_its_server_again(browser: Browser) -> None:

@@ -16,10 +16,22 @@ from playwright.sync_api import Browser, expect
 
 from schemas.codec import encode
 from schemas.reading import Reading
+from tests.browser.pictures import keep_picture
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
 from tests.ward_records import alert
 from tests.worker_process import VITALCAST, run_vitalcast, settings_environment
+
+# On any topic: what is no record, a record of another topic, one without the fields it must have, one with odd ones.
+JUNK: list[tuple[str, dict[str, Any] | bytes]] = [
+    ("junk", b"\xff\xfe"),
+    ("junk", b""),
+    ("junk", b"[1, 2]"),
+    ("junk", {"schema": "vitals.reading.v9", "stay_id": "junk"}),
+    ("junk", {"schema": "vitals.forecast.v1", "stay_id": "junk"}),
+    ("junk", {"schema": "vitals.alert.v1", "stay_id": "junk", "kind": "unheard of"}),
+    ("junk", {"stay_id": 7, "observed_at": "yesterday", "vitals": {"hr": "fast"}}),
+]
 
 
 @contextmanager
@@ -69,8 +81,12 @@ def test_the_page_begins_in_the_middle_and_outlives_the_broker(
     future = datetime.now(UTC) + timedelta(days=400)
     produce(servers, topics.readings, [("x", encode(Reading(stay_id="x", observed_at=future, vitals={"hr": 80.0})))])
     produce(servers, topics.alerts, [("stay-1", encode(alert("x", "stay-1", signal="hr")))])
+    for topic in (topics.readings, topics.forecasts, topics.alerts):
+        produce(servers, topic, JUNK)
     with view(tmp_path, {"bootstrap_servers": servers, **topics.settings}) as address:
         page = browser.new_page()
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(address)
         expect(page.locator(".tile .name")).to_have_text("stay-1", timeout=15_000)
         expect(page.locator(".tile .badge")).to_have_text("▲ medium")
@@ -78,13 +94,18 @@ def test_the_page_begins_in_the_middle_and_outlives_the_broker(
         history = page.locator(".tile .line").first
         expect(history).to_have_attribute("d", re.compile("L"))
         assert (history.get_attribute("d") or "").count("L") == 89, "it begins with what was there"
+        page.locator(".tile").click()
+        expect(page.locator("h1")).to_have_text("stay-1")
+        page.keyboard.press("Escape")
         own_kafka.stop()
         expect(page.locator("#banner")).to_contain_text("Kafka does not answer", timeout=20_000)
         expect(page.locator(".tile")).to_have_count(1)
+        keep_picture(page, "broker-away")
         own_kafka.start()
         send(servers, topics, "stay-2")
         expect(page.locator(".tile")).to_have_count(2, timeout=30_000)
         expect(page.locator("#banner")).not_to_contain_text("Kafka")
+        assert complaints == []
         page.close()
 
 

@@ -14,9 +14,9 @@ from schemas.codec import encode
 from schemas.forecast import Forecast, ModelReference, SignalForecast
 from schemas.reading import Reading
 from stream_worker.health import bind
+from stream_worker.playback import Playback
 from stream_worker.settings import Settings, load_settings
-from stream_worker.view.board import Board
-from stream_worker.view.link import Link
+from stream_worker.view.link import Link, page_board
 from stream_worker.view.server import serving
 from stream_worker.ward import Message, Record
 from tests.ward_records import SOURCE
@@ -29,11 +29,12 @@ VITALS = {"hr": 80.0, "abp_mean": 75.0, "spo2": 97.0, "resp": 14.0, "temp": 37.0
 class Served:
     """A board that is being served. Times are minutes from its own start, which is now."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, playback: Playback | None) -> None:
         self.start = datetime.now(UTC)
-        self.board = Board(settings.limits)
-        self.link = Link("live")
+        self.board = page_board(settings)
+        self.link = Link()
         self.settings = settings
+        self.playback = playback
         self.port = 0
         self._offsets = itertools.count()
         self._serving = ExitStack()
@@ -47,11 +48,15 @@ class Served:
         """Start the server; again, after `stop`, on the same port."""
         bound = self._serving.enter_context(bind("127.0.0.1", self.port, "view"))
         self.port = bound.getsockname()[1]
-        self._serving.enter_context(serving(self.settings, self.board, self.link, bound))
+        self._serving.enter_context(serving(self.settings, self.board, self.link, bound, self.playback))
 
     def stop(self) -> None:
         """End the server, not the board."""
         self._serving.close()
+
+    def plays(self) -> bool:
+        """Whether the playback does."""
+        return self.playback is not None and self.playback.state.is_playing
 
     def at(self, minutes: float) -> datetime:
         """That many minutes after the start."""
@@ -103,9 +108,9 @@ def forecast_of(stay_id: str, at: datetime, signals: dict[str, SignalForecast], 
 
 
 @contextmanager
-def served(**settings: Any) -> Iterator[Served]:
-    """A served board; the settings are those of the page."""
-    live = Served(load_settings(**settings))
+def served(*, playback: Playback | None = None, **settings: Any) -> Iterator[Served]:
+    """A served board, whose page may turn the playback; the settings are those of the page."""
+    live = Served(load_settings(**settings), playback)
     live.serve()
     try:
         yield live

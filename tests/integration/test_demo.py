@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -81,6 +82,15 @@ def test_the_demo_shows_forecasts_and_ends_cleanly(demo: DemoProcess, tmp_path: 
     assert "Traceback" not in demo.output()
 
 
+def test_the_worker_of_a_killed_demo_ends_too(demo: DemoProcess) -> None:
+    demo.wait_for("from vitals.forecasts", within_s=60)
+    children = demo.children()
+    demo.process.kill()
+    demo.process.wait(5)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
 def test_a_demo_whose_worker_dies_says_so_and_keeps_its_log(demo: DemoProcess, tmp_path: Path) -> None:
     demo.wait_for("from vitals.forecasts", within_s=60)
     for child in demo.children():
@@ -88,6 +98,38 @@ def test_a_demo_whose_worker_dies_says_so_and_keeps_its_log(demo: DemoProcess, t
     assert demo.process.wait(20) == 1
     (log,) = tmp_path.glob("vitalcast-demo-*/worker.log")
     assert f"the worker ended: exit code -9 (its log: {log})" in demo.output().splitlines()[-1]
+
+
+def test_keys_in_the_terminal_turn_a_replay(recordings: Path, tmp_path: Path) -> None:
+    command = [*VITALCAST, "demo", "--recordings", str(recordings.resolve()), "--patients", "2", "--port", "0"]
+    shown = tmp_path / "terminal.out"
+
+    def wait_for(words: str) -> None:
+        end = time.monotonic() + 60
+        while words not in shown.read_text(encoding="utf-8", errors="replace"):
+            assert time.monotonic() < end, shown.read_text(encoding="utf-8", errors="replace")[-4000:]
+            time.sleep(0.1)
+
+    with shown.open("wb") as output:
+        # util-linux's `script` gives it a terminal, whose keys are what it reads itself. `exec`, because a shell
+        # that stays in between would end by Ctrl-C too, with a code of its own.
+        demo = subprocess.Popen(
+            ["script", "-qec", f"exec {shlex.join([*command, '--no-page'])}", "/dev/null"],
+            cwd=tmp_path,
+            env=settings_environment({}) | {"TMPDIR": str(tmp_path), "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+            stdin=subprocess.PIPE,
+            stdout=output,
+        )
+    with demo:
+        assert demo.stdin is not None
+        wait_for("playing at 60×")
+        for keys, words in ((b"p", "PAUSED at 60×"), (b"++", "PAUSED at 600×"), (b"P-", "playing at 200×")):
+            demo.stdin.write(keys)
+            demo.stdin.flush()
+            wait_for(words)
+        demo.stdin.write(b"\x03")  # Ctrl-C
+        demo.stdin.flush()
+        assert demo.wait(10) == 0
 
 
 def test_a_demo_of_recordings_ends_after_its_duration(recordings: Path, tmp_path: Path) -> None:
@@ -99,7 +141,7 @@ def test_a_demo_of_recordings_ends_after_its_duration(recordings: Path, tmp_path
         "--speed",
         "120",
         "--duration",
-        "30",
+        "15",
         "--no-page",
     )
     result = run_vitalcast("demo", "--port", "0", *options, folder=tmp_path, timeout_s=120)

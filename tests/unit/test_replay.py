@@ -15,7 +15,8 @@ import pytest
 
 from schemas.codec import decode
 from schemas.reading import Reading
-from schemas.recordings import RecordingError, Row, find_recordings
+from schemas.recordings import Extent, RecordingError, Row, extent_of, find_recordings
+from stream_worker.playback import SPEEDS, Playback
 from stream_worker.replay import Progress, encode_row, merge, replay, tracks_of
 from tests.outbox import ListOutbox
 
@@ -41,7 +42,7 @@ def ward(tmp_path: Path) -> list[Path]:
 
 def sent_by(ward: list[Path], **options: Any) -> list[tuple[str, dict[str, Any]]]:
     sender = ListOutbox()
-    replay(tracks_of(ward, now=NOW, **options), sender, speed=None)
+    replay(tracks_of(ward, now=NOW, **options), sender)
     return [(stay_id, json.loads(record)) for stay_id, record in sender.records]
 
 
@@ -53,7 +54,7 @@ def test_stays_begin_together_and_keep_their_recorded_times(ward: list[Path]) ->
 
 
 def test_rows_without_a_value_are_skipped_and_counted(ward: list[Path]) -> None:
-    done = replay(tracks_of(ward), ListOutbox(), speed=None)
+    done = replay(tracks_of(ward), ListOutbox())
     assert (done.sent, done.skipped, done.failed) == (6, 2, 0)
 
 
@@ -90,7 +91,7 @@ def test_what_is_sent_is_a_reading_of_the_contract() -> None:
 
 def test_speed_is_times_real_time_and_the_head_start_is_sent_at_once(ward: list[Path]) -> None:
     began = time.monotonic()
-    replay(tracks_of(ward), ListOutbox(), speed=600, head_start_s=60)
+    replay(tracks_of(ward), ListOutbox(), playback=Playback(600, start_s=60))
     assert 0.15 <= time.monotonic() - began < 2  # 3 min, less 1 min, 600 times as fast: 0.2 s
 
 
@@ -98,17 +99,68 @@ def test_a_stop_ends_a_slow_replay_at_once(ward: list[Path]) -> None:
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()
     began = time.monotonic()
-    done = replay(tracks_of(ward), ListOutbox(), speed=0.001, stop=stop)
+    done = replay(tracks_of(ward), ListOutbox(), playback=Playback(0.001), stop=stop)
     assert time.monotonic() - began < 2
     assert done.sent < 6
 
 
 def test_progress_ends_with_everything(ward: list[Path]) -> None:
     seen: list[Progress] = []
-    replay(tracks_of(ward), ListOutbox(), speed=None, report=seen.append)
-    assert seen[-1].sent + seen[-1].skipped == sum(track.rows for track in tracks_of(ward))
+    replay(tracks_of(ward), ListOutbox(), report=seen.append)
+    assert seen[-1].sent + seen[-1].skipped == sum(extent_of(path).rows for path in ward) == 8
 
 
 def test_a_recording_without_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match=r"e\.csv\.gz: no values"):
         tracks_of([write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])])
+
+
+def test_the_extent_of_a_recording_is_found_without_parsing_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "f", "2011-06-02T16:00:00Z", [80, None, 82, None])
+    assert extent_of(path) == Extent(4, datetime(2011, 6, 2, 16, 2, tzinfo=UTC))
+    assert extent_of(write(tmp_path, "g", "2011-06-02T16:00:00Z", [None])) == Extent(1, None)
+
+
+def test_recordings_are_read_while_they_are_sent(tmp_path: Path) -> None:
+    write(tmp_path, "a", "2011-06-02T16:00:00Z", [80, 81])
+    broken = tmp_path / "b.csv.gz"
+    broken.write_bytes(gzip.compress(b"time,hr\n2011-06-02T16:00:00Z,90\n2011-06-02T16:01:00Z,?\n"))
+    sender = ListOutbox()
+    with pytest.raises(RecordingError, match=r"b\.csv\.gz, line 3"):
+        replay(tracks_of(find_recordings(tmp_path)), sender)
+    assert len(sender.records) == 2, "what lies before the fault was sent: nothing waits for the whole"
+
+
+def test_a_paused_playback_stands_still_until_it_goes_on(ward: list[Path]) -> None:
+    playback, sender, stop = Playback(6000, start_s=60), ListOutbox(), threading.Event()
+    playback.pause()
+    player = threading.Thread(target=lambda: replay(tracks_of(ward), sender, playback=playback, stop=stop))
+    player.start()
+    time.sleep(0.3)
+    assert len(sender.records) == 3, "the head start alone"
+    assert playback.state.at_s == 60
+    playback.play()
+    player.join(5)
+    assert len(sender.records) == 6
+    assert playback.state.has_ended
+
+
+def test_the_speed_can_be_changed_while_it_plays() -> None:
+    playback, never = Playback(60), threading.Event()
+    playback.wait_until(0.6, never)
+    playback.faster()
+    assert (playback.state.speed, playback.state.is_playing) == (200, True)
+    began = time.monotonic()
+    playback.wait_until(40.6, never)
+    assert 0.15 <= time.monotonic() - began < 1, "40 s, 200 times as fast"
+    for _ in SPEEDS:
+        playback.slower()
+    assert playback.state.speed == SPEEDS[0]
+
+
+def test_a_playback_that_was_held_back_does_not_hurry_after() -> None:
+    playback, never = Playback(100), threading.Event()
+    playback.wait_until(1, never)
+    time.sleep(1.2)  # the worker did not take any more meanwhile: 120 s of recorded time
+    playback.wait_until(2, never)
+    assert playback.state.at_s < 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from schemas.reading import STAY_EVENT_V1, LimitRange, StayEvent
@@ -9,13 +11,13 @@ from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.view.bed_page import bed_page, evidence, quality
 from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
 from stream_worker.view.server import changes
-from stream_worker.view.tiles import sparks, state_of, tile, trend
+from stream_worker.view.tiles import row, sparks, state_of, tile
 from stream_worker.ward import Message, Record
-from tests.ward_records import alert, at, forecast, reading
+from tests.ward_records import STALE_AFTER, alert, at, forecast, reading
 
 
 def board_of(*records: Record) -> Board:
-    board = Board({"default": DEFAULT_LIMITS})
+    board = Board({"default": DEFAULT_LIMITS}, STALE_AFTER, forget_after=timedelta(days=1))
     for offset, record in enumerate(records):
         board.apply(record, Message("t", 0, offset, 1000 + offset, b"{}"))
     return board
@@ -81,8 +83,24 @@ def test_an_alert_keeps_its_life_and_says_its_evidence() -> None:
     assert shown["text"] == "Mean arterial pressure below 65 mmHg"
 
 
+def test_open_alerts_come_first_the_most_urgent_of_them_before_all() -> None:
+    board = board_of(
+        reading(hr=80),
+        alert("gone", minutes=50),
+        alert("gone", minutes=60, revision=1, state="cleared"),
+        alert("old", minutes=1, priority="high"),
+        alert("new", minutes=40),
+    )
+    assert [shown["id"] for shown in bed_page(board, "a")["alerts"]] == ["old", "new", "gone"]
+
+
+def test_evidence_of_several_numbers_is_written_by_name() -> None:
+    facts = {"score": 7, "upper": 10, "points": {"resp": 3, "spo2": 2}, "missing": ["temp"], "held": []}
+    assert evidence(facts) == "score 7 · at most 10 · points resp 3, spo2 2 · missing temp · held none"
+
+
 def test_evidence_of_unknown_kinds_is_written_as_it_is() -> None:
-    assert evidence({"odd": None, "silent_s": 120, "x": [1]}) == "odd None · silent 2 min · x [1]"
+    assert evidence({"odd": None, "silent_s": 120, "x": [1]}) == "odd None · silent 2 min · x 1"
 
 
 def test_limits_follow_the_stays_own_events() -> None:
@@ -90,7 +108,10 @@ def test_limits_follow_the_stays_own_events() -> None:
         schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="limits", limits={"abp_mean": LimitRange(low=60, high=None)}
     )
     board = board_of(reading(abp_mean=70), event)
-    assert bed_page(board, "a")["history:abp_mean"]["low"] == 60
+    assert bed_page(board, "a")["history:abp_mean"]["limits"] == [
+        {"at": 60, "priority": "medium"},
+        {"at": 50, "priority": "high"},
+    ]
 
 
 def test_a_stay_that_ended_is_forgotten_its_last_alerts_too() -> None:
@@ -131,7 +152,7 @@ def test_sparklines_show_two_hours_and_leave_gaps_open() -> None:
 @pytest.mark.parametrize(("median", "word"), [(70, "steady"), (72, "steady"), (73, "up"), (67, "down")])
 def test_a_trend_is_a_change_that_is_more_than_doubt(median: float, word: str) -> None:
     board = board_of(reading(abp_mean=70), forecast(median=median))  # its band is 5 to either side
-    assert trend(board.beds["a"], "abp_mean") == word
+    assert row(board, board.beds["a"], "abp_mean")["trend"] == word
 
 
 def test_a_bed_says_what_is_missing() -> None:
@@ -155,3 +176,23 @@ def test_only_changes_are_sent() -> None:
     before = {"a": {"x": 1}, "b": 2}
     assert changes(before, {"a": {"x": 1}, "b": 2}) is None
     assert changes(before, {"a": {"x": 2}, "c": 3}) == {"set": {"a": {"x": 2}, "c": 3}, "drop": ["b"]}
+
+
+def test_the_past_may_be_read_after_the_present() -> None:
+    def limits(minutes: float, low: float) -> StayEvent:
+        override = {"abp_mean": LimitRange(low=low)}
+        return StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(minutes), event="limits", limits=override)
+
+    def came(record: Record, timestamp_ms: int) -> None:
+        board.apply(record, Message("t", 0, timestamp_ms, timestamp_ms, b"{}"))
+
+    board = board_of()
+    came(reading(minutes=0, abp_mean=70), 9000)
+    came(limits(0, 60), 9001)
+    came(limits(-30, 55), 4000)
+    came(reading(minutes=-30, abp_mean=80), 4001)
+    past = board.past("a")
+    assert past.track("abp_mean").values == {minute_of(at(-30)): 80, minute_of(at(0)): 70}
+    assert board.limits("a")["abp_mean"].low == 60
+    assert past.changed_ms == 9000
+    assert [message.timestamp_ms for message in past.messages] == [4000, 4001, 9000, 9001]

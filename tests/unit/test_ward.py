@@ -108,7 +108,45 @@ def test_age_is_against_the_newest_event_time() -> None:
 def test_a_silent_worker_is_told_from_a_calm_ward() -> None:
     beat = Heartbeat(partition=0, produced_at=at(0), newest_observed_at=None, state="running")
     assert ward_of().worker(at(0)) == "no heartbeat yet"
-    assert ward_of(beat).worker(at(0.2)) == "running, 1 partitions"
+    assert ward_of(beat).worker(at(0.2)) == "running, 1 partition"
     assert ward_of(beat).worker(at(2)) == "silent on 1 of 1 partitions"
     stopping = Heartbeat(partition=0, produced_at=at(1), newest_observed_at=None, state="stopping")
     assert ward_of(beat, stopping).worker(at(1)) == "stopped"
+
+
+def test_the_past_may_be_read_after_the_present() -> None:
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(-60), event="ended")
+    old = Reading(stay_id="a", observed_at=at(-5), vitals={"hr": 99.0, "temp": 37.0}, care_unit="before")
+    new = Reading(stay_id="a", observed_at=at(0), vitals={"hr": 80.0}, care_unit="now")
+    ward = ward_of(new, forecast(minutes=0, median=70), forecast(minutes=-5, median=90), old, ended)
+    bed = ward.beds["a"]
+    assert {name: observed.value for name, observed in bed.values.items()} == {"hr": 80, "temp": 37}
+    assert bed.care_unit == "now"
+    assert bed.forecast is not None
+    assert bed.forecast.issued_at == at(0)
+
+
+def test_stale_is_what_the_settings_say() -> None:
+    ward = Ward(stale_after=timedelta(minutes=3))
+    ward.apply(reading("a", 0, hr=80))
+    ward.apply(reading("b", 3, hr=80))
+    assert not ward.is_stale(ward.beds["a"])
+    ward.apply(reading("b", 4, hr=80))
+    assert ward.is_stale(ward.beds["a"])
+
+
+def test_a_forecast_for_a_time_that_has_come_is_none() -> None:
+    ward = ward_of(reading("a", 0, abp_mean=70), forecast("a", 0), reading("b", 14, hr=80))
+    bed = ward.beds["a"]
+    assert ward.band(bed, "abp_mean", 900) == Band(70, 65, 75, 900)
+    ward.apply(reading("b", 15, hr=80))
+    assert ward.band(bed, "abp_mean", 900) is None
+
+
+def test_a_stand_in_is_shown_while_the_first_is_not_observed() -> None:
+    ward = ward_of(reading(minutes=0, nibp_mean=80), reading(minutes=1, abp_mean=70))
+    bed = ward.beds["a"]
+    assert ward.shown(bed, ("abp_mean", "nibp_mean")) == "abp_mean"
+    ward.apply(reading(minutes=20, nibp_mean=81))
+    assert ward.shown(bed, ("abp_mean", "nibp_mean")) == "nibp_mean"
+    assert ward.shown(bed, ("resp",)) is None

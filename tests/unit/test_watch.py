@@ -15,14 +15,14 @@ from tests.ward_records import alert, at, forecast, reading, ward_of
 def text_of(ward: Ward, width: int = 120, height: int = 40, now: datetime | None = None) -> str:
     console = Console(width=width, height=height, color_system=None, force_terminal=False)
     with console.capture() as capture:
-        console.print(WardView(ward, lambda: now or at(0), footer=["foot"]))
+        console.print(WardView(ward, lambda: now or at(0), footer=lambda: ["foot"]))
     return capture.get()
 
 
 def test_a_bed_shows_value_forecast_and_band() -> None:
     text = text_of(ward_of(reading(abp_mean=71.5, hr=88, temp=37.25), forecast(median=66)))
     assert "72" in text
-    assert "→66 61-71" in text
+    assert "↘66 61-71" in text
     assert "37.2" in text
     assert "never the sole source of an alarm" in text
 
@@ -60,3 +60,16 @@ def test_beds_that_do_not_fit_are_counted_and_those_in_need_stay() -> None:
     assert "bed-29" in text
     assert "more beds" in text
     assert len(text.splitlines()) <= 20
+
+
+def test_a_bed_without_data_says_so_and_shows_no_forecast_of_the_past() -> None:
+    ward = ward_of(reading("a", 0, abp_mean=70), forecast("a", 0), reading("b", 16, hr=80))
+    text = text_of(ward, now=at(16))
+    assert "NO DATA" in text
+    assert "65-75" not in text
+
+
+def test_a_cuff_stands_in_for_the_arterial_line() -> None:
+    text = text_of(ward_of(reading(nibp_mean=83, hr=80)))
+    assert "83" in text
+    assert "NIBP" in text

@@ -6,6 +6,7 @@ import { duration, el, setText, setTime, SHAPE, STATE, TREND, utc } from "./word
 const HOUR_MS = 3_600_000;
 const SYMBOL = { high: "diamond", medium: "triangle-up", low: "circle", info: "circle-open" };
 const SPANS = [1, 2, 4];
+const GAP_MS = 11 * 60_000; // as in the ward's sparklines: beyond two of the slowest usual readings
 let library = null;
 
 // Loaded with the first bed, since the ward does without it.
@@ -133,11 +134,12 @@ export class Bed {
       const when = el("time");
       setTime(when, alert.since, true);
       const is = alert.state === "cleared" ? `cleared${alert.reason ? `: ${alert.reason}` : ""}` : "open";
+      const about = el("span", "fact", `${is} · ${alert.kind} · since `);
+      about.append(when);
       line.append(
         el("span", `badge ${alert.priority}`, `${SHAPE[alert.priority]} ${alert.priority}`),
         el("b", "", alert.text),
-        el("span", "fact", `${is} · ${alert.kind} · since `),
-        when,
+        about,
       );
       const lead = alert.lead_s === null ? "" : ` · ${duration(alert.lead_s * 1000)} ahead of the limit`;
       node.append(line, el("p", "fact", (alert.evidence || "no evidence given") + lead), this.steps(alert.steps));
@@ -197,7 +199,9 @@ class Chart {
     const [arrow, word] = TREND[now.trend] ?? ["", ""];
     setText(this.then, now.then === null ? "" : `${arrow} ${now.then} (${now.band}) in ${now.in_min} min`);
     this.then.title = word && `${word}; in brackets the 90 % band`;
-    setText(this.quality, quality ? sentence(quality) : "No forecast of this signal has come due yet.");
+    const isForecast = parts[`fan:${this.signal}`] || parts[`past:${this.signal}`]?.t.length;
+    const none = isForecast ? "No forecast of this signal has come due yet." : "Not forecast: shown as it was observed.";
+    setText(this.quality, quality ? sentence(quality) : none);
   }
 
   async draw(plotly, parts, hours) {
@@ -209,7 +213,7 @@ class Chart {
     const end = Math.max(history.t.at(-1) ?? 0, fan?.t[0] ?? 0);
     const traces = [...pastTraces(ink, past, end), ...historyTraces(ink, history), ...fanTraces(ink, fan)];
     const layout = layoutOf(ink, history, end, hours);
-    layout.yaxis.range = rangeOf(traces, layout.xaxis.range, [history.low, history.high]);
+    layout.yaxis.range = rangeOf(traces, layout.xaxis.range, history.limits);
     await plotly.react(this.plot, [...traces, ...marks(ink, history, end)], layout, {
       displayModeBar: false,
       responsive: true,
@@ -223,7 +227,7 @@ function split(name) {
 }
 
 function sentence(quality) {
-  const better = `error ${quality.error}, and ${quality.persistence} had it stayed as it was`;
+  const better = `mean error ${quality.error}; had the value just stayed as it was, ${quality.persistence}`;
   return (
     `${quality.horizon_min} min ahead, ${quality.count} minutes of this stay: ${quality.covered_90} fell into the ` +
     `90 % band, ${quality.covered_50} into the 50 % band; ${better}.`
@@ -241,7 +245,6 @@ function inks() {
 
 function layoutOf(ink, history, end, hours) {
   const values = { showgrid: true, gridcolor: ink.rule, zeroline: false, tickfont: { color: ink.dim, size: 13 } };
-  const limits = [history.low, history.high].filter((limit) => limit !== null);
   return {
     height: 230,
     margin: { l: 44, r: 12, t: 6, b: 26 },
@@ -254,26 +257,34 @@ function layoutOf(ink, history, end, hours) {
     xaxis: { ...values, type: "date", range: [end - hours * HOUR_MS, end + HOUR_MS], tickformat: "%H:%M" },
     yaxis: { ...values, fixedrange: true },
     shapes: [
-      ...limits.map((limit) => rule({ y0: limit, y1: limit, x0: 0, x1: 1, xref: "paper" }, ink.limit, "dash")),
+      ...history.limits.map(({ at, priority }) =>
+        rule({ y0: at, y1: at, x0: 0, x1: 1, xref: "paper" }, limitInk(ink, priority), "8px,5px"),
+      ),
       rule({ x0: end, x1: end, y0: 0, y1: 1, yref: "paper" }, ink.dim, "dot"),
     ],
+    annotations: history.limits.map(({ at, priority }) => ({
+      ...{ x: 1, xref: "paper", xanchor: "right", y: at, yanchor: "bottom", showarrow: false, borderpad: 0 },
+      text: `${SHAPE[priority]} limit ${at}`,
+      font: { color: limitInk(ink, priority), size: 12 },
+    })),
   };
 }
+
+const limitInk = (ink, priority) => (priority === "high" ? ink.high : ink.limit);
 
 // All that is in sight, and a limit that is not far from it; one far away would only flatten the curves.
 function rangeOf(traces, [from, to], limits) {
   const values = traces.flatMap(({ x, y }) => y.filter((value, i) => value !== null && x[i] >= from && x[i] <= to));
   if (!values.length) return undefined;
-  let [low, high] = [Math.min(...values), Math.max(...values)];
-  const near = Math.max(high - low, 4) * 0.6;
-  for (const limit of limits) {
-    if (limit !== null && limit > low - near && limit < high + near) [low, high] = [Math.min(low, limit), Math.max(high, limit)];
-  }
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const near = Math.max(most - least, 4) * 0.6;
+  const inSight = limits.filter(({ at, priority }) => priority !== "high" && at > least - near && at < most + near);
+  const [low, high] = [Math.min(least, ...inSight.map(({ at }) => at)), Math.max(most, ...inSight.map(({ at }) => at))];
   const margin = Math.max(high - low, 1) * 0.06;
   return [low - margin, high + margin];
 }
 
-const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.2, dash }, layer: "between", ...place });
+const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.6, dash }, layer: "above", ...place });
 
 function band(times, low, high, fill) {
   const line = { width: 0 };
@@ -298,8 +309,24 @@ function pastTraces(ink, past, end) {
   return [...band(t, low, high, ink.past), curve(t, median, "forecast 15 min before", line)];
 }
 
+// A line over a long gap would invent what was not seen.
+function withGaps(t, v) {
+  const [times, values] = [[], []];
+  t.forEach((at, i) => {
+    if (i && at - t[i - 1] > GAP_MS) {
+      times.push(at - 1);
+      values.push(null);
+    }
+    times.push(at);
+    values.push(v[i]);
+  });
+  return [times, values];
+}
+
 function historyTraces(ink, history) {
-  return [curve(history.t, history.v, "observed", { color: ink.line, width: 2.2 })];
+  const [times, values] = withGaps(history.t, history.v);
+  const points = { color: ink.line, size: 3.5 }; // so that a value between two gaps is seen
+  return [{ ...curve(times, values, "observed", { color: ink.line, width: 2.2 }), mode: "lines+markers", marker: points }];
 }
 
 function fanTraces(ink, fan) {

@@ -1,14 +1,16 @@
 // Joins the pieces: one WebSocket that tells what changed, the page that the address names, theme and keys.
 
 import { Bed } from "./bed.js";
+import { Replay } from "./replay.js";
 import { Ward } from "./ward.js";
-import { duration, el, PRIORITIES, setText, setTime, SHAPE, utc } from "./words.js";
+import { duration, el, local, PRIORITIES, setText, setTime, SHAPE, utc } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "dark", "light"];
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 const RETRY_MS = [500, 1000, 2000, 5000];
 
+const replay = new Replay($("replay"));
 let socket = null;
 let failures = 0;
 let page = null;
@@ -74,20 +76,23 @@ function head(now) {
     );
     if (!counts.children.length) counts.append(el("span", "calm", "no open alerts"));
   }
-  setText($("status"), `${now.beds} beds · worker ${now.worker}`);
+  setText($("status"), `${now.beds} bed${now.beds === 1 ? "" : "s"} · worker ${now.worker}`);
   setTime($("clock"), now.newest);
-  if (now.link === "lost") say(`Kafka does not answer, since ${utc(now.link_since)}. What you see is old.`);
-  else if (now.link === "reading_back") say("Reading back the last hours …", "calm");
+  replay.show(now.replay);
+  setText($("keys"), `Keys: / search · arrows, Enter open · Esc back · T theme${now.replay ? " · P pause · + − speed" : ""}`);
+  if (now.link === "lost") say(`Kafka does not answer, since ${local(now.link_since)}. What you see is old.`, "grave", utc(now.link_since));
+  else if (now.reading_back) say("Reading back the last hours …", "calm");
   else if (now.behind_s !== null) say(`Not live: values are ${duration(now.behind_s * 1000)} behind the clock.`, "calm");
   else if (now.worker.startsWith("silent") || now.worker === "stopped")
     say(`The worker is ${now.worker}: no alert will come until it is back.`);
   else say("");
 }
 
-function say(text, tone = "grave") {
+function say(text, tone = "grave", tooltip = "") {
   const banner = $("banner");
   setText(banner, text);
   banner.className = tone;
+  banner.title = tooltip;
   banner.hidden = !text;
 }
 
@@ -111,7 +116,7 @@ document.addEventListener("keydown", (event) => {
     else location.hash = "";
   } else if (isTyping) return;
   else if (event.key === "t" || event.key === "T") nextTheme();
-  else page.key?.(event);
+  else if (!replay.key(event)) page.key?.(event);
 });
 $("theme").addEventListener("click", nextTheme);
 addEventListener("hashchange", turn);

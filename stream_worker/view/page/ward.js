@@ -79,7 +79,7 @@ export class Ward {
     }
     if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
     const beds = order.length;
-    this.grid.dataset.density = beds <= 9 ? "few" : beds <= 24 ? "some" : "many";
+    this.grid.dataset.density = beds <= 8 ? "few" : beds <= 24 ? "some" : "many";
   }
 
   sift() {

@@ -31,6 +31,8 @@ const dhm = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle:
 
 export const utc = (ms) => new Date(ms).toISOString().replace("T", " ").slice(0, 19) + " UTC";
 
+export const local = (ms) => hm.format(ms);
+
 // The viewer's own time zone; UTC in the tooltip.
 export function setTime(node, ms, withDay = false) {
   setText(node, ms === null ? "" : (withDay ? dhm : hm).format(ms));
