@@ -106,9 +106,13 @@ def find_episodes(values: Floats, kind: EpisodeType) -> list[Episode]:
     inside = np.r_[np.flatnonzero(observed & ~beyond), len(values)]
     ends = inside[np.searchsorted(inside, starts + kind.minutes)]
     episodes: list[Episode] = []
+    over = 0  # where the last one found ends: what begins within it belongs to it
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        if start < over:
+            continue
+        over = end
         if episodes and start - episodes[-1].end <= MERGE_MIN:
-            episodes[-1] = Episode(episodes[-1].start, max(end, episodes[-1].end))
+            episodes[-1] = Episode(episodes[-1].start, end)
         else:
             episodes.append(Episode(start, end))
     return episodes

@@ -1,27 +1,41 @@
-"""Recordings through the pure pipeline, as they would go through Kafka, and the alerts that leave it."""
+"""Recordings through the pure pipeline, as they would go through Kafka, and the alerts that leave it.
+
+Stays go to partitions as a topic's producer would send them, so that what the stays of a partition share is the same
+as live. Each partition is a process of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+import torch
+from kafka.partitioner.default import murmur2
 from rich.console import Console
 from rich.progress import Progress
 
+from model.predictor import Predictor
 from schemas.alert import Alert
+from schemas.recordings import extent_of, stay_id_of
+from stream_worker.backtest.threats import Threats, ThreatScreen
 from stream_worker.columns import MICROSECONDS, to_us
-from stream_worker.pipeline import Pipeline
+from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.replay import encode_row, merge, tracks_of
+from stream_worker.settings import Settings
+from stream_worker.stays import Stays
 
 # Records taken at once. The k-th of each stay go together, so a chunk is as many rounds as it holds minutes.
 CHUNK_RECORDS: Final = 4096
-# All rows of all stays go through one partition, as on a ward of that size.
-PARTITION: Final = 0
+PARTITIONS: Final = 4  # of the readings topic, as `topics create` makes it
 _FAR_FUTURE_US: Final = 4_000_000_000 * MICROSECONDS  # no recorded time is ahead of this clock
 
 _decode_alert = msgspec.json.Decoder(Alert).decode
@@ -37,32 +51,101 @@ class RecordedReading:
     key: bytes | None = None
 
 
-def alerts_of(
-    pipeline: Pipeline, recordings: Sequence[Path], report: Callable[[int, int], None] = lambda done, total: None
-) -> Iterator[Alert]:
-    """Every revision of every alert that `recordings` cause, in order; all stays side by side, each at its own times.
+class Run(NamedTuple):
+    """What a partition's recordings left.
 
-    report : told how many of how many rows are done.
+    alerts : every revision of every alert, in order. threats : by stay, what the rule for hypotension saw.
     """
-    tracks = tracks_of(recordings)
-    total = sum(track.rows for track in tracks)
-    rows = ((due.stay_id, due.row) for due in merge(tracks))
-    offset = done = 0
+
+    alerts: list[Alert]
+    threats: dict[str, Threats]
+
+
+def partitions_of(recordings: Sequence[Path], count: int = PARTITIONS) -> dict[int, list[Path]]:
+    """The recordings by the partition that Java's default partitioner gives their stays."""
+    found: dict[int, list[Path]] = {}
+    for path in recordings:
+        found.setdefault((murmur2(stay_id_of(path).encode()) & 0x7FFFFFFF) % count, []).append(path)
+    return found
+
+
+def results_of(
+    pipeline: Pipeline,
+    recordings: Sequence[Path],
+    partition: int = 0,
+    report: Callable[[int], None] = lambda rows: None,
+) -> Iterator[ChunkResult]:
+    """What the chunks of `recordings` leave in one partition; all stays side by side.
+
+    report : told after each chunk how many rows it had.
+    """
+    rows = ((due.stay_id, due.row) for due in merge(tracks_of(recordings)))
+    offset = 0
     while chunk := list(islice(rows, CHUNK_RECORDS)):
         records = [
             RecordedReading(offset + i, encode_row(stay_id, row), to_us(row.time) // 1000)
             for i, (stay_id, row) in enumerate((stay_id, row) for stay_id, row in chunk if row.values)
         ]
-        offset, done = offset + len(records), done + len(chunk)
-        results = pipeline.process({PARTITION: records}, _FAR_FUTURE_US)
-        for result in results.values():
-            yield from (_decode_alert(value) for _, value in result.alerts)
-        report(done, total)
+        offset += len(records)
+        yield from pipeline.process({partition: records}, _FAR_FUTURE_US).values()
+        report(len(chunk))
+
+
+def alerts_of(results: Iterable[ChunkResult]) -> Iterator[Alert]:
+    """Every revision of every alert, in order."""
+    for result in results:
+        yield from (_decode_alert(value) for _, value in result.alerts)
+
+
+def new_pipeline(settings: Settings) -> Pipeline:
+    """The worker's pipeline, without any stay."""
+    torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
+    predictor = Predictor.load(settings.model, settings.device)
+    return Pipeline(settings, predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+
+
+def run_all(settings: Settings, recordings: Sequence[Path], console: Console) -> Run:
+    """All recordings, partition by partition, on all cores, with a progress bar."""
+    parts = partitions_of(recordings)
+    context = multiprocessing.get_context("spawn")  # torch does not survive a fork
+    done = context.Value("q", 0)
+    with (
+        _bar(console, sum(extent_of(path).rows for path in recordings)) as show,
+        ProcessPoolExecutor(os.cpu_count(), context, initializer=_share, initargs=(done,)) as pool,
+    ):
+        futures = [pool.submit(_run_part, settings, paths, partition) for partition, paths in sorted(parts.items())]
+        while wait(futures, timeout=0.2).not_done:
+            show(done.value)
+        runs = [future.result() for future in futures]
+    return Run(
+        [alert for run in runs for alert in run.alerts],
+        {stay_id: threats for run in runs for stay_id, threats in run.threats.items()},
+    )
+
+
+_done: Synchronized[int]  # rows, counted by all processes of the pool
+
+
+def _share(done: Synchronized[int]) -> None:
+    global _done  # noqa: PLW0603 - how a pool's initializer hands over what cannot be pickled
+    _done = done
+
+
+def _run_part(settings: Settings, recordings: Sequence[Path], partition: int) -> Run:
+    pipeline = new_pipeline(settings)
+    pipeline.screen = screen = ThreatScreen(settings, pipeline.stays)
+
+    def report(rows: int) -> None:
+        with _done.get_lock():
+            _done.value += rows
+
+    alerts = list(alerts_of(results_of(pipeline, recordings, partition, report)))
+    return Run(alerts, screen.threats())
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the console, and what moves it."""
+def _bar(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=console) as bar:
-        task = bar.add_task("Backtest", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("Backtest", total=total)
+        yield lambda done: bar.update(task, completed=done)
+        bar.update(task, completed=total)

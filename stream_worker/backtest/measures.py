@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -43,6 +43,8 @@ class Span:
     probability: float | None = None
     horizon_min: float = 0.0
     clear_reason: str | None = None
+    priority: str = "medium"  # the highest it had
+    lead_time_min: float | None = None  # of a forecast alert that came true
 
     @property
     def about(self) -> str:
@@ -61,10 +63,12 @@ def spans_of(alerts: Iterable[Alert], recordings: Mapping[str, Recording]) -> li
             span = spans[alert.alert_id] = Span(alert.stay_id, alert.kind, alert.signal, alert.side, alert.cause, at)
             span.probability = evidence.get("probability")
             span.horizon_min = evidence.get("horizon_s", 0) / 60
+            span.priority = alert.priority
         if alert.priority == "high":
-            span.high_from = min(span.high_from, at)
+            span.high_from, span.priority = min(span.high_from, at), "high"
         if alert.state == "cleared":
             span.cleared, span.clear_reason = at, alert.clear_reason
+            span.lead_time_min = None if alert.lead_time_s is None else alert.lead_time_s / 60
     return list(spans.values())
 
 
@@ -117,10 +121,13 @@ class Group(msgspec.Struct, frozen=True):
     raised_per_day: float
     by_kind: Mapping[str, float]
     by_about: Mapping[str, float]
+    by_priority: Mapping[str, Mapping[str, float]]
     found: tuple[Found, ...]
     severe: tuple[Found, ...]
     warned: tuple[Warned, ...]
     calibration: tuple[Bin, ...]
+    calibration_by_episode: Mapping[str, tuple[Bin, ...]]
+    lead_times_min: tuple[float, ...]
 
 
 def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -> Group:
@@ -138,6 +145,10 @@ def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -
         raised_per_day=round(len(kept) / days, 2),
         by_kind=_per_day(Counter(span.kind for span in kept), days),
         by_about=_per_day(Counter(span.about for span in kept), days),
+        by_priority={
+            priority: _per_day(Counter(span.kind for span in kept if span.priority == priority), days)
+            for priority in ("high", "medium", "low", "info")
+        },
         found=tuple(found(kind, recordings, of_stay) for kind in EPISODE_TYPES),
         severe=tuple(found(kind, recordings, of_stay, is_severe=True) for kind in SEVERE_TYPES),
         warned=(
@@ -145,6 +156,8 @@ def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -
             *plain_rules(recordings),
         ),
         calibration=calibration(recordings, of_stay),
+        calibration_by_episode={str(kind): calibration(recordings, of_stay, (kind,)) for kind in MILDEST},
+        lead_times_min=tuple(round(s.lead_time_min, 1) for s in kept if s.lead_time_min is not None),
     )
 
 
@@ -188,38 +201,59 @@ def _announcing(spans: Iterable[Span], kind: EpisodeType = HYPOTENSION) -> Times
     return [(span.raised, span.cleared) for span in spans if (span.kind, span.signal, span.side) == about]
 
 
+class Warnings(NamedTuple):
+    """Early warning in numbers, of one stay or the sum of several: episodes, alerts, and how they met."""
+
+    episodes: float = 0.0
+    strict: float = 0.0
+    loose: float = 0.0
+    alerts: float = 0.0
+    followed: float = 0.0
+    open_min: float = 0.0
+    days: float = 0.0
+
+
+def warnings_of(recording: Recording, times: Times, kind: EpisodeType = HYPOTENSION) -> Warnings:
+    """How the alerts at `times` met one stay's episodes."""
+    shortest, longest = WARNING_MIN
+    begins = np.array([e.start for e in find_episodes(recording.values[kind.signal], kind)], np.float64)
+    raised, cleared = np.array(times, np.float64).reshape(-1, 2).T
+    ahead = begins[:, None] - raised  # (episodes, alerts)
+    is_strict = ((ahead >= shortest) & (ahead <= longest)).any(axis=1)
+    is_open = ((ahead >= shortest) & (cleared > begins[:, None] - shortest)).any(axis=1)
+    return Warnings(
+        episodes=len(begins),
+        strict=int(is_strict.sum()),
+        loose=int((is_strict | is_open).sum()),
+        alerts=len(raised),
+        followed=int(((ahead > 0) & (ahead <= longest)).any(axis=0).sum()),
+        open_min=float((np.minimum(cleared, recording.minutes) - raised).sum()),
+        days=recording.days,
+    )
+
+
+def warned_by(by: str, warnings: Iterable[Warnings]) -> Warned:
+    """The measures over several stays."""
+    total = Warnings(*np.array([Warnings(), *warnings]).sum(axis=0).tolist())
+    return Warned(
+        by=by,
+        episodes=int(total.episodes),
+        strict=_share(total.strict, total.episodes),
+        loose=_share(total.loose, total.episodes),
+        alerts_per_day=round(total.alerts / total.days, 2) if total.days else 0.0,
+        precision=_share(total.followed, total.alerts),
+        open=_share(total.open_min, total.days * 1440),
+    )
+
+
 def warned(
     by: str, recordings: Sequence[Recording], times: Mapping[str, Times], kind: EpisodeType = HYPOTENSION
 ) -> Warned:
     """The early-warning measures of alerts at `times`."""
-    episodes = strict = loose = alerts = followed = 0
-    open_min = days = 0.0
-    shortest, longest = WARNING_MIN
-    for recording in recordings:
-        begins = np.array([e.start for e in find_episodes(recording.values[kind.signal], kind)], np.float64)
-        raised, cleared = np.array(times[recording.stay_id], np.float64).reshape(-1, 2).T
-        ahead = begins[:, None] - raised  # (episodes, alerts)
-        is_strict = ((ahead >= shortest) & (ahead <= longest)).any(axis=1)
-        is_open = ((ahead >= shortest) & (cleared > begins[:, None] - shortest)).any(axis=1)
-        episodes += len(begins)
-        strict += int(is_strict.sum())
-        loose += int((is_strict | is_open).sum())
-        alerts += len(raised)
-        followed += int(((ahead > 0) & (ahead <= longest)).any(axis=0).sum())
-        open_min += float((np.minimum(cleared, recording.minutes) - raised).sum())
-        days += recording.days
-    return Warned(
-        by=by,
-        episodes=episodes,
-        strict=_share(strict, episodes),
-        loose=_share(loose, episodes),
-        alerts_per_day=round(alerts / days, 2),
-        precision=_share(followed, alerts),
-        open=round(open_min / (days * 1440), 4),
-    )
+    return warned_by(by, (warnings_of(recording, times[recording.stay_id], kind) for recording in recordings))
 
 
-def _share(part: int, whole: int) -> float:
+def _share(part: float, whole: float) -> float:
     return round(part / whole, 4) if whole else 0.0
 
 
@@ -252,13 +286,19 @@ def plain_alerts(values: Floats, on: float, off: float, rearm: float) -> Times:
     return times if raised is None else [*times, (raised, float(len(values)))]
 
 
-def calibration(recordings: Sequence[Recording], of_stay: Mapping[str, Sequence[Span]]) -> tuple[Bin, ...]:
+# What a forecast alert announces: the mildest episode type of each signal and side.
+MILDEST: Final = tuple({(kind.signal, kind.side): kind for kind in reversed(EPISODE_TYPES)}.values())
+
+
+def calibration(
+    recordings: Sequence[Recording], of_stay: Mapping[str, Sequence[Span]], types: Sequence[EpisodeType] = MILDEST
+) -> tuple[Bin, ...]:
     """Of forecast alerts raised with a probability in each tenth, how many came true.
 
     True: an alert's episode type begins within its horizon. Signals without an episode type are left out.
     """
     alerts, true = Counter[int](), Counter[int]()
-    kinds = {(kind.signal, kind.side): kind for kind in reversed(EPISODE_TYPES)}  # the mildest of each
+    kinds = {(kind.signal, kind.side): kind for kind in types}
     for recording in recordings:
         begins: dict[tuple[str, str], list[Episode]] = {}
         for span in of_stay[recording.stay_id]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,22 @@ from rich.console import Console
 
 from schemas.recordings import Row, read_rows
 from stream_worker.backtest.command import report_of, show
+from stream_worker.backtest.curve import cross_validated, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType, Recording, find_episodes, recording_of
-from stream_worker.backtest.feed import alerts_of
-from stream_worker.backtest.measures import Span, calibration, found, measure, plain_alerts, spans_of, warned
+from stream_worker.backtest.feed import alerts_of, results_of
+from stream_worker.backtest.measures import (
+    Span,
+    Warnings,
+    calibration,
+    found,
+    measure,
+    plain_alerts,
+    spans_of,
+    warned,
+)
+from stream_worker.backtest.page import write_page
+from stream_worker.backtest.threats import Threats, announced_at
+from stream_worker.limits import DEFAULT_LIMITS
 from tests.arithmetic_model import MANIFEST
 from tests.records import new_pipeline
 
@@ -124,11 +138,11 @@ def test_recordings_go_through_the_pipeline_and_their_alerts_are_judged(tmp_path
     paths = [write(tmp_path / "low.csv.gz", [*[80.0] * 20, *[60.0] * 10, *[80.0, None] * 6])]
     paths.append(write(tmp_path / "calm.csv.gz", [80.0] * 30))
     recordings = {path.name.split(".")[0]: recording_of(path.name.split(".")[0], read_rows(path)) for path in paths}
-    done: list[tuple[int, int]] = []
-    alerts = list(alerts_of(new_pipeline(), paths, lambda *counts: done.append(counts)))
+    done: list[int] = []
+    alerts = list(alerts_of(results_of(new_pipeline(), paths, report=done.append)))
     limit = [span for span in spans_of(alerts, recordings) if span.kind == "limit"]
     assert [(s.stay_id, s.raised, s.cleared, s.clear_reason) for s in limit] == [("low", 24, 40, "recovered")]
-    assert done[-1] == (72, 72)
+    assert sum(done) == 72
     group = measure("all", list(recordings.values()), limit)
     assert {row.episode: (row.episodes, row.alerted) for row in group.found if row.episodes} == {
         str(HYPOTENSION): (1, 1)
@@ -137,6 +151,59 @@ def test_recordings_go_through_the_pipeline_and_their_alerts_are_judged(tmp_path
     report = report_of(MANIFEST, recordings, limit)
     assert set(report.stays) == {"low", "calm"}
     assert report.stays["calm"] == {"all": 0}
+
+
+def announcing(recording: Recording, times: Sequence[int]) -> Threats:
+    """What the rule sees of a stay whose forecast is sure of a fall at `times`, minutes, and of none at others."""
+    n = recording.minutes
+    ahead = np.full(n, -6.0)
+    ahead[list(times)] = 3.0
+    quantiles = np.tile(np.array([60, 65, 70], np.float32), (n, 3, 1))
+    return Threats((recording.start + np.arange(n)) * 60_000_000, recording.values["abp_mean"], ahead, quantiles)
+
+
+def test_the_rule_is_replayed_from_what_it_saw() -> None:
+    stay = recording(*[80, 72, 71] * 40)
+    limits = DEFAULT_LIMITS.root["abp_mean"]
+    times = announced_at(announcing(stay, [0, 10, 11, 12, 100, 101]), limits)
+    # The first alone is not sustained. An hour must pass; the odds end both.
+    assert [(raised - stay.start, cleared - stay.start) for raised, cleared in times] == [(11, 13), (101, 102)]
+
+
+def test_thresholds_are_judged_on_stays_they_were_not_chosen_on() -> None:
+    few, many = Warnings(10, 4, 4, 5, 5, 0, 1), Warnings(10, 8, 8, 20, 8, 0, 1)
+    table = {"strict": {f"s{i}": few for i in range(10)}, "lax": {f"s{i}": many for i in range(10)}}
+    half, most = cross_validated(table, 0.4), cross_validated(table, 0.8)
+    assert half is not None
+    assert most is not None
+    assert (half.settings, half.warned.alerts_per_day) == (("strict",) * 5, 5.0)
+    assert (most.settings, most.warned.strict, most.warned.precision) == (("lax",) * 5, 0.8, 0.4)
+    assert cross_validated(table, 0.9) is None
+    odd = {"strict": {**table["strict"], "s0": Warnings(100, 0, 0, 0, 0, 0, 1)}, "lax": table["lax"]}
+    point = cross_validated(odd, 0.4)
+    assert point is not None
+    # s0 needs the lax threshold, and is judged by the strict one: it was not there when that was chosen.
+    assert point.settings == ("strict", "lax", "lax", "lax", "lax")
+
+
+def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
+    stays = {
+        name: recording(*[80] * 100, *[60] * 10, *[80] * 90, *[60] * 10, *([70] * 50 + [60] * 6)) for name in "abc"
+    }
+    stays = {name: stay._replace(stay_id=name) for name, stay in stays.items()}
+    alerts = [
+        Span("a", "forecast_limit", "abp_mean", "low", None, raised, raised + 20, probability=0.45, horizon_min=60)
+        for raised in (70, 180, 245)
+    ]
+    alerts.append(Span("b", "technical", "hr", None, "sensor_off", 10, priority="low"))
+    threats = {name: announcing(stay, [70]) for name, stay in stays.items()}
+    curve = curve_of(stays, threats, DEFAULT_LIMITS.root["abp_mean"])
+    report = report_of(MANIFEST, stays, alerts, curve)
+    write_page(tmp_path / "page.html", report, stays, alerts, threats, MANIFEST.horizons_s)
+    page = (tmp_path / "page.html").read_text()
+    for said in ("Best stay: a", "3 of 3 announcements came true", "Worst stay", "sensor_off", "all thresholds"):
+        assert said in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
 
 
 def test_tables_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:

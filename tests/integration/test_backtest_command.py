@@ -1,0 +1,24 @@
+"""`vitalcast backtest` as a user runs it: recordings in, tables and a report out, on all cores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from model.config import vital_signs
+from tests.model.synthetic import write_recording
+from tests.worker_process import run_vitalcast
+
+
+def test_a_backtest_writes_its_report(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for seed in range(5):  # enough for the folds of the curve
+        write_recording(folder, vital_signs(), 240, seed)
+    run = run_vitalcast(
+        "backtest", str(folder), "--out", str(tmp_path / "report"), "--curve", folder=tmp_path, timeout_s=180
+    )
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "report" / "backtest.json").read_text(encoding="utf-8"))
+    assert set(report["stays"]) == {f"synthetic-{seed:02d}" for seed in range(5)}
+    assert any((tmp_path / "report").glob("*.html"))
