@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import structlog
 from aiokafka import TopicPartition
 
+from model.predictor import ArtifactError, Predictor
 from stream_worker import metrics as m
-from stream_worker.chunks import BulkStore, Chunk, Lane, LaneFailure, Work
+from stream_worker.calibration import shift
+from stream_worker.chunks import BulkStore, Chunk, Lane, LaneFailure, Records, Work
 from stream_worker.columns import MICROSECONDS
 from stream_worker.health import Health
 from stream_worker.log import describe
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
+from stream_worker.stays import SCORING, Stays
 
 log = structlog.get_logger("vitalcast")
 
 DEAD_LETTER_WINDOW: Final = 10_000  # records of a partition
+STALLED_AFTER_S: Final = 5.0  # a transaction takes 0.1 s; a broker that is slow or restarts, seconds
 
 
 def now_us() -> int:
@@ -32,16 +37,30 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def _newest_timestamp_us(chunk: Mapping[int, Records]) -> int:
+    """About when the records were taken first, if they are taken again."""
+    newest_ms: int = max(record.timestamp for records in chunk.values() for record in records)
+    return newest_ms * 1000
+
+
 class StayStore(BulkStore):
-    """The Faust table's store: the stays' columns."""
+    """The Faust table's store: the stays' columns, and beside them those of a shadow model."""
 
     stays: Stays
+    shadow_stays: Stays | None
     on_loaded_callback: Callable[[frozenset[int], float], None]
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The input offset by partition before which all records are in the state."""
+        return self.stays.next_offsets
 
     def forget_all(self) -> None:
         """Drop the state of every partition."""
         self._newest: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
         self.stays.forget_all()
+        if self.shadow_stays is not None:
+            self.shadow_stays.forget_all()
 
     def load(self, partition: int, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Keep the newest record of each key; they are joined once all are there."""
@@ -55,25 +74,34 @@ class StayStore(BulkStore):
     def on_loaded(self, partitions: frozenset[int], seconds: float) -> None:
         """Join heads and bodies."""
         for partition in list(self._newest):
-            restarted = self.stays.load(partition, self._newest.pop(partition))
-            if restarted:
-                log.warning("stays_start_anew", partition=partition, stays=restarted)
+            newest = self._newest.pop(partition)
+            unusable = self.stays.load(partition, newest)
+            if self.shadow_stays is not None:  # it begins from the same windows; scores are the live model's own
+                own = {key: value for key, value in newest.items() if not key.startswith(SCORING)}
+                self.shadow_stays.load(partition, own)
+            if unusable:  # of another version, or of a model with other signals: the readings tell what it was
+                log.warning("state_unusable", partition=partition, stays=unusable)
+                self.stays.forget(partition)
         self.on_loaded_callback(partitions, seconds)
 
 
 class ReadingsAgent:
     """Processes chunks and timers of the assigned partitions. Whatever fails ends the process: the log is the truth."""
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, metrics: Metrics, health: Health, shadow: Pipeline | None = None
+    ) -> None:
         self.pipeline = pipeline
+        self.shadow = shadow
         self.partitions: frozenset[int] = frozenset()
         self.lanes: dict[TopicPartition, Lane] = {}
         self._settings = settings
-        self._metrics = metrics
-        self._health = health
+        self.metrics = metrics
+        self.health = health
         self._recent: defaultdict[int, deque[tuple[int, int]]] = defaultdict(deque)  # records, dead letters by chunk
         self._newest_us: dict[int, int] = {}
         self._beat_at: dict[int, float] = {}
+        self._topics_may_have_changed = False
 
     # --- chunks ---
 
@@ -82,18 +110,27 @@ class ReadingsAgent:
         whoever has them now reads their records.
         """
         ours = {tp.partition: records for tp, records in chunk.items() if tp in self.lanes}
-        results = self.pipeline.process(ours, now_us())
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
+        is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
+        results = self.pipeline.process(ours, _newest_timestamp_us(ours) if is_redone else now_us())
         for partition, result in results.items():
             if result.newest_us is not None:
                 self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
             timestamps = np.array([record.timestamp for record in ours[partition]], np.float64) / 1000
+            if is_redone:  # all else was published before the state was lost
+                await self._hand_over(lanes[partition], ChunkResult(state=result.state))
+                continue
             await self._hand_over(lanes[partition], result, timestamps)
-            self._check_dead_letters(partition, len(ours[partition]), len(result.dead_letters))
+            if self._is_nearly_all_dead(partition, len(ours[partition]), len(result.dead_letters)):
+                await lanes[partition].drain()  # a start goes on from here
+                raise LaneFailure("nearly all records are dead letters")
         self._observe_inference()
+        if self.shadow is not None:
+            self._run_shadow(self.shadow, ours)
 
     async def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
         settings = self._settings
+        next_offset = self.pipeline.stays.next_offsets.get(lane.partition.partition)
         await lane.add(
             Work(
                 outputs={
@@ -102,13 +139,13 @@ class ReadingsAgent:
                     settings.dead_letters_topic: list(result.dead_letters),
                 },
                 state=result.state,
-                next_offset=self.pipeline.stays.next_offsets.get(lane.partition.partition),
+                next_offset=None if next_offset is None or next_offset < lane.published_until else next_offset,
                 on_durable=lambda: self._count(result, timestamps),
             )
         )
 
     def _count(self, result: ChunkResult, timestamps: Any) -> None:
-        metrics = self._metrics
+        metrics = self.metrics
         m.count(metrics.readings, result.outcomes)
         m.count(metrics.dead_letters, result.dead_letter_reasons)
         m.count(metrics.forecasts, result.statuses)
@@ -117,7 +154,7 @@ class ReadingsAgent:
             metrics.alerts.labels(kind, priority, state).inc(number)
         m.count(metrics.alerts_suppressed, result.alerts_held)
         if result.scored is not None:
-            metrics.add_scores(result.scored)
+            metrics.add_scores(result.scored, "live")
         for lead_time_s in result.lead_times_s:
             metrics.alert_lead_time.observe(lead_time_s)
         if timestamps is not None:
@@ -125,12 +162,41 @@ class ReadingsAgent:
 
     def _observe_inference(self) -> None:
         chain = self.pipeline.chain
-        m.observe_many(self._metrics.inference, np.array(chain.inference_seconds))
-        m.observe_many(self._metrics.inference_batch, np.array(chain.inference_rows, np.float64))
+        m.observe_many(self.metrics.inference, np.array(chain.inference_seconds))
+        m.observe_many(self.metrics.inference_batch, np.array(chain.inference_rows, np.float64))
         chain.inference_seconds.clear()
         chain.inference_rows.clear()
 
-    def _check_dead_letters(self, partition: int, records: int, dead_letters: int) -> None:
+    def _run_shadow(self, shadow: Pipeline, chunk: Mapping[int, Records]) -> None:
+        """Let the shadow model see the same readings; its scores are all that is wanted of it."""
+        for result in shadow.process(chunk, now_us()).values():
+            if result.scored is not None:
+                self.metrics.add_scores(result.scored, "shadow")
+        shadow.chain.inference_seconds.clear()
+        shadow.chain.inference_rows.clear()
+
+    async def reload_models(self) -> None:
+        """Read the artifacts again and go on with those that changed; one that cannot be used is told of and left."""
+        settings = self._settings
+        await self._reload(self.pipeline, settings.model, "live")
+        if self.shadow is not None and settings.shadow_model is not None:
+            await self._reload(self.shadow, settings.shadow_model, "shadow")
+
+    async def _reload(self, pipeline: Pipeline, path: Path, role: m.Role) -> None:
+        try:
+            predictor = await asyncio.to_thread(Predictor.load, path, self._settings.device)
+            if predictor.manifest.sha256 == pipeline.model.sha256:
+                log.info("model_unchanged", role=role)
+                return
+            primed = pipeline.change_model(predictor)
+        except (ArtifactError, ValueError) as error:
+            log.error("model_refused", role=role, detail=str(error))
+            return
+        model = predictor.manifest
+        self.metrics.show_model(model, role)
+        log.info("model_changed", role=role, version=model.version, sha256=model.sha256[:12], primed=primed)
+
+    def _is_nearly_all_dead(self, partition: int, records: int, dead_letters: int) -> bool:
         """All bad input means a bad deployment, not bad records: stop, so that nobody mistakes it for a calm ward."""
         recent = self._recent[partition]
         recent.append((records, dead_letters))
@@ -138,9 +204,10 @@ class ReadingsAgent:
         while total - recent[0][0] >= DEAD_LETTER_WINDOW:
             total -= recent.popleft()[0]
         share = sum(n for _, n in recent) / total
-        if total >= DEAD_LETTER_WINDOW and share >= self._settings.dead_letter_limit:
+        is_over = total >= DEAD_LETTER_WINDOW and share >= self._settings.dead_letter_limit
+        if is_over:
             log.error("dead_letter_limit", partition=partition, share=round(share, 3), records=total)
-            raise LaneFailure("nearly all records are dead letters")
+        return is_over
 
     # --- assignment ---
 
@@ -148,21 +215,26 @@ class ReadingsAgent:
         """Partitions are ours, their lanes are open; state is not there yet."""
         self.partitions = frozenset()
         self._set_ready(is_ready=False)
-        self._metrics.rebalances.inc()
-        self._metrics.assigned_partitions.set(len(partitions))
+        self._topics_may_have_changed = True
+        for by_partition in (self.metrics.consumer_lag, self.metrics.alert_threshold_shift):
+            by_partition.clear()  # what is another worker's now is shown by that one
+        self.metrics.rebalances.inc()
+        self.metrics.assigned_partitions.set(len(partitions))
         log.info("partitions_assigned", partitions=sorted(partitions))
 
     def on_recovered(self, partitions: frozenset[int], seconds: float) -> None:
         """State is there."""
         stays = self.pipeline.stays
         primed = self.pipeline.chain.prime_outdated()
+        if self.shadow is not None:
+            self.shadow.chain.prime_outdated()
         self.partitions = partitions
         self._newest_us = {
             partition: int(stays.head["newest"][slots].max())
             for partition in partitions
             if len(slots := stays.in_partition(partition))
         }
-        self._metrics.recovery.observe(seconds)
+        self.metrics.recovery.observe(seconds)
         self._set_ready(is_ready=True)
         log.info("state_recovered", stays=len(stays), primed=primed, seconds=round(seconds, 3))
 
@@ -171,14 +243,21 @@ class ReadingsAgent:
         self._set_ready(is_ready=False)
 
     def _set_ready(self, *, is_ready: bool) -> None:
-        self._health.is_ready = is_ready
-        self._metrics.ready.set(int(is_ready))
+        self.health.is_ready = is_ready
+        self.metrics.ready.set(int(is_ready))
+
+    def doubts_topics(self) -> bool:
+        """Whether to look if the topics are still there: after an assignment, and while Kafka does not take outputs."""
+        is_stalled = any(lane.stalled_s >= STALLED_AFTER_S for lane in self.lanes.values())
+        doubts = self._topics_may_have_changed or is_stalled
+        self._topics_may_have_changed = False
+        return doubts
 
     # --- timers ---
 
     async def tick(self, lag_of: Callable[[int], int | None]) -> None:
         """What happens without readings, about once a second: heartbeats, silence, gauges."""
-        self._health.touch()
+        self.health.touch()
         now = now_us()
         for topic_partition, lane in list(self.lanes.items()):
             partition = topic_partition.partition
@@ -186,11 +265,13 @@ class ReadingsAgent:
                 continue
             lag = lag_of(partition)
             if lag is not None:
-                self._metrics.consumer_lag.labels(str(partition)).set(lag)
+                self.metrics.consumer_lag.labels(str(partition)).set(lag)
             if lag == 0:
                 result = self.pipeline.check_silence(partition, now)
                 if result.alerts or result.state:
                     await self._hand_over(lane, result)
+                if self.shadow is not None:
+                    self.shadow.check_silence(partition, now)
             if time.monotonic() - self._beat_at.get(partition, -np.inf) >= self._settings.heartbeat_s:
                 self._beat_at[partition] = time.monotonic()
                 await self.beat(lane)
@@ -206,10 +287,11 @@ class ReadingsAgent:
         await self._hand_over(lane, ChunkResult(alerts=[beat]))
 
     def _show(self, now: int) -> None:
-        stays, metrics = self.pipeline.stays, self._metrics
+        stays, metrics = self.pipeline.stays, self.metrics
         metrics.tracked_stays.set(len(stays))
         silent_s = now / MICROSECONDS - stays.head["ingested_ms"][stays.is_used] / 1000
         metrics.stale_stays.set(int((silent_s >= self._settings.stale_after_s).sum()))
+        metrics.show_shift(shift(stays.scoring["width"][stays.is_used]))
         if self._newest_us:
             metrics.event_lag.set(now / MICROSECONDS - max(self._newest_us.values()) / MICROSECONDS)
         open_alerts = Counter(
@@ -218,6 +300,8 @@ class ReadingsAgent:
             for entry in stays.extras[slot].alerts.values()
             if entry.raised_offset is not None
         )
+        for partition in self.partitions:
+            metrics.alert_threshold_shift.labels(str(partition)).set(stays.budgets[partition].shift)
         for priority in m.PRIORITIES:
             metrics.alerts_open.labels(priority).set(open_alerts[priority])
 

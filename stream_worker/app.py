@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import socket
+import time
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,8 @@ from model.predictor import Predictor
 from stream_worker import health, log
 from stream_worker.agent import ReadingsAgent, StayStore
 from stream_worker.chunks import ChunkBootStrategy, ChunkTableManager, ChunkTransport, Connection
-from stream_worker.connection import aiokafka_config, check_broker
+from stream_worker.clients import KafkaFaultError
+from stream_worker.connection import BrokerUnreachableError, aiokafka_config, check_broker
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings, SettingsError
@@ -29,19 +32,30 @@ from stream_worker.topics import check_topics
 events = structlog.get_logger("vitalcast")
 
 TICK_S: Final = 1.0
+# Kafka gives the members of a group 60 s to meet, and the last chunks have 20 s; reading the state is not counted.
+REBALANCE_WITHIN_S: Final = 120.0
+# Faust goes on after this without a word, and with half of the state: longer than reading that of any hospital takes.
+RECOVERY_WITHIN_S: Final = 900.0
 
 
 class StartError(Exception):
     """Something the worker needs is not as it must be; the message is one line for the user."""
 
 
-def create_app(settings: Settings, predictor: Predictor, bound: socket.socket, scratch: Path) -> faust.App:
-    """The app: one agent over chunks of readings, one table that owns the stays. `scratch`: a folder for Faust."""
-    stays = Stays(predictor.manifest, predictor.initial_state(1))
+def create_agent(settings: Settings, predictor: Predictor, shadow_predictor: Predictor | None) -> ReadingsAgent:
+    """The agent of a worker that publishes what `predictor` forecasts, and scores another one beside it if there is."""
     metrics = Metrics(predictor.manifest, version("vitalcast"))
-    state = health.Health()
-    agent = ReadingsAgent(settings, Pipeline(settings, predictor, stays), metrics, state)
+    shadow = None
+    if shadow_predictor is not None:
+        metrics.show_model(shadow_predictor.manifest, "shadow")
+        shadow_stays = Stays(shadow_predictor.manifest, shadow_predictor.initial_state(1))
+        shadow = Pipeline(settings, shadow_predictor, shadow_stays, publishes=False)
+    stays = Stays(predictor.manifest, predictor.initial_state(1))
+    return ReadingsAgent(settings, Pipeline(settings, predictor, stays), metrics, health.Health(), shadow)
 
+
+def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, scratch: Path) -> faust.App:
+    """The app: one agent over chunks of readings, one table that owns the stays. `scratch`: a folder for Faust."""
     app = faust.App(
         settings.app_id,
         broker="kafka://" + settings.bootstrap_servers.replace(",", ";kafka://"),
@@ -58,6 +72,7 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket, s
         stream_recovery_delay=0.0,
         stream_publish_on_commit=False,
         broker_session_timeout=settings.session_timeout_s,
+        broker_request_timeout=RECOVERY_WITHIN_S,
         worker_redirect_stdouts=False,
         web_enabled=False,
     )
@@ -78,7 +93,8 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket, s
     )
     table = app.Table("stays", key_type=bytes, value_type=bytes)
     store = StayStore("memory://", app, table)
-    store.stays, store.on_loaded_callback = stays, agent.on_recovered
+    store.stays, store.on_loaded_callback = agent.pipeline.stays, agent.on_recovered
+    store.shadow_stays = None if agent.shadow is None else agent.shadow.stays
     table._data = store
 
     @app.agent(topic)  # type: ignore[untyped-decorator]
@@ -92,21 +108,6 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket, s
             except Exception as error:
                 agent.fail(error)
 
-    @app.task  # type: ignore[untyped-decorator]
-    async def run_timers() -> None:
-        runner = await health.serve(bound, state, metrics.registry)
-        try:
-            while not app.should_stop:
-                agent.lanes = app.consumer.lanes
-                if not app.rebalancing:
-                    try:
-                        await agent.tick(lambda partition: _lag(app, settings.readings_topic, partition, stays))
-                    except Exception as error:
-                        agent.fail(error)
-                await asyncio.sleep(TICK_S)
-        finally:
-            await runner.cleanup()
-
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def say_goodbye(*_args: Any, **_kwargs: Any) -> None:
         events.info("stopping")
@@ -114,15 +115,75 @@ def create_app(settings: Settings, predictor: Predictor, bound: socket.socket, s
         for lane in list(app.consumer.lanes.values()):
             await agent.beat(lane, is_stopping=True)
 
+    _add_tasks(app, settings, agent, bound)
     return app
 
 
-def _lag(app: faust.App, topic: str, partition: int, stays: Stays) -> int | None:
+def _add_tasks(app: faust.App, settings: Settings, agent: ReadingsAgent, bound: socket.socket) -> None:
+    """What goes on beside the readings: timers and HTTP, a look at the topics, new models."""
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def run_timers() -> None:
+        runner = await health.serve(bound, agent.health, agent.metrics.registry)
+        try:
+            while not app.should_stop:
+                agent.lanes = app.consumer.lanes
+                if not app.rebalancing:
+                    try:
+                        await agent.tick(lambda partition: _lag(app, settings, agent, partition))
+                    except Exception as error:
+                        agent.fail(error)
+                await asyncio.sleep(TICK_S)
+        finally:
+            await runner.cleanup()
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def watch_topics() -> None:
+        while not app.should_stop:
+            if agent.doubts_topics():
+                try:
+                    problems = await asyncio.to_thread(check_topics, settings)
+                except (BrokerUnreachableError, KafkaFaultError):
+                    problems = []  # the lanes know how long to wait for a broker
+                if problems:
+                    agent.fail(StartError(problems[0]))
+            await asyncio.sleep(TICK_S)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def watch_rebalances() -> None:
+        settled_at = time.monotonic()
+        while not app.should_stop:
+            if not app.rebalancing or app.in_recovery:
+                settled_at = time.monotonic()
+            elif time.monotonic() - settled_at > REBALANCE_WITHIN_S:
+                agent.fail(StartError(f"a rebalance did not end within {REBALANCE_WITHIN_S:.0f} s"))
+            await asyncio.sleep(TICK_S)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def follow_models() -> None:
+        is_hung_up = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, is_hung_up.set)
+        while not app.should_stop:
+            await is_hung_up.wait()
+            is_hung_up.clear()
+            await agent.reload_models()
+
+
+def _lag(app: faust.App, settings: Settings, agent: ReadingsAgent, partition: int) -> int | None:
     """Records that are not processed yet; None while that is not known."""
-    end = app.consumer.highwater(TopicPartition(topic, partition))
+    end = app.consumer.highwater(TopicPartition(settings.readings_topic, partition))
     if end is None:
         return None
-    return max(0, int(end) - stays.next_offsets.get(partition, 0))
+    return max(0, int(end) - agent.pipeline.stays.next_offsets.get(partition, 0))
+
+
+def _load(settings: Settings, path: Path, role: str) -> Predictor:
+    predictor = Predictor.load(path, settings.device)
+    manifest = predictor.manifest
+    if settings.grace_s > manifest.step_s:
+        raise SettingsError(f"grace_s: must not be longer than the model's step of {manifest.step_s} s")
+    events.info("model_loaded", role=role, name=manifest.name, version=manifest.version, sha256=manifest.sha256[:12])
+    return predictor
 
 
 def run_worker(settings: Settings) -> int:
@@ -133,11 +194,8 @@ def run_worker(settings: Settings) -> int:
     log.configure(settings.log_level, settings.log_format)
     events.info("settings", **settings.redacted())
     torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
-    predictor = Predictor.load(settings.model, settings.device)
-    if settings.grace_s > predictor.manifest.step_s:
-        raise SettingsError(f"grace_s: must not be longer than the model's step of {predictor.manifest.step_s} s")
-    manifest = predictor.manifest
-    events.info("model_loaded", name=manifest.name, version=manifest.version, sha256=manifest.sha256[:12])
+    predictor = _load(settings, settings.model, "live")
+    shadow = None if settings.shadow_model is None else _load(settings, settings.shadow_model, "shadow")
     bound = health.bind(settings.http_host, settings.http_port)
     check_broker(settings)
     if problems := check_topics(settings):
@@ -146,7 +204,7 @@ def run_worker(settings: Settings) -> int:
     gc.collect()
     gc.freeze()
     with TemporaryDirectory(prefix="vitalcast-") as scratch:
-        app = create_app(settings, predictor, bound, Path(scratch))
+        app = create_app(settings, create_agent(settings, predictor, shadow), bound, Path(scratch))
         worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
         try:
             worker.execute_from_commandline()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.predictor import Predictor
+from stream_worker.calibration import Calibrator, widened
 from stream_worker.scoring import Tally
 from stream_worker.stays import MAX_ELAPSED_S, NEVER, OPEN_BINS, Layout, Slots, Stays
 from stream_worker.window import Bools, Ints, step_values
@@ -56,9 +57,10 @@ class StepInputs:
 class Chain:
     """Runs the model for stays, and keeps what it computed for as long as it holds."""
 
-    def __init__(self, stays: Stays, predictor: Predictor) -> None:
+    def __init__(self, stays: Stays, predictor: Predictor, *, is_adaptive: bool = True) -> None:
         self._stays = stays
         self._predictor = predictor
+        self._calibrator = Calibrator(predictor.manifest.quantile_levels) if is_adaptive else None
         self.tally = Tally(len(predictor.manifest.signals), len(predictor.manifest.horizons_s))
         self.inference_rows: list[int] = []  # batch size and time of each call, for the metrics
         self.inference_seconds: list[float] = []
@@ -101,7 +103,7 @@ class Chain:
         stays.open_holds[slots, 1] = False
 
     def _score(self, slots: Slots, step: Ints, inputs: StepInputs) -> None:
-        """Score the forecasts that are due in the step that closes."""
+        """Score the forecasts that are due in the step that closes, and let their bands learn from it."""
         stays, layout = self._stays, self._stays.layout
         row, place = np.nonzero(stays.scoring["due"][slots] == step[:, None])
         if not len(row):
@@ -110,15 +112,13 @@ class Chain:
         last = stays.scoring["last"][slots[row], place].astype(np.int64)
         counts = inputs.observed[row][:, layout.forecast_inputs] & (last != layout.missing)
         which, signal = np.nonzero(counts)
-        quantiles = stays.scoring["quantiles"][slots[row[which]], place[which], signal].astype(np.int64)
-        self.tally.add(
-            signal,
-            layout.grid.horizon[place[which]],
-            truth[which, signal],
-            last[which, signal],
-            quantiles,
-            layout.precision[layout.forecast][signal],
-        )
+        scored, horizon = slots[row[which]], layout.grid.horizon[place[which]]
+        quantiles = stays.scoring["quantiles"][scored, place[which], signal].astype(np.int64)
+        precision = layout.precision[layout.forecast][signal]
+        covered = self.tally.add(signal, horizon, truth[which, signal], last[which, signal], quantiles, precision)
+        if self._calibrator is not None:
+            cells = scored, signal, horizon  # each at most once: a stay has one forecast of a horizon due in a step
+            stays.scoring["width"][cells] = self._calibrator.moved(stays.scoring["width"][cells], covered)
 
     def await_truth(self, slots: Slots, step: Ints, quantiles: Ints, last: Ints, counts: Bools) -> Slots:
         """Keep forecasts issued in `step` (n,) until they are due, where the grid says so; the slots that changed.
@@ -158,9 +158,10 @@ class Chain:
             np.where(two, stays.open32[slots, 0], stays.body["state32"][slots]),
             np.where(two, stays.open16[slots, 0], stays.body["state16"][slots]),
         )
-        quantiles, state = self._run(StepInputs(stays, slots, newest_step), slice(None), state)
+        moved, state = self._run(StepInputs(stays, slots, newest_step), slice(None), state)
         self._keep(slots, has_two_open.astype(np.intp), state)
-        return quantiles.numpy()
+        quantiles: Floats32 = moved.numpy()
+        return quantiles if self._calibrator is None else widened(quantiles, stays.scoring["width"][slots])
 
     def _compute_older(self, slots: Slots, inputs: StepInputs, rows: Slots) -> None:
         """The state after the oldest open step of `slots`, whose inputs are `rows` of `inputs`.
@@ -204,8 +205,8 @@ class Chain:
         """Compute the closed states that another model left again, from their windows; returns how many."""
         stays = self._stays
         slots = np.flatnonzero(stays.is_used & (stays.body["model"] != stays.layout.model_key))
-        if len(slots):
-            self._prime(slots)
+        for first in range(0, len(slots), MAX_BATCH):
+            self._prime(slots[first : first + MAX_BATCH])
         return len(slots)
 
     def _prime(self, slots: Slots) -> None:
@@ -233,6 +234,7 @@ class Chain:
         body["state32"][slots] = state[:, :split].numpy()
         body["state16"][slots] = state[:, split:].half().numpy()
         body["model"][slots] = layout.model_key
+        stays.scoring["width"][slots] = 1.0  # learned on another model's bands
 
 
 def in_quanta(quantiles: Floats32, layout: Layout) -> Ints:

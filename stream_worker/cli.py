@@ -49,6 +49,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Make or check the Kafka topics.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics", rich_help_panel=None)
+state_app = typer.Typer(help="Look at what is kept of a stay, or have it removed.", no_args_is_help=True)
+app.add_typer(state_app, name="state", rich_help_panel=None)
 
 Config = Annotated[
     Path | None,
@@ -77,6 +79,7 @@ Seed = Annotated[
     int, typer.Option(metavar="N", help="The same seed gives the same patients, or the same model.", min=0)
 ]
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH")]
+Stay = Annotated[str, typer.Argument(help="Its stay_id.", metavar="STAY")]
 Patients = Annotated[int, typer.Option(metavar="N", help="Number of beds.", min=1, max=10_000)]
 
 
@@ -160,6 +163,9 @@ def worker(
     device: Annotated[
         str | None, typer.Option(metavar="DEVICE", help="auto, cpu or cuda: where the model runs.", show_default="auto")
     ] = None,
+    shadow_model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A second artifact: scored beside the first, not published.")
+    ] = None,
     delivery: Annotated[
         str | None, typer.Option(metavar="WHICH", help="exactly_once or at_least_once.", show_default="exactly_once")
     ] = None,
@@ -183,7 +189,7 @@ def worker(
     """Run the daemon: readings in, forecasts out.
 
     Several workers with the same --app-id share the partitions. SIGTERM or Ctrl-C finishes the work in hand, commits
-    and leaves. Needs the topics: see `vitalcast topics create`.
+    and leaves; SIGHUP reads the model's artifact again. Needs the topics: see `vitalcast topics create`.
     """
     settings = _settings(
         config,
@@ -191,6 +197,7 @@ def worker(
         app_id=app_id,
         model=model,
         device=device,
+        shadow_model=shadow_model,
         delivery=delivery,
         emit=emit,
         http_host=http_host,
@@ -308,6 +315,45 @@ def topics_check(config: Config = None, bootstrap_servers: Bootstrap = None, app
     from stream_worker.topics import inspect_topics
 
     _report(inspect_topics(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)))
+
+
+@state_app.command("show")
+def state_show(
+    stay: Stay,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON, with the whole window.")] = False,
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+    app_id: AppId = None,
+    model: Model = None,
+) -> None:
+    """Show what the worker keeps of a stay.
+
+    Newest values, window, alerts, as they are in the changelog: no worker needs to run. This is patient data.
+    """
+    from stream_worker.state_command import run_show
+
+    wanted = _settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id, model=model)
+    run_show(wanted, stay, Console(), as_json=as_json)
+
+
+@state_app.command("forget")
+def state_forget(
+    stay: Stay,
+    within: Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long for a worker.", min=0)] = 60.0,
+    config: Config = None,
+    bootstrap_servers: Bootstrap = None,
+    app_id: AppId = None,
+) -> None:
+    """Remove what the worker keeps of a stay.
+
+    Sends the event that the stay has ended and waits until a worker has cleared its alerts and removed its state.
+    Stop sending its readings first: the next one begins it anew. What was published about it stays in the topics until
+    their retention removes it.
+    """
+    from stream_worker.state_command import run_forget
+
+    wanted = _settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)
+    run_forget(wanted, stay, Console(), within_s=within)
 
 
 def _report(result: TopicsResult) -> None:
@@ -459,6 +505,9 @@ def backtest(
     paths: Recordings,
     model: Model = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("reports"),
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Also early warning at other thresholds, cross-validated; some minutes.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Judge the alerts on recordings.
@@ -468,7 +517,7 @@ def backtest(
     """
     from stream_worker.backtest.command import run_backtest
 
-    run_backtest(_settings(config, model=model), paths, out, Console())
+    run_backtest(_settings(config, model=model), paths, out, Console(), with_curve=curve)
 
 
 @app.command()

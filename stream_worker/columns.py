@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from schemas import codec
 from schemas.codec import InvalidReading
-from schemas.reading import READING_V1, Reading, StayEvent, StayId, Timestamp
+from schemas.reading import READING_V1, Observations, Reading, StayEvent, StayId, Timestamp
 from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, conversion, is_arterial_triple_consistent
 
 Floats = NDArray[np.float64]
@@ -59,6 +59,7 @@ class Readings:
     implausible: Bools  # (n, K) sent, but out of range or contradictory
     fingerprints: NDArray[np.uint64]  # (n,) of time, device and values as sent
     care_units: list[str | None]
+    observations: dict[int, Observations]  # by row of these columns, where a reading has any
 
 
 class Decoded(NamedTuple):
@@ -79,6 +80,7 @@ class _Rows:
     devices: list[str | None] = field(default_factory=list)
     care_units: list[str | None] = field(default_factory=list)
     questionable: list[tuple[int, list[int]]] = field(default_factory=list)
+    observations: dict[int, Observations] = field(default_factory=dict)
 
 
 class ReadingDecoder:
@@ -176,6 +178,8 @@ class ReadingDecoder:
                     questionable.append(k)
         if questionable:
             rows.questionable.append((len(rows.rows), questionable))
+        if reading.observations is not None:
+            rows.observations[len(rows.rows)] = reading.observations
         return self._pack(*values)
 
     def _to_columns(self, rows: _Rows, ignored: Counter[tuple[str, str]]) -> Readings:
@@ -201,6 +205,7 @@ class ReadingDecoder:
             implausible=implausible,
             fingerprints=np.array(digests, np.uint64) ^ (times.view(np.uint64) * _GOLDEN),
             care_units=rows.care_units,
+            observations=rows.observations,
         )
 
     def _plausible(self, sent: Floats, was_sent: Bools, ignored: Counter[tuple[str, str]]) -> tuple[Bools, Bools]:

@@ -60,16 +60,22 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
 
 
 def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
-    """Return once one of the bootstrap servers accepts a connection.
+    """Return once one of the bootstrap servers accepts a connection, and TLS with it where that is set.
 
     Raises: BrokerUnreachableError; SettingsError if an address is not HOST:PORT.
     """
+    context = ssl_context(settings)
     for server in settings.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
         if not host or not port.isdecimal():
             raise SettingsError(f"bootstrap_servers: {server!r} is not HOST:PORT")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+            with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
+                if context is not None:
+                    context.wrap_socket(connection, server_hostname=host.strip("[]")).close()
+        except ssl.SSLCertVerificationError as error:
+            # The clients would only say that they could not connect.
+            raise BrokerUnreachableError(f"{server}: its certificate is refused: {error.verify_message}") from error
         except OSError:
             continue
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Final, Self
 
 import msgspec
@@ -20,8 +21,9 @@ class SignalLimits(BaseModel):
     needs are mild and brief (Imhoff & Kuhls 2006; Schmid et al. 2013). The value has recovered once it has been inside
     the limit by `hysteresis` for `recover_s`: a value that comes and goes is one open alert. After that it is not
     raised again for `rearm_s`, unless it is severe: what begins within half an hour of the last is not told of twice.
+    Of a signal that is missing for `data_lost_s` nothing can be told any more.
 
-    A forecast is an alert from `forecast_probability` on, pooled over its horizons (`alerting.outlook`); 1 = never.
+    A forecast is an alert from `forecast_probability` on, pooled over its horizons (`alerts.outlook`); 1 = never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,16 +38,21 @@ class SignalLimits(BaseModel):
     hysteresis: float = Field(2.0, ge=0)
     recover_s: float = Field(600.0, ge=0)
     rearm_s: float = Field(1200.0, ge=0)
+    data_lost_s: float = Field(900.0, gt=0)
     forecast_probability: float = Field(0.5, gt=0, le=1)
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
-        given = [limit for limit in (self.severe_low, self.low, self.high, self.severe_high) if limit is not None]
-        if given != sorted(given):
-            raise ValueError("severe_low <= low < high <= severe_high must hold")
-        if self.low is not None and self.high is not None and self.low >= self.high:
-            raise ValueError("low must be below high")
+        if not self.is_usable:
+            raise ValueError("severe_low <= low < high <= severe_high must hold, all of them finite")
         return self
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no limit contradicts another."""
+        given = [limit for limit in (self.severe_low, self.low, self.high, self.severe_high) if limit is not None]
+        is_empty = self.low is not None and self.high is not None and self.low >= self.high
+        return given == sorted(given) and not is_empty and all(map(isfinite, given))
 
     def delay_of(self, side: str) -> float:
         """How long a mild excursion to this side must last."""
@@ -81,17 +88,17 @@ class AlertLimits(RootModel[dict[str, SignalLimits]]):
 # minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
 # NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, 5 or 3 min,
 # less the minute that the last of their readings stands for. forecast_probability of the mean pressure: where 80 % of
-# hypotensive episodes are announced (docs/alerts.md).
+# hypotensive episodes are announced (docs/alerts.md). Temperature is often taken by hand, every few hours.
 DEFAULT_LIMITS: Final = AlertLimits(
     {
-        "abp_mean": SignalLimits(low=65, severe_low=50, forecast_probability=0.09),
-        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, high_delay_s=900, hysteresis=3),
+        "abp_mean": SignalLimits(low=65, severe_low=50, forecast_probability=0.083),
+        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, high_delay_s=1800, hysteresis=3),
         "spo2": SignalLimits(low=90, severe_low=85, delay_s=120, hysteresis=1),
         "hr": SignalLimits(
             low=50, high=130, severe_low=40, severe_high=150, delay_s=120, high_delay_s=240, hysteresis=3
         ),
         "resp": SignalLimits(low=8, high=30, severe_low=4, severe_high=45, delay_s=120, high_delay_s=240, hysteresis=1),
-        "temp": SignalLimits(low=35, high=39.5, delay_s=600, hysteresis=0.3),
+        "temp": SignalLimits(low=35, high=39.5, delay_s=600, hysteresis=0.3, data_lost_s=14_400),
     }
 )
 

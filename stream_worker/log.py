@@ -50,6 +50,8 @@ def _library_event(_logger: object, _name: str, event: MutableMapping[str, Any])
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """An exception for the log: its type and where it arose. Not its message, which may quote a record."""
+    """An exception for the log: its type, where it arose, and the message of our own; others may quote a record."""
     frames = traceback.extract_tb(error.__traceback__)
-    return {"type": type(error).__name__, "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]}
+    at = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    reason = {"reason": str(error)} if type(error).__module__.startswith("stream_worker.") else {}
+    return {"type": type(error).__name__, **reason, "at": at}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ LEAD_BUCKETS: Final = (60, 120, 300, 600, 900, 1800, 3600)
 OUTCOMES: Final = ("accepted", "duplicate", "late", "event", "rejected")
 REASONS: Final = ("too_large", "malformed", "schema", "future", "empty", "late")
 STATUSES: Final = ("ok", "warming_up", "stale")
+Role = Literal["live", "shadow"]
 PRIORITIES: Final = ("high", "medium", "low", "info")
 
 
@@ -62,6 +63,9 @@ class Metrics:
         self.alerts = self._counter("alerts", "Revisions of alerts published.", "kind", "priority", "state")
         self.alerts_open = self._gauge("alerts_open", "Alerts that are open.", "priority")
         self.alerts_suppressed = self._counter("alerts_suppressed", "Alerts held back.", "reason")
+        self.alert_threshold_shift = self._gauge(
+            "alert_threshold_shift", "Log-odds that the alert budget adds to the thresholds of advice.", "partition"
+        )
         self.alert_lead_time = self._histogram(
             "alert_lead_time_seconds", "Time by which forecast alerts were ahead of the limit.", LEAD_BUCKETS
         )
@@ -86,11 +90,13 @@ class Metrics:
             "persistence_absolute_error", "Sum of |last value - value| of the same forecasts.", *scored
         )
         self.calibration_shift = self._gauge(
-            "calibration_shift", "Widening of a band by its own past errors.", *scored, "band"
+            "calibration_shift",
+            "Widening of a band by its own past errors, mean of the stays; 0 = none.",
+            *scored,
+            "band",
         )
 
         self.build_info.info({"version": version})
-        self.model_info.labels(manifest.name, manifest.version, manifest.sha256[:12], "live").set(1)
         # Series that exist from the start let rate() see the first increment.
         for outcome in OUTCOMES:
             self.readings.labels(outcome)
@@ -100,8 +106,8 @@ class Metrics:
             self.forecasts.labels(status)
         for priority in PRIORITIES:
             self.alerts_open.labels(priority)
-        self._forecast_signals, self._horizons_s = manifest.signals, manifest.horizons_s
-        self.add_scores(Tally(len(manifest.signals), len(manifest.horizons_s)), sparse=False)
+        self._models: dict[Role, Manifest] = {}
+        self.show_model(manifest, "live")
         self._signals = frozenset(signal.name for signal in known_signals(manifest.inputs))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -121,15 +127,34 @@ class Metrics:
         for (signal, reason), count in counts.items():
             self.values_ignored.labels(signal if signal in self._signals else "other", reason).inc(count)
 
-    def add_scores(self, tally: Tally, *, sparse: bool = True) -> None:
-        """Add forecasts that came due; `sparse`: only cells where some did."""
+    def show_model(self, manifest: Manifest, role: Role) -> None:
+        """Name the model that is in use in this role from now on."""
+        before = self._models.get(role)
+        if before is not None:
+            self.model_info.remove(before.name, before.version, before.sha256[:12], role)
+        self._models[role] = manifest
+        self.model_info.labels(manifest.name, manifest.version, manifest.sha256[:12], role).set(1)
+        self.add_scores(Tally(len(manifest.signals), len(manifest.horizons_s)), role, sparse=False)
+
+    def show_shift(self, shift: NDArray[np.float32]) -> None:
+        """Show how far the bands have moved from the model's, (V, H, Q // 2) from the outermost pair in."""
+        live = self._models["live"]
+        for v, signal in enumerate(live.signals):
+            for h, horizon_s in enumerate(live.horizons_s):
+                for band, pair in zip(BANDS, (-1, 0), strict=True):
+                    self.calibration_shift.labels(signal, str(horizon_s), str(band)).set(float(shift[v, h, pair]))
+
+    def add_scores(self, tally: Tally, role: Role, *, sparse: bool = True) -> None:
+        """Add forecasts of the model in this role that came due; `sparse`: only cells where some did."""
+        model = self._models[role]
         for v, h in np.argwhere(tally.covered.any(axis=(2, 3)) | (not sparse)).tolist():
-            labels = self._forecast_signals[v], str(self._horizons_s[h])
-            self.absolute_error.labels(*labels, "live").inc(tally.absolute_error[v, h])
-            self.persistence_error.labels(*labels).inc(tally.persistence_error[v, h])
+            labels = model.signals[v], str(model.horizons_s[h])
+            self.absolute_error.labels(*labels, role).inc(tally.absolute_error[v, h])
+            if role == "live":  # what is forecast by the last value is the same for all models
+                self.persistence_error.labels(*labels).inc(tally.persistence_error[v, h])
             for b, band in enumerate(BANDS):
                 for covered, word in enumerate(("false", "true")):
-                    self.scored.labels(*labels, str(band), word, "live").inc(int(tally.covered[v, h, b, covered]))
+                    self.scored.labels(*labels, str(band), word, role).inc(int(tally.covered[v, h, b, covered]))
 
 
 def count(counter: Counter, counts: Counts[str]) -> None:

@@ -18,7 +18,8 @@ from schemas.alert import Alert, Heartbeat
 from schemas.codec import InvalidReading
 from schemas.dead_letter import DeadLetter
 from schemas.forecast import Source
-from stream_worker.alerting import AlertKey, Transition, message_of
+from stream_worker.alerts.life import AlertKey, Transition
+from stream_worker.alerts.words import message_of
 from stream_worker.columns import to_time
 from stream_worker.forecast_text import ForecastText, Numbers
 from stream_worker.stays import Layout
@@ -46,7 +47,7 @@ class Forecasts(NamedTuple):
 class OutputEncoder:
     """Encodes what one model's worker publishes."""
 
-    def __init__(self, layout: Layout, topic: str, *, with_payload: bool) -> None:
+    def __init__(self, layout: Layout, topic: str, *, calibration: str, with_payload: bool) -> None:
         manifest = layout.manifest
         self._topic = topic
         self._with_payload = with_payload
@@ -56,7 +57,7 @@ class OutputEncoder:
         self._text = ForecastText(manifest.signals, len(manifest.horizons_s), len(manifest.quantile_levels))
         self._can_be_text = np.bool_((self._precision == 0.1).all())
         constant = {
-            "calibration": "none",
+            "calibration": calibration,
             "model": {"name": manifest.name, "version": manifest.version, "sha256": manifest.sha256[:12]},
             "step_s": manifest.step_s,
             "horizons_s": list(manifest.horizons_s),

@@ -11,22 +11,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.predictor import Predictor
 from schemas.codec import InvalidReading
-from schemas.reading import StayEvent
+from schemas.reading import LimitRange, StayEvent
 from schemas.signals import known_signals
-from stream_worker import alerting, anomaly, window
-from stream_worker.alerting import Transition
+from stream_worker import anomaly, window
+from stream_worker.alerts import life
+from stream_worker.alerts.budget import STEP_US
+from stream_worker.alerts.life import Transition
+from stream_worker.alerts.screen import Accepted, AlertScreen
 from stream_worker.chain import Chain, in_quanta
 from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_us
 from stream_worker.forecast_text import Numbers
-from stream_worker.limits import SignalLimits, limits_of
+from stream_worker.limits import limits_of
 from stream_worker.outputs import Forecasts, OutputEncoder
 from stream_worker.scoring import Tally
 from stream_worker.settings import Settings
@@ -59,7 +61,7 @@ class ChunkResult:
     ignored_values: Counter[tuple[str, str]] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     alert_transitions: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # kind, priority, state
-    alerts_held: Counter[str] = field(default_factory=Counter)  # by alerting.HoldReason
+    alerts_held: Counter[str] = field(default_factory=Counter)  # by alerts.life.HoldReason
     lead_times_s: list[float] = field(default_factory=list)
     scored: Tally | None = None
     newest_us: int | None = None
@@ -86,45 +88,48 @@ class _Round(NamedTuple):
     slots: Slots
 
 
-# Which signals are missed when they stop coming. A cuff measures when it is told to, a thermometer is often taken off.
-_CONTINUOUS: Final = ("hr", "pulse", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")
-_RATES: Final = ("hr", "pulse")
-
-
 class Pipeline:
-    """Takes chunks of one worker's partitions; changes `stays` in place."""
+    """Takes chunks of one worker's partitions; changes `stays` in place.
 
-    def __init__(self, settings: Settings, predictor: Predictor, stays: Stays) -> None:
+    publishes : False for a model in the shadow: its forecasts are made and scored, and that is all that leaves it.
+    """
+
+    def __init__(self, settings: Settings, predictor: Predictor, stays: Stays, *, publishes: bool = True) -> None:
         manifest = predictor.manifest
         if settings.grace_s > manifest.step_s:
             raise ValueError(f"grace_s must not be longer than the model's step of {manifest.step_s} s")
         self.stays = stays
-        self.chain = Chain(stays, predictor)
+        self.publishes = publishes
         self._settings = settings
-        self._layout = stays.layout
+        self._use(predictor)
         self._signals = known_signals(manifest.inputs)
         self._decoder = ReadingDecoder(self._signals, settings.max_message_bytes)
-        self.encoder = OutputEncoder(stays.layout, settings.readings_topic, with_payload=settings.dead_letter_payload)
         self._grace_us = int(settings.grace_s * MICROSECONDS)
         self._reset_us = int(settings.reset_after_s * MICROSECONDS)
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
-        self._limits_of_unit: dict[str | None, dict[str, SignalLimits]] = {}
-        names = self._layout.names
-        self.continuous = [names.index(name) for name in _CONTINUOUS]
-        self.rates = [names.index(name) for name in _RATES]
-        self.flatline = [names.index(name) for name in sorted(alerting.FLATLINE_SIGNALS)]
-        defaults = self.limits_for(Extras())
-        self.low = np.array([_or_nan(defaults.get(name), "low") for name in names])
-        self.high = np.array([_or_nan(defaults.get(name), "high") for name in names])
-        forecast = self._layout.forecast
-        self._low_forecast = (self.low / self._layout.precision)[forecast][:, None, None]
-        self._high_forecast = (self.high / self._layout.precision)[forecast][:, None, None]
-        self._outlook_from = np.array(
-            [alerting.log_odds(defaults[n].forecast_probability if n in defaults else 1.0) for n in manifest.signals]
+        self.screen = AlertScreen(settings, stays)
+
+    # --- the model ---
+
+    def change_model(self, predictor: Predictor) -> int:
+        """Go on with another model of the same task, on states primed from the stays' windows; returns how many.
+
+        Raises: ValueError if the other model is made for another task; then nothing has changed.
+        """
+        self.stays.change_model(predictor.manifest, predictor.initial_state(1))
+        self._use(predictor)
+        return self.chain.prime_outdated()
+
+    def _use(self, predictor: Predictor) -> None:
+        settings = self._settings
+        self.model = predictor.manifest
+        self.chain = Chain(self.stays, predictor, is_adaptive=settings.calibration == "adaptive")
+        self.encoder = OutputEncoder(
+            self.stays.layout,
+            settings.readings_topic,
+            calibration=settings.calibration,
+            with_payload=settings.dead_letter_payload,
         )
-        self._highest_outlook = alerting.highest_outlooks(manifest.quantile_levels)
-        self.precision_of_forecast = self._layout.precision[self._layout.forecast][:, None, None]
-        self.decimals_of_all = max(signal.decimals for signal in self._signals)
 
     # --- chunks ---
 
@@ -166,29 +171,6 @@ class Pipeline:
         chunk.finish()
         return chunk.results[partition]
 
-    def limits_for(self, extras: Extras) -> dict[str, SignalLimits]:
-        if extras.limits:
-            return limits_of(self._settings.limits, extras.care_unit, extras.limits)
-        if extras.care_unit not in self._limits_of_unit:
-            if len(self._limits_of_unit) > 1000:  # a sender can make up any number of care units
-                self._limits_of_unit.clear()
-            self._limits_of_unit[extras.care_unit] = limits_of(self._settings.limits, extras.care_unit, {})
-        return self._limits_of_unit[extras.care_unit]
-
-    def may_cross(self, quantiles: Ints) -> Bools:
-        """Of forecasts (n, V, H, Q) in quanta: whether one could announce a default limit, (n,). Errs on that side."""
-        low, high = self._highest_outlook
-        below = (quantiles < self._low_forecast).sum(axis=3)
-        above = (quantiles > self._high_forecast).sum(axis=3)
-        outlook = np.maximum(low[below].mean(axis=2), high[above].mean(axis=2))
-        may: Bools = (outlook >= self._outlook_from).any(axis=1)
-        return may
-
-
-def _or_nan(limits: SignalLimits | None, side: str) -> float:
-    value = None if limits is None else getattr(limits, side)
-    return np.nan if value is None else value
-
 
 class _Chunk:
     """One chunk on its way through the pipeline."""
@@ -211,6 +193,7 @@ class _Chunk:
         self.forecasts: list[_RoundForecasts] = []
         self.dead_letters: list[tuple[int, OutputRecord]] = []  # with their rows
         self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
+        self.alerts_held: Counter[str] = Counter()
 
     def run(self) -> None:
         """Take all records."""
@@ -229,6 +212,7 @@ class _Chunk:
         self.finish()
         shown = next(iter(self.results.values()))  # what is counted for the whole chunk is shown with any part of it
         shown.ignored_values = ignored
+        shown.alerts_held = self.alerts_held
         shown.scored = self.p.chain.take_tally()
 
     def _result(self, row: int) -> ChunkResult:
@@ -257,8 +241,42 @@ class _Chunk:
     # --- readings ---
 
     def _take(self, readings: Readings, rows: Slots) -> None:
-        for round_ in self._rounds(readings, rows):
-            self._take_round(readings, round_)
+        for rounds in self._between_budget_steps(readings, list(self._rounds(readings, rows))):
+            for round_ in rounds:
+                self._take_round(readings, round_)
+
+    def _between_budget_steps(self, readings: Readings, rounds: list[_Round]) -> Iterator[list[_Round]]:
+        """The rounds, cut where a partition's alert budget takes a step: what comes before it in the log goes first."""
+        per_day = self.p._settings.alert_budget_per_patient_day
+        if not per_day or not rounds:
+            yield rounds
+            return
+        steps = np.zeros(len(readings.rows), np.int64)  # that come before each reading, in its partition
+        advances = self._monitored_us(readings, rounds)
+        rows = np.sort(np.concatenate([round_.rows for round_ in rounds]))
+        partitions = self.partitions[readings.rows[rows]]
+        for partition in np.unique(partitions).tolist():
+            own, budget = rows[partitions == partition], self.stays.budgets[partition]
+            monitored_us = budget.monitored_us + np.cumsum(advances[own])
+            steps[own] = monitored_us // STEP_US
+            budget.monitored_us = int(monitored_us[-1])
+        for step in range(int(steps.max()) + 1):
+            yield [_Round(r.rows[now], r.slots[now]) for r in rounds if (now := steps[r.rows] == step).any()]
+            for partition in np.unique(partitions).tolist():
+                if self.stays.budgets[partition].monitored_us >= STEP_US:
+                    self.stays.budgets[partition].step(per_day)
+
+    def _monitored_us(self, readings: Readings, rounds: list[_Round]) -> Ints:
+        """By how much each reading takes its stay's time forward; a silence is not monitored time."""
+        advances = np.zeros(len(readings.rows), np.int64)
+        slots = np.sort(rounds[0].slots)  # each stay's first reading is in the first round
+        newest = self.stays.head["newest"][slots]
+        for rows, round_slots in rounds:
+            at, observed_us = np.searchsorted(slots, round_slots), readings.observed_us[rows]
+            ahead = np.where(newest[at] == NEVER, 0, observed_us - np.maximum(newest[at], 0))
+            advances[rows] = np.where((ahead > 0) & (ahead < self.p._stale_us), ahead, 0)
+            newest[at] = np.maximum(newest[at], observed_us)
+        return advances
 
     def _rounds(self, readings: Readings, rows: Slots) -> Iterator[_Round]:
         """The first reading of each stay, then the second of each that has one, and so on."""
@@ -327,18 +345,21 @@ class _Chunk:
         head["ingested_ms"][slots] = self.timestamps_ms[chunk_rows]
         self.changed_heads.update(slots.tolist())
         self.changed_bodies.update(closed.tolist())
+        self.changed_scorings.update(closed.tolist())
         self.changed_bodies.update(slots[newest_before == NEVER].tolist())
         self.outcomes[chunk_rows] = "accepted"
         for partition, newest_us in zip(self.partitions[chunk_rows].tolist(), newest.tolist(), strict=True):
             self.results[partition].see(newest_us)
 
+        if not self.p.publishes:
+            return
         flags = scores >= anomaly.FLAG_SCORE
         if self.p._settings.emit == "reading":
             self._add_forecasts(chunk_rows, slots, newest, quantiles, scores, flags)
         elif len(closed):
             n = np.flatnonzero(np.isin(slots, closed))
             self._add_forecasts(chunk_rows[n], slots[n], newest[n], quantiles[n], scores[n], flags[n])
-        self._alert(readings, rows, slots, quanta, is_fresh, quantiles, scores, flags)
+        self._alert(readings, Accepted(rows, slots, quanta, is_fresh, quantiles, scores, flags))
 
     def _await_truth(
         self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
@@ -367,98 +388,11 @@ class _Chunk:
 
     # --- alerts ---
 
-    def _alert(
-        self,
-        readings: Readings,
-        rows: Slots,
-        slots: Slots,
-        quanta: Ints,
-        is_fresh: Bools,
-        quantiles: Ints,
-        scores: NDArray[np.float64],
-        flags: Bools,
-    ) -> None:
-        """Run the alert rules for the readings that can change something; nearly all cannot, and columns tell."""
-        layout, head = self.stays.layout, self.stays.head
-        values = np.where(is_fresh, quanta * layout.precision, np.nan)
-        observed_us = readings.observed_us[rows][:, None]
-        implausible = readings.implausible[rows]
-        needs_look = self.stays.has_alerts[slots] | implausible.any(axis=1) | flags.any(axis=1)
-        with np.errstate(invalid="ignore"):
-            needs_look |= ((values < self.p.low) | (values > self.p.high)).any(axis=1)
-            needs_look |= self.p.may_cross(quantiles)
-            rates = values[:, self.p.rates]
-            needs_look |= np.abs(rates[:, 0] - rates[:, 1]) > alerting.DISAGREEMENT_RATE
-        last_at = head["last_at"][slots][:, self.p.continuous]
-        silent_us = observed_us - np.maximum(last_at, 0)
-        is_off = (last_at != NEVER) & (silent_us >= alerting.SENSOR_OFF_AFTER_S * MICROSECONDS)
-        is_missed = (is_off & (silent_us < alerting.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
-        needs_look |= is_missed
-        still_us = observed_us - np.maximum(head["changed_at"][slots][:, self.p.flatline], 0)
-        is_flat = is_fresh[:, self.p.flatline] & (still_us >= alerting.FLATLINE_AFTER_S * MICROSECONDS)
-        needs_look |= is_flat.any(axis=1)
-        for i, (row, slot) in enumerate(zip(rows.tolist(), slots.tolist(), strict=True)):
-            extras = self.stays.extras[slot]
-            if readings.care_units[row] is not None:
-                extras.care_unit = readings.care_units[row]
-            if not (needs_look[i] or extras.limits or extras.care_unit in self.p._settings.limits):
-                continue
-            regular = self._regular(slot) if is_missed[i] else frozenset[str]()
-            observation = self._observation(readings, row, slot, values[i], regular, quantiles[i], scores[i], flags[i])
-            chunk_row = int(readings.rows[row])
-            offset = int(self.offsets[chunk_row])
-            held = self._result(chunk_row).alerts_held
-            transitions = alerting.step(extras.alerts, observation, self.p.limits_for(extras), offset, held)
-            self.stays.has_alerts[slot] = extras.has_alerts
-            self._publish(slot, transitions, offset, chunk_row)
-
-    def _observation(
-        self,
-        readings: Readings,
-        row: int,
-        slot: int,
-        values: NDArray[np.float64],
-        regular: frozenset[str],
-        quantiles: Ints,
-        scores: NDArray[np.float64],
-        flags: Bools,
-    ) -> alerting.Observation:
-        """What the alert rules see; values (K,), quantiles (V, H, Q), scores and flags (V,)."""
-        p, manifest = self.p, self.stays.layout.manifest
-        names, signals = self.stays.layout.names, manifest.signals
-        last_at = self.stays.head["last_at"][slot].tolist()
-        changed_at = self.stays.head["changed_at"][slot].tolist()
-        rounded = np.round(values, p.decimals_of_all).tolist()
-        predicted = np.round(quantiles * p.precision_of_forecast, 6).tolist()
-        implausible = readings.implausible[row]
-        return alerting.Observation(
-            at_us=int(readings.observed_us[row]),
-            values={name: value for name, value in zip(names, rounded, strict=True) if not isnan(value)},
-            last_at_us={names[k]: last_at[k] for k in p.continuous if last_at[k] != NEVER},
-            changed_at_us={names[k]: changed_at[k] for k in p.flatline},
-            implausible=frozenset(names[k] for k in np.flatnonzero(implausible)) if implausible.any() else frozenset(),
-            scores={name: score for name, score in zip(signals, scores.tolist(), strict=True) if not isnan(score)},
-            flagged=frozenset(name for name, flag in zip(signals, flags.tolist(), strict=True) if flag),
-            regular=regular,
-            horizons_s=manifest.horizons_s,
-            levels=manifest.quantile_levels,
-            quantiles={
-                name: predicted[v] for v, name in enumerate(signals) if last_at[self.stays.layout.forecast[v]] != NEVER
-            },
-        )
-
-    def _regular(self, slot: int) -> frozenset[str]:
-        """The inputs that came in most of the window's steps up to their last one; all, if it is older than that."""
-        layout, head, body = self.stays.layout, self.stays.head[slot], self.stays.body[slot]
-        steps = layout.manifest.context_steps
-        ages = (body["step"] - np.arange(steps)) % steps  # rows of the window, newest first
-        observed = body["window"][ages] != layout.missing
-        since = np.clip(body["step"] - head["last_at"][layout.inputs] // layout.step_us, 0, steps)
-        share = observed.sum(axis=0) / np.maximum(steps - since, 1)
-        is_regular = (share >= alerting.REGULAR_SHARE) | (since == steps)
-        return frozenset(
-            signal.name for signal, regular in zip(layout.manifest.inputs, is_regular, strict=True) if regular
-        )
+    def _alert(self, readings: Readings, accepted: Accepted) -> None:
+        chunk_rows = readings.rows[accepted.rows]
+        offsets = self.offsets[chunk_rows]
+        for i, transitions in self.p.screen.step(readings, accepted, offsets, self.alerts_held):
+            self._publish(int(accepted.slots[i]), transitions, int(offsets[i]), int(chunk_rows[i]))
 
     def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
         partition = int(self.stays.partition[slot])
@@ -475,10 +409,10 @@ class _Chunk:
         """Raise the stay's no_data alert, unless it is open already."""
         extras, head = self.stays.extras[slot], self.stays.head
         newest_us = int(head["newest"][slot])
-        if alerting.NO_DATA in extras.alerts or newest_us == NEVER:
+        if life.NO_DATA in extras.alerts or newest_us == NEVER:
             return
         offset = int(head["offset"][slot])
-        transitions = alerting.lose_data(extras.alerts, newest_us, self.p._settings.stale_after_s, offset)
+        transitions = life.lose_data(extras.alerts, newest_us, self.p._settings.stale_after_s, offset)
         self.stays.has_alerts[slot] = True
         self.changed_heads.add(slot)
         self._publish(slot, transitions, offset, row)
@@ -494,6 +428,9 @@ class _Chunk:
         partition = int(self.partitions[row])
         slot = self.stays.find(partition, event.stay_id)
         if slot is not None and offset <= self.stays.head["offset"][slot]:
+            return
+        if event.limits is not None and not self._can_apply(slot, event.limits):
+            self._reject(row, InvalidReading("schema", "limits that contradict those in force"))
             return
         self.outcomes[row] = "event"
         if event.event == "ended":
@@ -511,8 +448,14 @@ class _Chunk:
         self.changed_heads.add(slot)
         self.changed_bodies.add(slot)
 
+    def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
+        """Whether a stay can have these limits besides those that it keeps."""
+        extras = Extras() if slot is None else self.stays.extras[slot]
+        merged = limits_of(self.p._settings.limits, extras.care_unit, {**extras.limits, **limits})
+        return all(of_signal.is_usable for of_signal in merged.values())
+
     def _end(self, slot: int, at_us: int, offset: int, row: int, reason: Any) -> None:
-        self._publish(slot, alerting.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
+        self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
         for key in self.stays.keys_of(self.stays.ids[slot]):
             self.results[int(self.stays.partition[slot])].state[key] = None
         self.changed_heads.discard(slot)
@@ -538,12 +481,14 @@ class _Chunk:
             self._result(row).dead_letters.append(record)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
-        for slot, record in self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings):
-            self.results[int(self.stays.partition[slot])].state.update([record])
-        for partition, result in self.results.items():
-            names, numbers = np.unique(self.outcomes[self.partitions == partition], return_counts=True)
-            result.outcomes.update(dict(zip(names.tolist(), numbers.tolist(), strict=True)))
-            del result.outcomes[""]  # records that were done before
+        if self.p.publishes:
+            changed = self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings)
+            for partition, (key, value) in changed:
+                self.results[partition].state[key] = value
+        counts = Counter(zip(self.partitions.tolist(), self.outcomes.tolist(), strict=True))
+        for (partition, outcome), number in counts.items():
+            if outcome:  # the others were done before
+                self.results[partition].outcomes[outcome] = number
 
     def _encode_forecasts(self) -> None:
         """All rounds at once: the columns are longer, and each message costs less."""
@@ -560,7 +505,9 @@ class _Chunk:
             numbers=Numbers._make(np.concatenate(column)[order] for column in zip(*numbers, strict=True)),
         )
         encoded = self.p.encoder.forecasts(forecasts, self.now_us)
-        for row, record, status in zip(chunk_rows.tolist(), encoded, forecasts.statuses.tolist(), strict=True):
-            result = self._result(row)
-            result.forecasts.append(record)
-            result.statuses[status] += 1
+        partitions = forecasts.partitions.tolist()
+        for partition, record in zip(partitions, encoded, strict=True):
+            self.results[partition].forecasts.append(record)
+        counts = Counter(zip(partitions, forecasts.statuses.tolist(), strict=True))
+        for (partition, status), number in counts.items():
+            self.results[partition].statuses[status] = number

@@ -42,15 +42,20 @@ class Grid(NamedTuple):
         return cls(*np.array(rows, np.int64).T)
 
     def dtype(self, quantum: np.dtype[Any], signals: int, levels: int) -> np.dtype[Any]:
-        """A stay's waiting forecasts: due step, and for each signal the last value (or missing) and its quantiles."""
-        n = len(self.horizon)
+        """A stay's waiting forecasts: due step, and for each signal the last value (or missing) and its quantiles.
+
+        Beside them what was learned from those that came due: the widths of the bands (`calibration`).
+        """
+        n, horizons = len(self.horizon), int(self.horizon.max()) + 1
         return np.dtype(
             [
                 ("encoding", np.uint8),
-                ("unused", np.uint8, 7),
+                ("unused", np.uint8, 3),
+                ("task", np.uint32),
                 ("due", np.int64, n),
                 ("last", quantum, (n, signals)),
                 ("quantiles", quantum, (n, signals, levels)),
+                ("width", np.float32, (signals, horizons, levels // 2)),
             ]
         )
 
@@ -76,12 +81,17 @@ class Tally:
 
     def add(
         self, signal: Ints, horizon: Ints, truth: Ints, last: Ints, quantiles: Ints, precision: NDArray[np.float64]
-    ) -> None:
-        """Add m forecasts: quantiles (m, Q), all else (m,); values in steps of `precision`."""
-        levels = quantiles.shape[1]
-        error = np.abs(truth - quantiles[:, levels // 2]) * precision
+    ) -> Bools:
+        """Add m forecasts: quantiles (m, Q), all else (m,); values in steps of `precision`.
+
+        Returns which bands held the truth, (m, Q // 2), from the outermost pair of quantiles in.
+        """
+        pairs = quantiles.shape[1] // 2
+        error = np.abs(truth - quantiles[:, pairs]) * precision
         np.add.at(self.absolute_error, (signal, horizon), error)
         np.add.at(self.persistence_error, (signal, horizon), np.abs(truth - last) * precision)
-        for band, inner in enumerate((levels // 2 - 1, 0)):
-            covered = (quantiles[:, inner] <= truth) & (truth <= quantiles[:, levels - 1 - inner])
-            np.add.at(self.covered[:, :, band], (signal, horizon, covered.astype(np.int64)), 1)
+        lower, upper = quantiles[:, :pairs], quantiles[:, :pairs:-1]
+        covered: Bools = (lower <= truth[:, None]) & (truth[:, None] <= upper)
+        for band, pair in enumerate((pairs - 1, 0)):
+            np.add.at(self.covered[:, :, band], (signal, horizon, covered[:, pair].astype(np.int64)), 1)
+        return covered

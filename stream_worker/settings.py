@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     # Model
     model: Path = DEFAULT_ARTIFACT
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # A second artifact that sees the same readings and is scored beside the first, but never published.
+    shadow_model: Path | None = None
     emit: Literal["reading", "step"] = "reading"
+    # Whether each stay's bands learn from their own past errors, or stay as the model gives them.
+    calibration: Literal["adaptive", "none"] = "adaptive"
 
     # Time, in seconds
     grace_s: float = Field(10.0, ge=0)
@@ -75,6 +79,10 @@ class Settings(BaseSettings):
     dead_letter_payload: bool = False
 
     # Alerts: limits by care unit ("default" for all others), then by signal
+    # What is raised beyond it makes the kinds that only advise rarer (docs/alerts.md); 0: no budget.
+    alert_budget_per_patient_day: float = Field(20.0, ge=0)
+    # Alerts of the NEWS2 score too. Off: in intensive care most patients have 5 points or more most of the time.
+    news2: bool = False
     limits: dict[str, AlertLimits] = Field(default_factory=lambda: {"default": DEFAULT_LIMITS})
 
     # HTTP

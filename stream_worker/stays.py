@@ -12,6 +12,7 @@ are not due yet. All are written in the same transaction; recovery joins them.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from model.manifest import Manifest
 from schemas.reading import LimitRange
 from schemas.signals import known_signals
+from stream_worker.alerts.budget import Allowance, Budget
 from stream_worker.scoring import Grid
 
 log = structlog.get_logger("vitalcast")
@@ -34,8 +36,8 @@ HEAD: Final = b"h"
 BODY: Final = b"b"
 SCORING: Final = b"s"
 PARTITION: Final = b"p"
-# Of both encodings; another number is never guessed at: the stay starts anew and says so in the log.
-ENCODING: Final = 1
+# Of all records; another number is never guessed at: the partition's state is made again from its readings.
+ENCODING: Final = 2
 
 NEVER: Final = np.iinfo(np.int64).min  # a time that has not been
 REMEMBERED_READINGS: Final = 8  # accepted readings that a repeat is recognised against
@@ -48,6 +50,7 @@ class Layout(NamedTuple):
     """How a stay is laid out for one model: K known signals, I inputs, V forecast ones, T context steps, Q levels."""
 
     manifest: Manifest
+    task_key: int  # of what the records are laid out for: models of one task can follow each other
     names: tuple[str, ...]  # K
     precision: NDArray[np.float64]  # (K,)
     inputs: Slots  # (I,) columns among the known signals
@@ -86,7 +89,8 @@ class Layout(NamedTuple):
             [
                 ("encoding", np.uint8),
                 ("oldest_fingerprint", np.uint8),
-                ("unused", np.uint8, 6),
+                ("unused", np.uint8, 2),
+                ("task", np.uint32),
                 ("offset", np.int64),  # of the last accepted reading or event
                 ("ingested_ms", np.int64),  # its Kafka timestamp
                 ("newest", np.int64),  # newest observed_at of an accepted reading, microseconds
@@ -104,18 +108,23 @@ class Layout(NamedTuple):
             [
                 ("encoding", np.uint8),
                 ("has_started", np.uint8),  # a step with a value has closed
-                ("unused", np.uint8, 6),
+                ("unused", np.uint8, 2),
+                ("task", np.uint32),
                 ("model", np.uint64),
                 ("step", np.int64),  # the last closed step: equals the head's, or the two do not belong together
                 ("as_of", np.int64),
                 ("at", np.int64, i),  # newest time each input was observed in a closed step
                 ("window", quantum, (steps, i)),  # by step % T
+                # The model's own from here on: one of another model is primed again from the window.
                 ("state32", np.float32, manifest.state_float32),
                 ("state16", np.float16, manifest.state_float16),
             ]
         )
+        m = manifest
+        task = (m.inputs, m.signals, m.step_s, m.horizons_s, m.quantile_levels, m.context_steps)
         return cls(
             manifest=manifest,
+            task_key=int.from_bytes(hashlib.sha256(msgspec.msgpack.encode(task)).digest()[:4], "little"),
             names=names,
             precision=np.array([signal.precision for signal in signals]),
             inputs=np.array([names.index(signal.name) for signal in manifest.inputs]),
@@ -136,19 +145,37 @@ class Layout(NamedTuple):
         """Which model a stored state belongs to: a state of another one is primed again from its window."""
         return int.from_bytes(hashlib.sha256(self.manifest.sha256.encode()).digest()[:8], "little")
 
+    @property
+    def body_before_state(self) -> tuple[str, ...]:
+        """The fields of a body that any model of the task reads alike."""
+        names = self.body.names or ()
+        return names[: names.index("state32")]
 
-class AlertEntry(msgspec.Struct, array_like=True):
+    @property
+    def state_at(self) -> int:
+        """Where the model's state begins in a body, in bytes."""
+        return self.body.itemsize - 4 * self.manifest.state_float32 - 2 * self.manifest.state_float16
+
+
+class Excursion(msgspec.Struct, array_like=True):
+    """A condition that goes on, brief returns included. NEVER: it does not."""
+
+    since_us: int = NEVER
+    recovered_since_us: int | None = None  # since when the condition has been off
+    returned_us: int = 0  # for how long it was off before, within the excursion
+
+
+class AlertEntry(Excursion, array_like=True):
     """One condition of a stay: an excursion that may become an alert, an open alert, or one at rest after it."""
 
-    since_us: int  # when the excursion began; NEVER: there is none, only a rest
-    priority: str
-    recovered_since_us: int | None = None  # since when the condition has been off
+    priority: str = "medium"
     raised_offset: int | None = None  # None: not raised
     revision: int = 0
-    returned_us: int = 0  # for how long it was off before, within the excursion
     severe_since_us: int | None = None
     rested_until_us: int = NEVER  # not to be raised again before
     is_held: bool = False  # would be raised, were it not held back
+    figure: float | None = None  # what was last told of it, where a change of that is worth telling
+    known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -158,15 +185,31 @@ class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
     limits: dict[str, LimitRange] = {}
     spo2_scale: int | None = None
     alerts: dict[tuple[str, str | None, str | None, str | None], AlertEntry] = {}
+    allowance: Allowance | None = None  # None: nothing was raised yet
+    news2_inputs: dict[str, tuple[float | str, int]] = {}  # the newest of each and its time
 
     @property
     def has_alerts(self) -> bool:
         """Whether any reading may move one of them; what only rests waits for its condition to come back."""
-        return any(entry.since_us != NEVER for entry in self.alerts.values())
+        return any(entry.since_us != NEVER or entry.known is not None for entry in self.alerts.values())
+
+
+class PartitionState(msgspec.Struct):
+    """The changelog record of what a partition's stays share."""
+
+    encoding: int
+    next_offset: int
+    budget: Budget = msgspec.field(default_factory=Budget)
 
 
 _encode_extras = msgspec.msgpack.Encoder().encode
 _decode_extras = msgspec.msgpack.Decoder(Extras).decode
+
+
+def _rows(column: NDArray[Any], slots: list[int]) -> list[bytes]:
+    """The bytes of each row, all copied at once."""
+    raw, size = column[slots].tobytes(), column.itemsize
+    return [raw[at : at + size] for at in range(0, len(raw), size)]
 
 
 class Stays:
@@ -174,14 +217,36 @@ class Stays:
 
     def __init__(self, manifest: Manifest, initial_state: torch.Tensor) -> None:
         """`initial_state` is the model's, float32 (1, S)."""
-        self.layout = Layout.of(manifest)
-        self._initial32 = initial_state[0, : manifest.state_float32].numpy()
-        self._initial16 = initial_state[0, manifest.state_float32 :].to(torch.float16).numpy()
+        self._set_model(manifest, initial_state)
         self._slots: dict[int, dict[str, int]] = {}
         self._free: list[int] = []
         self.head: NDArray[Any] = np.zeros(0, self.layout.head)
+        self.body: NDArray[Any] = np.zeros(0, self.layout.body)
         self.next_offsets: dict[int, int] = {}  # by partition: older records are done
+        self.budgets: defaultdict[int, Budget] = defaultdict(Budget)  # by partition
         self._allocate(0)
+
+    def _set_model(self, manifest: Manifest, initial_state: torch.Tensor) -> None:
+        self.layout = Layout.of(manifest)
+        self._initial32 = initial_state[0, : manifest.state_float32].numpy()
+        self._initial16 = initial_state[0, manifest.state_float32 :].to(torch.float16).numpy()
+
+    def change_model(self, manifest: Manifest, initial_state: torch.Tensor) -> None:
+        """Go on with another model of the same task. The old one's states are void until they are primed again.
+
+        Raises: ValueError if the other model is made for another task.
+        """
+        if Layout.of(manifest).task_key != self.layout.task_key:
+            raise ValueError("its inputs, signals, steps, horizons or quantile levels differ")
+        self._set_model(manifest, initial_state)
+        before = self.body
+        self.body = np.zeros(len(before), self.layout.body)
+        for name in self.layout.body_before_state:
+            self.body[name] = before[name]
+        shape = len(self.body), OPEN_BINS
+        self.open32 = np.zeros((*shape, manifest.state_float32), np.float32)
+        self.open16 = np.zeros((*shape, manifest.state_float16), np.float16)
+        self.open_holds = np.zeros(shape, np.bool_)
 
     def _allocate(self, capacity: int) -> None:
         """Make room for `capacity` stays, keeping those there are."""
@@ -239,22 +304,23 @@ class Stays:
         head, body = self.head[slot : slot + 1], self.body[slot : slot + 1]
         offset = int(head["offset"][0]) if self.is_used[slot] and head["encoding"][0] else -1
         head[:] = np.zeros((), self.layout.head)
-        head["encoding"] = ENCODING
+        head["encoding"], head["task"] = ENCODING, self.layout.task_key
         head["offset"] = offset
         for field in ("newest", "closed_step", "last_at", "changed_at", "expected_step"):
             head[field] = NEVER
         head["last"] = self.layout.missing
         head["bins"]["step"] = NEVER
         body[:] = np.zeros((), self.layout.body)
-        body["encoding"] = ENCODING
+        body["encoding"], body["task"] = ENCODING, self.layout.task_key
         body["model"] = self.layout.model_key
         body["step"] = body["as_of"] = body["at"] = NEVER
         body["window"] = self.layout.missing
         body["state32"] = self._initial32
         body["state16"] = self._initial16
         scoring = self.scoring[slot : slot + 1]
-        scoring["encoding"] = ENCODING
+        scoring["encoding"], scoring["task"] = ENCODING, self.layout.task_key
         scoring["due"] = NEVER
+        scoring["width"] = 1.0
         self.open_holds[slot] = False
         self.is_filled[slot] = False
 
@@ -277,19 +343,24 @@ class Stays:
     def encode(
         self, heads: Iterable[int], bodies: Iterable[int], scorings: Iterable[int]
     ) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
-        """Slots and changelog records of what changed; a body comes right before its head."""
-        with_body, with_scoring = set(bodies), set(scorings)
-        for slot in sorted({*heads, *with_body, *with_scoring}):
+        """Partitions and changelog records of the slots that changed; a body comes right before its head."""
+        with_body, with_scoring = sorted(set(bodies)), sorted(set(scorings))
+        slots = sorted({*heads, *with_body, *with_scoring})
+        bodies_of = dict(zip(with_body, _rows(self.body, with_body), strict=True))
+        scorings_of = dict(zip(with_scoring, _rows(self.scoring, with_scoring), strict=True))
+        partitions = self.partition[slots].tolist()
+        for slot, partition, head in zip(slots, partitions, _rows(self.head, slots), strict=True):
             stay_id = self.ids[slot].encode()
-            if slot in with_scoring:
-                yield slot, (SCORING + stay_id, self.scoring[slot].tobytes())
-            if slot in with_body:
-                yield slot, (BODY + stay_id, self.body[slot].tobytes())
-            yield slot, (HEAD + stay_id, self.head[slot].tobytes() + _encode_extras(self.extras[slot]))
+            if slot in scorings_of:
+                yield partition, (SCORING + stay_id, scorings_of[slot])
+            if slot in bodies_of:
+                yield partition, (BODY + stay_id, bodies_of[slot])
+            yield partition, (HEAD + stay_id, head + _encode_extras(self.extras[slot]))
 
     def encode_partition(self, partition: int) -> tuple[bytes, bytes]:
         """The changelog record of what a partition's stays share."""
-        return PARTITION, msgspec.msgpack.encode({"encoding": ENCODING, "next_offset": self.next_offsets[partition]})
+        shared = PartitionState(ENCODING, self.next_offsets[partition], self.budgets[partition])
+        return PARTITION, msgspec.msgpack.encode(shared)
 
     @staticmethod
     def keys_of(stay_id: str) -> tuple[bytes, ...]:
@@ -298,19 +369,24 @@ class Stays:
 
     def forget_all(self) -> None:
         """Drop every stay."""
-        for partition in list(self._slots):
-            for slot in list(self._slots[partition].values()):
-                self.remove(slot)
-        self._slots.clear()
-        self.next_offsets.clear()
+        for partition in {*self._slots, *self.next_offsets, *self.budgets}:
+            self.forget(partition)
+
+    def forget(self, partition: int) -> None:
+        """Drop the stays of a partition, and what they share."""
+        for slot in list(self._slots.get(partition, {}).values()):
+            self.remove(slot)
+        for shared in (self._slots, self.next_offsets, self.budgets):
+            shared.pop(partition, None)
 
     def load(self, partition: int, records: Mapping[bytes, bytes]) -> int:
-        """Take over a partition's newest changelog records by key; returns how many stays had to start anew."""
+        """Take over a partition's newest changelog records by key; returns how many could not be used as they are."""
         lost = 0
         for key, value in records.items():
             kind, stay_id = key[:1], key[1:].decode()
             if kind == PARTITION:
-                self.next_offsets[partition] = int(msgspec.msgpack.decode(value)["next_offset"])
+                shared = msgspec.msgpack.decode(value, type=PartitionState)
+                self.next_offsets[partition], self.budgets[partition] = shared.next_offset, shared.budget
             elif kind == HEAD:
                 body, scoring = records.get(BODY + key[1:]), records.get(SCORING + key[1:])
                 lost += not self._load_stay(partition, stay_id, value, body, scoring)
@@ -319,26 +395,36 @@ class Stays:
     def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
         """Join what belongs together. False if it cannot be used: the stay then starts anew at its next reading."""
         layout = self.layout
-        if head[0] != ENCODING or len(head) <= layout.head.itemsize:
+        if not self._is_ours(head, layout.head.itemsize + 1):
             return False
         slot = self.find_or_add(partition, stay_id)
         row = np.frombuffer(head, layout.head, 1)
-        extras = _decode_extras(head[layout.head.itemsize :])
+        try:
+            extras = _decode_extras(head[layout.head.itemsize :])
+        except msgspec.DecodeError:
+            return False
         self.extras[slot] = extras
         self.has_alerts[slot] = extras.has_alerts
-        if body is None or body[0] != ENCODING or len(body) != layout.body.itemsize:
+        if body is None or not self._is_ours(body, layout.state_at):
             self.head["offset"][slot] = row["offset"][0]
             return False
-        stored = np.frombuffer(body, layout.body, 1)
+        # Another model's state may have another size: all before it is read, and the state primed again.
+        stored = np.frombuffer(body[: layout.body.itemsize].ljust(layout.body.itemsize, b"\0"), layout.body, 1)
         self.head[slot] = row[0]
         self.body[slot] = stored[0]
         if stored["step"][0] != row["closed_step"][0]:
             self.start_anew(slot)
             return False
-        if scoring is not None and scoring[0] == ENCODING and len(scoring) == layout.scoring.itemsize:
+        if scoring is not None and self._is_ours(scoring, layout.scoring.itemsize):
             self.scoring[slot] = np.frombuffer(scoring, layout.scoring, 1)[0]
         self._derive(slot)
         return True
+
+    def _is_ours(self, record: bytes, size: int) -> bool:
+        """Whether a stored record is of this encoding and task, and holds `size` bytes; others are not guessed at."""
+        if len(record) < size or record[0] != ENCODING:
+            return False
+        return int.from_bytes(record[4:8], "little") == self.layout.task_key
 
     def _derive(self, slot: int) -> None:
         """Rebuild what is not stored: which of the last T steps hold a forecast signal."""

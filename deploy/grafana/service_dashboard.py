@@ -185,6 +185,12 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             defaults={"min": 0, "max": 1},
         ),
         Panel(
+            "Bands widened by their own errors",
+            "percentunit",
+            {"{{band}} % band, {{horizon_s}} s": "avg by (band, horizon_s) (vitalcast_calibration_shift)"},
+            "0: as the model gives them. Far from 0: these patients are not like those it was trained on.",
+        ),
+        Panel(
             "Forecasts by status",
             "eps",
             {"{{status}}": per_second("vitalcast_forecasts_total", "status")},
@@ -209,6 +215,12 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "eps",
             {"{{reason}}": per_second("vitalcast_alerts_suppressed_total", "reason")},
             "What would have been one alert too many.",
+        ),
+        Panel(
+            "Advice made rarer by the budget",
+            "short",
+            {"partition {{partition}}": "max by (partition) (vitalcast_alert_threshold_shift)"},
+            "Log-odds added to the thresholds of what only advises. 0: the budget is kept.",
         ),
     ),
     "Workers": (

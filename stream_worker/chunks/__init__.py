@@ -10,7 +10,7 @@ recovers tables record by record: twenty times slower, and not exactly once (doc
 
 from stream_worker.chunks.lane import Lane, LaneFailure, Work
 from stream_worker.chunks.recovery import BulkStore, ChunkTableManager
-from stream_worker.chunks.transport import Chunk, ChunkBootStrategy, ChunkTransport, Connection
+from stream_worker.chunks.transport import Chunk, ChunkBootStrategy, ChunkTransport, Connection, Records
 
 __all__ = [
     "BulkStore",
@@ -21,5 +21,6 @@ __all__ = [
     "Connection",
     "Lane",
     "LaneFailure",
+    "Records",
     "Work",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -79,6 +81,8 @@ class Lane:
             max_batch_size=MAX_BATCH_BYTES,
             compression_type="zstd",
         )
+        # Outputs of records before this offset are out: what they leave now is state alone. Known after the seek.
+        self.published_until = sys.maxsize
         self._waiting: list[Work] = []
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -86,6 +90,12 @@ class Lane:
         self._has_room.set()
         self._is_drained.set()
         self._writer: asyncio.Task[None] | None = None
+        self._writing_since: float | None = None
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long the transaction under way has been; 0 if there is none."""
+        return 0.0 if self._writing_since is None else time.monotonic() - self._writing_since
 
     async def open(self) -> None:
         """Start writing. Exactly once: returns when the previous owner is fenced and its transaction has ended."""
@@ -120,8 +130,10 @@ class Lane:
                 self._wake.clear()
                 batch, self._waiting = self._waiting, []
                 self._has_room.set()
+                self._writing_since = time.monotonic()
                 async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):  # the broker gives a transaction no longer
                     await self._write(batch)
+                self._writing_since = None
                 for work in batch:
                     work.on_durable()
                 if not self._waiting:

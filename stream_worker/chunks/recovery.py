@@ -18,6 +18,13 @@ from stream_worker.chunks.transport import MAX_FETCH_BYTES, Connection
 class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
     """Where a table's state lives. The application gives it a memory of its own choice."""
 
+    written_ms: dict[int, int]  # when the newest state of a partition was written; none where there is none
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The input offset by partition before which all records are in the state; none where there is none."""
+        raise NotImplementedError
+
     def forget_all(self) -> None:
         """Drop the state of every partition."""
         raise NotImplementedError
@@ -51,15 +58,22 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
     async def _build_offsets(self, consumer: Any, tps: set[Any], destination: Any, title: str) -> None:
         if title != "active":
             return
+        try:
+            await self._load([TopicPartition(*tp) for tp in tps])
+        except Exception as error:
+            self.app.connection.on_failure(error)
+
+    async def _load(self, partitions: list[TopicPartition]) -> None:
         started = time.monotonic()
         stores: dict[str, BulkStore] = {topic: table.data for topic, table in self.tables._changelogs.items()}
         for store in stores.values():
             store.forget_all()
-        if tps:
-            await read_to_end(self.app.connection, [TopicPartition(*tp) for tp in tps], stores)
+            store.written_ms = {}
+        if partitions:
+            await read_to_end(self.app.connection, partitions, stores)
         for topic, store in stores.items():
-            partitions = frozenset(tp.partition for tp in tps if tp.topic == topic)
-            store.on_loaded(partitions, time.monotonic() - started)
+            loaded = frozenset(partition.partition for partition in partitions if partition.topic == topic)
+            store.on_loaded(loaded, time.monotonic() - started)
 
 
 async def read_to_end(connection: Connection, partitions: list[TopicPartition], stores: dict[str, BulkStore]) -> None:
@@ -79,7 +93,9 @@ async def read_to_end(connection: Connection, partitions: list[TopicPartition], 
         while behind:
             fetched = await consumer.getmany(*behind, timeout_ms=200)
             for partition, records in fetched.items():
-                stores[partition.topic].load(partition.partition, ((r.key, r.value) for r in records))
+                store = stores[partition.topic]
+                store.load(partition.partition, ((r.key, r.value) for r in records))
+                store.written_ms[partition.partition] = records[-1].timestamp
             behind = {p for p in behind if await consumer.position(p) < ends[p]}
     finally:
         await consumer.stop()

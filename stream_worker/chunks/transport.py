@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import aiokafka
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from stream_worker.chunks.lane import Lane
+from stream_worker.chunks.position import InputMismatch, look_at, start_of
+
+if TYPE_CHECKING:
+    from stream_worker.chunks.recovery import BulkStore
 
 log = structlog.get_logger("vitalcast")
 
 # What a rebalance may wait for the last chunks: less than Kafka's rebalance timeout (60 s), more than a broker restart.
 DRAIN_TIMEOUT_S: Final = 20.0
 MAX_FETCH_BYTES: Final = 2 << 20
+# Partitions that were added to a topic are noticed after so long; Kafka's own default is 5 min.
+METADATA_MAX_AGE_MS: Final = 10_000
 
 
 Records = Sequence[aiokafka.ConsumerRecord]
@@ -54,6 +62,10 @@ class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._reached: dict[TP, int] = {}  # what was fetched last; after a rebalance only a guess at what is waiting
+        super().__init__(*args, **kwargs)
+
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         connection: Connection = self.app.connection
         self._assignor = self.app.assignor
@@ -65,7 +77,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             group_instance_id=connection.instance_id,
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # perform_seek knows better
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             isolation_level=connection.isolation_level,
             max_partition_fetch_bytes=MAX_FETCH_BYTES,
             session_timeout_ms=session_timeout_ms,
@@ -77,17 +90,35 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _fetch_records(
         self, consumer: aiokafka.AIOKafkaConsumer, active_partitions: set[TP], timeout: float, max_records: int
     ) -> Mapping[TP, Records]:
-        """An equal share of what each partition has; waits only if none has anything.
+        """Some records of every partition that has any; waits only if none has.
 
         Stock aiokafka fills a fetch from one partition before it looks at the next, so that under load each chunk
         would hold one partition only, and few stays with many readings each.
         """
         fetch = super()._fetch_records
-        share = max(1, max_records // len(active_partitions))
+        behind = {tp: max(0, (consumer.highwater(tp) or 0) - self._reached.get(tp, 0)) for tp in active_partitions}
         fetched: dict[TP, Records] = {}
-        for partition in active_partitions:
+        for partition, share in fetch_shares(behind, max_records).items():
             fetched.update(await fetch(consumer, {partition}, timeout=0, max_records=share))
-        return fetched or await fetch(consumer, active_partitions, timeout=timeout, max_records=share)
+        if not fetched:
+            share = max(1, max_records // len(active_partitions))
+            fetched = await fetch(consumer, active_partitions, timeout=timeout, max_records=share)
+        self._reached.update({partition: records[-1].offset + 1 for partition, records in fetched.items()})
+        return fetched
+
+
+def fetch_shares(behind: Mapping[TP, int], max_records: int) -> dict[TP, int]:
+    """How many records of each partition a fetch takes, by how far the partitions are behind.
+
+    A quarter is divided equally, so that nobody waits for another's backlog; the rest by what is waiting, so that
+    backlogs end together: a replay's chunks then hold many stays until its end.
+    """
+    equal, waiting = max_records // 4 // len(behind), sum(behind.values())
+    rest = max_records - equal * len(behind)
+    return {
+        partition: max(1, equal + (rest * records // waiting if waiting else rest // len(behind)))
+        for partition, records in behind.items()
+    }
 
 
 class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
@@ -110,18 +141,40 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """What was fetched as one chunk; nothing when the partitions may have changed hands meanwhile.
 
         A rebalance can end within one fetch. Nobody can tell then whether the records were fetched before or after the
-        new assignment's seek, so they are dropped and fetched again from the committed offsets.
+        new assignment's seek, so they are dropped and fetched again.
         """
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         generation = self.app.consumer_generation_id
-        fetched = await self._fetch(timeout)
+        try:
+            fetched = await self._fetch(timeout)
+        except (OffsetOutOfRangeError, NoOffsetForPartitionError):
+            await self._rewind()
+            return
         if self.should_stop:
             return
         if not self.flow_active or self.app.consumer_generation_id != generation:
             await self._rewind()
-        elif fetched:
-            yield self._chunk_message({TopicPartition(*tp): records for tp, records in fetched.items()})
+            return
+        for chunk in self._split(fetched):
+            yield self._chunk_message(chunk)
+
+    def _split(self, fetched: Mapping[TP, Records]) -> Iterator[Chunk]:
+        """First the records that are taken for their state alone, if there are any, then the others."""
+        redone: dict[TopicPartition, Records] = {}
+        new: dict[TopicPartition, Records] = {}
+        for tp, records in fetched.items():
+            partition = TopicPartition(*tp)
+            lane = self.lanes.get(partition)
+            until = lane.published_until if lane else 0
+            if records[0].offset >= until:
+                new[partition] = records
+                continue
+            n = bisect_left(records, until, key=lambda record: record.offset)
+            redone[partition] = records[:n]
+            if n < len(records):
+                new[partition] = records[n:]
+        yield from (chunk for chunk in (redone, new) if chunk)
 
     async def _fetch(self, timeout: float) -> Mapping[TP, Records]:
         active = self._get_active_partitions()
@@ -135,19 +188,39 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             self.not_waiting_next_records.set()
 
     async def perform_seek(self) -> None:
-        """Go to the committed offsets; to the beginning where nothing is committed, which Faust leaves where it is."""
+        """Go to where the state ends; to the beginning where there is none, which Faust leaves where it is."""
         await super().perform_seek()
-        uncommitted = [
-            TopicPartition(*tp)
-            for tp in self.assignment()
-            if not self._is_changelog_tp(tp) and self._read_offset[tp] is None
-        ]
-        if uncommitted:
-            consumer = self._thread._ensure_consumer()
-            await self._thread.call_thread(consumer.seek_to_beginning, *uncommitted)
+        committed = {
+            TopicPartition(*tp): self._read_offset[tp] for tp in self.assignment() if not self._is_changelog_tp(tp)
+        }
+        if not committed:
+            return
+        (table,) = self.app.tables.values()
+        store: BulkStore = table.data
+        consumer = self._thread._ensure_consumer()
+        logs = await self._thread.call_thread(look_at, consumer, committed, store.written_ms)
+        try:
+            positions = store.positions
+            starts = {tp: start_of(tp, found, positions.get(tp.partition)) for tp, found in logs.items()}
+        except InputMismatch as error:
+            self.connection.on_failure(error)
+            return
+        for partition, start in starts.items():
+            if (lane := self.lanes.get(partition)) is None:
+                continue  # lost meanwhile: whoever has it now seeks for itself
+            if start.lost:
+                log.warning("readings_lost", partition=partition.partition, records=start.lost)
+            if start.published_until:
+                redone = start.published_until - start.offset
+                log.warning("state_is_made_again", partition=partition.partition, records=redone)
+            if start.offset > store.positions.get(partition.partition, -1):
+                store.positions[partition.partition] = start.offset
+            lane.published_until = start.published_until
+            self._read_offset[TP(*partition)] = start.offset  # Faust drops what is older
+            await self._thread.call_thread(consumer.seek, partition, start.offset)
 
     async def _rewind(self) -> None:
-        """Fetch again from the committed offsets; what is processed already is skipped by those who keep the state."""
+        """Fetch again from where the state ends."""
         generation = self.app.consumer_generation_id
         try:
             await self.perform_seek()

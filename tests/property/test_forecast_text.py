@@ -16,7 +16,7 @@ from stream_worker.stays import Layout
 from tests.arithmetic_model import MANIFEST
 
 V, H, Q = len(MANIFEST.signals), len(MANIFEST.horizons_s), len(MANIFEST.quantile_levels)
-ENCODER = OutputEncoder(Layout.of(MANIFEST), "vitals.readings", with_payload=False)
+ENCODER = OutputEncoder(Layout.of(MANIFEST), "vitals.readings", calibration="adaptive", with_payload=False)
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stream_worker.pipeline import ChunkResult, Pipeline
 from tests.arithmetic_model import INPUTS
-from tests.records import NOW_US, FakeRecord, decoded, event, new_pipeline, process, reading, records
+from tests.records import NOW_US, Changelog, FakeRecord, decoded, event, new_pipeline, process, reading, records
 
 CALM = {"hr": 80, "abp_mean": 80, "spo2": 97}
 
@@ -137,9 +137,9 @@ def test_limits_survive_a_restart_and_end_with_the_stay() -> None:
 
 
 def test_a_sensor_that_comes_off_is_technical() -> None:
-    with_spo2 = [reading("s", 60 * i, {"hr": 80 + i % 2, "spo2": 97}) for i in range(5)]
-    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(5, 36)]
-    back = [reading("s", 2160, {"hr": 80, "spo2": 96})]
+    with_spo2 = [reading("s", 60 * i, {"hr": 80 + i % 2, "spo2": 97}) for i in range(-2, 3)]
+    without = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(3, 64)]
+    back = [reading("s", 3840, {"hr": 80, "spo2": 96})]
     alerts = run(*with_spo2, *without, *back)
     assert technical(alerts) == [("raised", "spo2", "sensor_off"), ("cleared", "spo2", "sensor_off")]
 
@@ -174,6 +174,115 @@ def test_heart_rate_and_pulse_that_disagree_for_minutes_are_technical() -> None:
 def test_doubtful_values_start_no_alert() -> None:
     doubtful = minutes("s", *[45] * 9, quality={"abp_mean": "questionable"})
     assert states(run(*doubtful), "limit") == []
+
+
+@pytest.mark.parametrize("bad", [{"low": 140}, {"high": 30}, {"low": 90, "high": 90}])
+def test_limits_that_contradict_those_in_force_are_a_dead_letter_and_change_nothing(bad: dict[str, float]) -> None:
+    pipeline = new_pipeline()
+    good = event("s", 0, "limits", limits={"hr": {"low": 60}})
+    result = process(pipeline, records([good, event("s", 1, "limits", limits={"hr": bad})]))
+    assert [letter["reason"] for letter in decoded(result.dead_letters)] == ["schema"]
+    slow = [reading("s", 60 * i, {"hr": 55 + i % 2}) for i in range(1, 9)]
+    alerts = decoded(process(pipeline, records(slow, first_offset=2)).alerts)
+    assert [(a["signal"], a["evidence"]["limit"]) for a in alerts if a["kind"] == "limit"] == [("hr", 60)]
+
+
+def test_what_a_suspect_sensor_says_is_held_back_until_it_can_be_believed() -> None:
+    torn = [reading("s", 30 * i, {"hr": 80 + i % 2, "abp_sys": 80, "abp_dia": 90, "abp_mean": 85}) for i in range(12)]
+    low = [reading("s", 340 + 10 * i, {"hr": 80, "abp_sys": 60, "abp_dia": 40, "abp_mean": 45}) for i in range(8)]
+    result = process(new_pipeline(), records([*torn, *low]))
+    alerts = [a for a in decoded(result.alerts) if a["signal"] == "abp_mean"]
+    # Severe from 340 on, for 30 s by 370; but the sensor is suspect until it has been right for a minute.
+    assert [(a["kind"], a["state"], a["event_at"][14:19]) for a in alerts] == [
+        ("technical", "raised", "05:00"),
+        ("technical", "cleared", "06:40"),
+        ("limit", "raised", "06:40"),
+    ]
+    assert "its other alerts are held back" in alerts[0]["message"]
+    assert result.alerts_held["suspect"] >= 1
+
+
+# --- NEWS2 ---
+
+
+def observed(first: int, last: int, observations: dict[str, str] | None = None, **changed: float) -> list[bytes]:
+    """One reading a minute of a patient who is well but for `changed`; `observations` come with the first of them."""
+    well = {"hr": 70, "resp": 16, "spo2": 97, "abp_sys": 120, "abp_dia": 70, "abp_mean": 85, "temp": 37}
+    first_more = {} if observations is None else {"observations": observations}
+    return [
+        reading(
+            "s", 60 * i, {**well, **changed, "hr": changed.get("hr", 70) + i % 2}, **(first_more if i == first else {})
+        )
+        for i in range(first, last)
+    ]
+
+
+def with_news2(*values: bytes) -> list[dict[str, Any]]:
+    """The NEWS2 alerts that a stream leaves."""
+    return [a for a in run(*values, pipeline=new_pipeline(news2=True)) if a["kind"] == "news2"]
+
+
+ALERT_ON_AIR = {"consciousness": "A", "oxygen": "air"}
+
+
+def test_news2_alarms_on_what_is_known_and_says_what_is_not() -> None:
+    # Saturation 93: 2, pulse 115: 2, temperature 38.5: 1; consciousness and oxygen are not known.
+    (raised,) = with_news2(*observed(0, 8, spo2=93, hr=115, temp=38.5))
+    assert (raised["state"], raised["priority"], raised["signal"]) == ("raised", "medium", None)
+    assert raised["alert_id"] == "vitals.readings-0-5-news2-stay-any"
+    assert (raised["evidence"]["score"], raised["evidence"]["upper"]) == (5, 10)
+    assert raised["evidence"]["missing"] == ["oxygen", "consciousness"]
+    assert "consciousness" in raised["message"]
+
+
+def test_news2_takes_observations_and_rises_with_them() -> None:
+    ill = {"spo2": 93.0, "hr": 115.0, "temp": 38.5}
+    alerts = with_news2(*observed(0, 8, ALERT_ON_AIR, **ill), *observed(8, 16, {"consciousness": "C"}, **ill))
+    assert states(alerts, "news2") == [("raised", 0, "medium", None), ("updated", 1, "high", None)]
+    assert [(a["evidence"]["score"], a["evidence"]["missing"]) for a in alerts] == [(5, []), (8, [])]
+
+
+def test_news2_scale_2_holds_from_its_event_on() -> None:
+    breathless = {"spo2": 89.0}  # 3 on scale 1, which alone asks for a review; 0 on scale 2
+    assert len(with_news2(*observed(0, 8, ALERT_ON_AIR, **breathless))) == 1
+    assert with_news2(event("s", 0, "settings", spo2_scale=2), *observed(0, 8, ALERT_ON_AIR, **breathless)) == []
+
+
+def test_without_its_setting_there_is_no_news2() -> None:
+    assert states(run(*observed(0, 8, spo2=93, hr=115, temp=38.5)), "news2") == []
+
+
+def test_what_a_nurse_charted_survives_a_restart() -> None:
+    stream = observed(0, 20, {"consciousness": "V", "oxygen": "supplemental"}, resp=22.0)
+    changelog, first = Changelog(), new_pipeline(news2=True)
+    before = process(first, records(stream[:3]))
+    changelog.apply(before)
+    after = process(changelog.recover(news2=True), records(stream[3:], first_offset=3))
+    assert decoded(before.alerts + after.alerts) == run(*stream, pipeline=new_pipeline(news2=True))
+    assert states(decoded(after.alerts), "news2") == [("raised", 0, "high", None)]
+
+
+# --- what a forecast and a sensor say ---
+
+
+def test_a_value_that_is_low_and_then_missing_is_told_of() -> None:
+    low = [reading("s", 60 * i, {"hr": 80 + i % 2, "abp_mean": 60 + i / 10}) for i in range(4)]
+    gone = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(4, 7)]
+    assert states(run(*low, *gone), "limit") == [("raised", 0, "medium", None)]
+    assert states(run(*low[:1], *gone), "limit") == []
+
+
+def test_a_change_of_a_stays_limit_is_told_in_the_open_alert() -> None:
+    own = event("s", 60 * 8, "limits", limits={"abp_mean": {"low": 70}})
+    alerts = run(*minutes("s", *[60] * 8), own, *minutes("s", *[60] * 3, start=8))
+    assert states(alerts, "limit") == [("raised", 0, "medium", None), ("updated", 1, "medium", None)]
+    assert [a["evidence"]["limit"] for a in alerts if a["kind"] == "limit"] == [65, 70]
+
+
+def test_a_fever_taken_by_hand_is_an_alert_with_its_second_value() -> None:
+    values = [reading("s", 60 * i, {"hr": 80 + i % 2, **({"temp": 40.0} if i in (0, 45) else {})}) for i in range(50)]
+    raised = [a for a in run(*values) if a["kind"] == "limit"]
+    assert [(a["signal"], a["side"], a["event_at"][11:16]) for a in raised] == [("temp", "high", "11:45")]
 
 
 times = st.integers(0, 3500)

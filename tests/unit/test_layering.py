@@ -21,7 +21,7 @@ TORCH_AT_HOME = (
     "stream_worker/stays.py",
     "stream_worker/chain.py",
     "stream_worker/app.py",
-    "stream_worker/backtest/command.py",
+    "stream_worker/backtest/feed.py",
 )
 
 

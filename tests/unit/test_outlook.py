@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_worker.alerting import Observation, highest_outlooks, log_odds, outlook, probability_of
+from stream_worker.alerts.outlook import highest_outlooks, log_odds, outlooks, probability_of
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 rows = st.lists(st.integers(500, 900), min_size=5, max_size=5).map(lambda quanta: sorted(q / 10 for q in quanta))
 forecasts = st.lists(rows, min_size=1, max_size=5)
 
 
-def seen(quantiles: list[list[float]]) -> Observation:
-    return Observation(
-        at_us=0,
-        values={},
-        last_at_us={},
-        changed_at_us={},
-        implausible=frozenset(),
-        scores={},
-        flagged=frozenset(),
-        regular=frozenset(),
-        horizons_s=[60 * (h + 1) for h in range(len(quantiles))],
-        levels=LEVELS,
-        quantiles={"abp_mean": quantiles},
-    )
-
-
 def pooled(quantiles: list[list[float]], limit: float = 65, side: str = "low") -> float:
-    return outlook(seen(quantiles), "abp_mean", side, limit)
+    return float(outlooks(np.array([quantiles], float), LEVELS, np.array([limit]), side)[0])
+
+
+def test_certainty_has_infinite_odds_of_either_kind() -> None:
+    assert (log_odds(0.0), log_odds(0.5), log_odds(1.0)) == (-inf, 0.0, inf)
 
 
 @pytest.mark.parametrize(("limit", "share"), [(60, 0.05), (70, 0.25), (72.5, 0.375), (75, 0.5), (80, 0.75), (90, 0.95)])
@@ -57,9 +46,9 @@ def test_the_higher_a_low_limit_the_likelier_it_is_crossed(quantiles: list[list[
 def test_the_quick_look_never_gives_less_than_the_rule(quantiles: list[list[float]], limit: float) -> None:
     low, high = highest_outlooks(LEVELS)
     below = low[[sum(q < limit for q in row) for row in quantiles]].mean()
-    above = high[[sum(q > limit for q in row) for row in quantiles]].mean()
-    assert pooled(quantiles, limit) <= below + 1e-9
-    assert pooled(quantiles, limit, "high") <= above + 1e-9
+    above = high[[sum(q >= limit for q in row) for row in quantiles]].mean()
+    assert pooled(quantiles, limit) <= below + 1e-6
+    assert pooled(quantiles, limit, "high") <= above + 1e-6
 
 
 def test_what_is_likelier_is_said_to_be() -> None:

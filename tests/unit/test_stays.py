@@ -6,10 +6,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
+import torch
 
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import BODY, HEAD, Stays
+from stream_worker.stays import BODY, HEAD, PARTITION, Stays
 from tests.arithmetic_model import MANIFEST, ArithmeticPredictor
 from tests.records import NOW_US, Changelog, decoded, event, new_pipeline, process, reading, records
 
@@ -19,7 +21,7 @@ def minutes(stay_id: str, first: int, last: int) -> list[bytes]:
 
 
 def recovered_with(manifest: Any, changelog: Changelog) -> tuple[Pipeline, int]:
-    """A new process whose model has `manifest`; and how many stays had to start anew."""
+    """A new process whose model has `manifest`; and how many stays it cannot use."""
     predictor: Any = ArithmeticPredictor()
     predictor.manifest = manifest
     stays = Stays(manifest, predictor.initial_state(1))
@@ -47,7 +49,8 @@ def test_a_slot_that_is_used_again_remembers_nothing() -> None:
     fresh, used = new_pipeline(), process(pipeline, records(minutes("new", 0, 5), first_offset=6))
     reference = process(fresh, records(minutes("new", 0, 5), first_offset=6))
     assert decoded(used.forecasts) == decoded(reference.forecasts)
-    assert used.state == reference.state
+    # What the partition's stays share knows of both.
+    assert {**used.state, PARTITION: None} == {**reference.state, PARTITION: None}
 
 
 def test_the_state_of_another_model_is_primed_from_the_window() -> None:
@@ -62,6 +65,67 @@ def test_the_state_of_another_model_is_primed_from_the_window() -> None:
     assert hr == 80 + 27 % 3  # the last closed step: two are open
     after = decoded(process(pipeline, records(minutes("s", 30, 31), first_offset=30)).forecasts)
     assert after[0]["signals"]["hr"]["last"] == 80
+
+
+class LargerPredictor(ArithmeticPredictor):
+    """The same arithmetic in a larger state."""
+
+    manifest = msgspec.structs.replace(MANIFEST, sha256="cd" * 32, state_float32=9)
+
+    def initial_state(self, batch: int) -> torch.Tensor:
+        return torch.zeros(batch, 11)
+
+    def step(self, x: Any, observed: Any, elapsed: Any, state: Any) -> Any:
+        own, rest = torch.cat([state[:, :5], state[:, 9:]], dim=1), state[:, 5:9]
+        quantiles, after = super().step(x, observed, elapsed, own)
+        return quantiles, torch.cat([after[:, :5], rest, after[:, 5:]], dim=1)
+
+
+def test_a_change_of_the_model_is_as_a_restart_with_the_other_one() -> None:
+    other: Any = LargerPredictor()
+    changelog, pipeline = Changelog(), new_pipeline()
+    changelog.apply(process(pipeline, records(minutes("s", 0, 30))))
+    assert pipeline.change_model(other) == 1
+    restarted = Pipeline(Settings(min_observed_steps=1), other, Stays(other.manifest, other.initial_state(1)))
+    assert restarted.stays.load(0, dict(changelog.newest)) == 0
+    assert restarted.chain.prime_outdated() == 1
+    next_minutes = records(minutes("s", 30, 40), first_offset=30)
+    after, expected = process(pipeline, next_minutes), process(restarted, next_minutes)
+    assert decoded(after.forecasts) == decoded(expected.forecasts)
+    assert {f["model"]["sha256"] for f in decoded(after.forecasts)} == {"cd" * 6}
+    assert after.state == expected.state
+
+
+def test_a_model_for_another_task_is_refused_and_changes_nothing() -> None:
+    other: Any = LargerPredictor()
+    other.manifest = msgspec.structs.replace(other.manifest, horizons_s=(60, 120))
+    pipeline, undisturbed = new_pipeline(), new_pipeline()
+    for each in (pipeline, undisturbed):
+        process(each, records(minutes("s", 0, 30)))
+    with pytest.raises(ValueError, match="horizons"):
+        pipeline.change_model(other)
+    next_minutes = records(minutes("s", 30, 40), first_offset=30)
+    assert decoded(process(pipeline, next_minutes).forecasts) == decoded(process(undisturbed, next_minutes).forecasts)
+
+
+def test_the_records_of_another_task_are_not_guessed_at() -> None:
+    changelog = changelog_of(*minutes("s", 0, 30))
+    _, lost = recovered_with(msgspec.structs.replace(MANIFEST, quantile_levels=(0.1, 0.5, 0.9)), changelog)
+    assert lost == 1
+
+
+def test_a_pipeline_that_does_not_publish_is_scored_like_one_that_does() -> None:
+    predictor: Any = ArithmeticPredictor()
+    stays = Stays(predictor.manifest, predictor.initial_state(1))
+    shadow = Pipeline(Settings(min_observed_steps=1), predictor, stays, publishes=False)
+    live, silent = (process(each, records(minutes("s", 0, 50))) for each in (new_pipeline(), shadow))
+    assert live.scored is not None
+    assert silent.scored is not None
+    assert live.scored.covered.any()
+    np.testing.assert_array_equal(silent.scored.covered, live.scored.covered)
+    assert not silent.forecasts
+    assert not silent.alerts
+    assert set(silent.state) == {PARTITION}
 
 
 def test_a_state_of_an_unknown_encoding_is_not_guessed_at() -> None:
@@ -102,3 +166,11 @@ def test_a_model_of_any_one_signal_is_served() -> None:
         2998.75,
         3998.75,
     ]
+
+
+def test_a_partition_is_forgotten_with_what_its_stays_share() -> None:
+    pipeline = new_pipeline()
+    for partition in (0, 1):
+        process(pipeline, records(minutes("s", 0, 3)), partition)
+    pipeline.stays.forget(0)
+    assert (len(pipeline.stays), pipeline.stays.find(0, "s"), list(pipeline.stays.next_offsets)) == (1, None, [1])

@@ -1,0 +1,115 @@
+"""Keeps the exact list of open alerts, over its own restarts too, and cries out when Vitalcast falls silent.
+
+    python alert_receiver.py SERVERS [TOPIC] [STATE_FILE] [SILENT_AFTER_S]
+
+Needs kafka-python only: copy it and put your pager where `tell` is. The list and the offsets up to which it holds are
+one file, replaced whole, so that a crash at any point loses and doubles nothing. Without the file, or where the topic
+no longer goes back to its offsets, the list is made again from the beginning of the topic.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+
+def tell(text: str) -> None:
+    """Your pager, screen or hospital bus."""
+    print(text, flush=True)
+
+
+def apply(open_alerts: dict[str, Any], message: dict[str, Any]) -> None:
+    """Take over one revision of an alert."""
+    if message["state"] == "cleared":
+        open_alerts.pop(message["alert_id"], None)
+    else:
+        open_alerts[message["alert_id"]] = message
+    tell(f"{message['state']} ({message['priority']}) {message['stay_id']}: {message['message']}")
+
+
+def load(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
+    """Next offset by partition, and the alerts that were open there."""
+    if not path.exists():
+        return {}, {}
+    state = json.loads(path.read_text(encoding="utf-8"))
+    return state["offsets"], state["open"]
+
+
+def save(path: Path, offsets: dict[str, int], open_alerts: dict[str, Any]) -> None:
+    """Replace the file whole: there is never half of one."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({"offsets": offsets, "open": open_alerts}, indent=1), encoding="utf-8")
+    fresh.replace(path)
+
+
+class Silence:
+    """Notices partitions of which no heartbeat has come for `after_s`."""
+
+    def __init__(self, partitions: list[int], after_s: float) -> None:
+        self.after_s = after_s
+        self.heard = dict.fromkeys(partitions, time.monotonic())
+        self.silent: set[int] = set()
+
+    def beat(self, partition: int, state: str) -> None:
+        """A heartbeat has come."""
+        self.heard[partition] = time.monotonic()
+        if state == "stopping":
+            tell(f"partition {partition}: its worker stops; another has to take over")
+
+    def check(self) -> None:
+        """Tell of what has become silent, and of what is heard again."""
+        now = time.monotonic()
+        silent = {partition for partition, at in self.heard.items() if now - at > self.after_s}
+        for partition in sorted(silent - self.silent):
+            tell(f"ALARM: partition {partition} is SILENT, its beds are not watched (no heartbeat: {self.after_s:g} s)")
+        for partition in sorted(self.silent - silent):
+            tell(f"partition {partition} is heard again")
+        self.silent = silent
+
+
+def seek(consumer: Any, places: list[TopicPartition], offsets: dict[str, int], open_alerts: dict[str, Any]) -> None:
+    """Go on where the list ends; forget it and begin anew if the topic no longer reaches back to there."""
+    firsts = consumer.beginning_offsets(places)
+    if any(offsets.get(str(place.partition), 0) < first for place, first in firsts.items()):
+        offsets.clear()
+        open_alerts.clear()
+    for place in places:
+        consumer.seek(place, offsets.get(str(place.partition), firsts[place]))
+
+
+def main(servers: str, topic: str = "vitals.alerts", state_file: str = "alerts.json", silent_s: str = "30") -> None:
+    """Follow the alerts until Ctrl-C."""
+    path = Path(state_file)
+    # read_committed: what a worker wrote before it crashed, and will write again, is not seen.
+    consumer = KafkaConsumer(bootstrap_servers=servers, isolation_level="read_committed", enable_auto_commit=False)
+    places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+    if not places:
+        sys.exit(f"no topic {topic} at {servers}")
+    consumer.assign(places)
+    offsets, open_alerts = load(path)
+    seek(consumer, places, offsets, open_alerts)
+    silence = Silence([place.partition for place in places], float(silent_s))
+    while True:
+        for place, records in consumer.poll(timeout_ms=500).items():
+            for record in records:
+                message = json.loads(record.value)
+                if message["schema"] == "vitals.alert.v1":
+                    apply(open_alerts, message)
+                elif message["schema"] == "vitals.heartbeat.v1":
+                    silence.beat(place.partition, message["state"])
+            offsets[str(place.partition)] = consumer.position(place)
+            save(path, offsets, open_alerts)
+        silence.check()
+
+
+if __name__ == "__main__":
+    if not 2 <= len(sys.argv) <= 5:
+        sys.exit(__doc__)
+    with suppress(KeyboardInterrupt):
+        main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Alerts: rules find conditions in readings; a condition that lasts is an alert with a life."""

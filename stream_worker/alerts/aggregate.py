@@ -1,0 +1,91 @@
+"""NEWS2 of a stay: its inputs are kept as they come, each for as long as it may stand, and the score is an alert."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from schemas.reading import Observations
+from stream_worker.alerts.life import SECOND, AlertKey, Entries, Finding
+from stream_worker.alerts.news2 import URGENT, Known, News2, news2
+
+KEY: Final = AlertKey("news2")
+
+# For how long an input stands. Monitored ones: as long as a limit's value; a cuff measures every hour at least; what a
+# nurse charts: the longest interval between observations that the Royal College gives, 12 h.
+_MONITORED_S: Final = 900.0
+_CUFF_S: Final = 3600.0
+_CHARTED_S: Final = 43_200.0
+VALID_S: Final = {
+    "resp": _MONITORED_S,
+    "spo2": _MONITORED_S,
+    "abp_sys": _MONITORED_S,
+    "nibp_sys": _CUFF_S,
+    "hr": _MONITORED_S,
+    "pulse": _MONITORED_S,
+    "temp": _CHARTED_S,
+    "consciousness": _CHARTED_S,
+    "oxygen": _CHARTED_S,
+}
+# A score is made for observations taken at rest: what does not last is not one.
+DELAY_S: Final = 300.0
+RECOVER_S: Final = 900.0
+# The chart asks for a new score within the hour from 5 points on.
+REARM_S: Final = 3600.0
+MATERIAL: Final = 1.0  # an open alert tells anew when the score has moved by more than this
+
+Inputs = dict[str, tuple[float | str, int]]  # value and time by name
+
+
+def remember(inputs: Inputs, at_us: int, values: Mapping[str, float], observations: Observations | None) -> None:
+    """Take over what a reading tells."""
+    for name in VALID_S:
+        value: float | str | None = values.get(name)
+        if value is None and observations is not None:
+            value = getattr(observations, name, None)
+        if value is not None:
+            inputs[name] = (value, at_us)
+
+
+def score_of(inputs: Inputs, at_us: int, suspect: Collection[str | None], spo2_scale: int | None) -> News2:
+    """The score at `at_us`; the arterial line goes before the cuff, the heart rate before the pulse."""
+    valid: dict[str, Any] = {
+        name: value
+        for name, (value, observed_us) in inputs.items()
+        if name not in suspect and at_us - observed_us <= VALID_S[name] * SECOND
+    }
+    known = Known(
+        resp=valid.get("resp"),
+        spo2=valid.get("spo2"),
+        oxygen=valid.get("oxygen"),
+        systolic=valid.get("abp_sys", valid.get("nibp_sys")),
+        pulse=valid.get("hr", valid.get("pulse")),
+        consciousness=valid.get("consciousness"),
+        temp=valid.get("temp"),
+    )
+    return news2(known, 2 if spo2_scale == 2 else 1)
+
+
+def finding(entries: Entries, score: News2) -> Finding | None:
+    """What the score says; it alarms on its lower end only."""
+    priority = score.priority
+    if priority is None and KEY not in entries:
+        return None
+    evidence = {
+        "score": score.lower,
+        "upper": score.upper,
+        "points": dict(score.points),
+        "missing": list(score.missing),
+        "threshold": URGENT,
+    }
+    return Finding(
+        KEY,
+        "off" if priority is None else "on",
+        priority or "medium",
+        DELAY_S,
+        RECOVER_S,
+        rearm_s=REARM_S,
+        evidence=evidence,
+        figure=float(score.lower),
+        material=MATERIAL,
+    )

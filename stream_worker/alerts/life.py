@@ -1,0 +1,311 @@
+"""The life of a stay's alerts: conditions that hold long enough are raised, change, and are cleared when they end.
+
+A rule (`alerts.rules`) says of a condition whether it is on, off, or cannot be told. `step` keeps each condition's
+history in an `AlertEntry` and returns the transitions. Pure: time is the reading's.
+
+             on for delay_s            off for recover_s
+    (none) --------------> raised ----------------------> cleared (recovered)
+                             |  ^ priority changed: updated
+                             +--> cannot be told for data_lost_s: cleared (data_lost)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from schemas.alert import AlertState, ClearReason, Priority
+from stream_worker.stays import NEVER, AlertEntry, Excursion
+
+Presence = Literal["on", "off", "unknown"]
+# suspect: its signal's sensor is. rearm: the same was raised of late, or is known. budget: enough was raised already.
+HoldReason = Literal["suspect", "rearm", "budget"]
+SECOND: Final = 1_000_000
+
+# Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
+# episode in docs/alerts.md asks for nine tenths).
+RETURN_SHARE: Final = 0.1
+
+
+class AlertKey(NamedTuple):
+    """What an alert is about. A stay has at most one open alert for each."""
+
+    kind: str
+    signal: str | None = None
+    side: str | None = None
+    cause: str | None = None
+
+
+@dataclass(slots=True)
+class Finding:
+    """What a rule says of one condition at one reading."""
+
+    key: AlertKey
+    presence: Presence
+    priority: Priority
+    delay_s: float = 0.0
+    recover_s: float = 0.0
+    data_lost_s: float = 900.0
+    rearm_s: float = 0.0
+    severe_delay_s: float | None = None  # given: the value is severe, and of high priority if that lasts so long
+    evidence: dict[str, Any] = field(default_factory=dict)
+    since_us: int | None = None  # if it began before this reading
+    is_enough: bool = True  # False: it goes on, but not so that it is worth an alert now
+    hold_s: float = 0.0  # unknown: for so long the last value is taken to hold
+    held: HoldReason | None = None  # why it is not to be raised now
+    figure: float | None = None  # an open alert is updated when this moves by `material` from what was last told
+    material: float = 0.0
+
+
+@dataclass(slots=True)
+class Transition:
+    """One revision of an alert, to be published."""
+
+    key: AlertKey
+    state: AlertState
+    revision: int
+    priority: Priority
+    since_us: int
+    at_us: int
+    raised_offset: int
+    clear_reason: ClearReason | None
+    evidence: dict[str, Any]
+    superseded_by: AlertKey | None = None
+    lead_time_s: float | None = None
+
+
+Entries = dict[tuple[str, str | None, str | None, str | None], AlertEntry]
+
+
+def step(
+    entries: Entries,
+    findings: Iterable[Finding],
+    at_us: int,
+    last_at_us: Mapping[str, int],
+    offset: int,
+    held: Counter[str],
+) -> list[Transition]:
+    """Move a stay's alerts by what was found at one reading, made at `at_us`; `entries` is changed in place.
+
+    last_at_us : when each signal was last observed. held : counts what was held back.
+    """
+    transitions: list[Transition] = []
+    for finding in findings:
+        transition = _move(entries, finding, at_us, last_at_us, offset, held)
+        if transition is not None:
+            transitions.append(transition)
+            if transition.state == "raised" and finding.key.kind == "limit":
+                transitions.extend(_supersede(entries, transition))
+    return transitions
+
+
+def is_open(entry: AlertEntry | None) -> bool:
+    """Whether there is an entry and it is an open alert."""
+    return entry is not None and entry.raised_offset is not None
+
+
+def close(entries: Entries, at_us: int, reason: ClearReason) -> list[Transition]:
+    """Clear all of a stay's alerts and forget its excursions."""
+    transitions = [
+        _cleared(AlertKey(*key), entry, at_us, reason)
+        for key, entry in entries.items()
+        if entry.raised_offset is not None
+    ]
+    entries.clear()
+    return transitions
+
+
+NO_DATA: Final = AlertKey("technical", None, None, "no_data")
+
+
+def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: int) -> list[Transition]:
+    """Raise no_data for a stay whose last reading, at `offset`, is `stale_after_s` old. The same alert whoever noticed.
+
+    Nothing else can be told of the stay any more: its other alerts are cleared as data_lost.
+    """
+    at_us = newest_us + int(stale_after_s * SECOND)
+    lost = close(entries, at_us, "data_lost")
+    entries[NO_DATA] = AlertEntry(since_us=newest_us, priority="low", raised_offset=offset)
+    evidence = {"silent_s": stale_after_s}
+    return [*lost, Transition(NO_DATA, "raised", 0, "low", newest_us, at_us, offset, None, evidence)]
+
+
+def _move(
+    entries: Entries, finding: Finding, at_us: int, last_at_us: Mapping[str, int], offset: int, held: Counter[str]
+) -> Transition | None:
+    entry = entries.get(finding.key)
+    if entry is None:
+        if finding.presence != "on":
+            return None
+        entry = entries[finding.key] = AlertEntry(priority=finding.priority)
+    if finding.presence == "unknown":
+        return _move_unknown(entries, finding, entry, at_us, last_at_us, offset, held)
+    if finding.severe_delay_s is None:
+        entry.severe_since_us = None
+    elif entry.severe_since_us is None:
+        entry.severe_since_us = at_us
+    is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
+    if entry.raised_offset is not None:
+        return _move_open(entries, finding, entry, at_us, is_high=is_high)
+    follow(entry, at_us, is_on=finding.presence == "on", since_us=finding.since_us)
+    if entry.since_us == NEVER:
+        entry.is_held = False
+        _forget_if_idle(entries, finding.key, entry, at_us)
+        return None
+    is_due = is_high or _lasts(entry.since_us, at_us, finding.delay_s)
+    if finding.presence == "off" or not is_due:
+        return None
+    return _raise(entry, finding, at_us, offset, held, is_high=is_high)
+
+
+def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
+    return since_us is not None and at_us - since_us >= delay_s * SECOND
+
+
+def _forget_if_idle(entries: Entries, key: AlertKey, entry: AlertEntry, at_us: int) -> None:
+    if at_us >= entry.rested_until_us and entry.known is None:
+        del entries[key]
+
+
+def _raise(
+    entry: AlertEntry, finding: Finding, at_us: int, offset: int, held: Counter[str], *, is_high: bool = False
+) -> Transition | None:
+    """Raise the alert that is due, unless it is to be held back."""
+    if not finding.is_enough:
+        return None
+    reason = finding.held or ("rearm" if at_us < entry.rested_until_us and not is_high else None)
+    if reason is not None:
+        held[reason] += not entry.is_held
+        entry.is_held = True
+        return None
+    entry.is_held = False
+    entry.priority = "high" if is_high else finding.priority
+    entry.raised_offset = offset
+    entry.revision = 0
+    entry.figure = finding.figure
+    entry.rested_until_us = at_us + int(finding.rearm_s * SECOND)
+    return _transition(finding, entry, at_us, "raised")
+
+
+def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | None = None) -> None:
+    """Keep account of when an excursion began, and of how long the value was back inside it.
+
+    A reading holds until the next one, so time is counted alike at any rate.
+    """
+    if excursion.since_us != NEVER and excursion.recovered_since_us is not None:
+        away_us = excursion.returned_us + at_us - excursion.recovered_since_us
+        if away_us > RETURN_SHARE * (at_us - excursion.since_us):
+            excursion.since_us = NEVER
+        elif is_on:
+            excursion.returned_us, excursion.recovered_since_us = away_us, None
+    if is_on and excursion.since_us == NEVER:
+        excursion.since_us = at_us if since_us is None else since_us
+        excursion.returned_us, excursion.recovered_since_us = 0, None
+    elif not is_on and excursion.recovered_since_us is None:
+        excursion.recovered_since_us = at_us
+    if excursion.since_us == NEVER:
+        excursion.returned_us, excursion.recovered_since_us = 0, None
+
+
+def _move_open(
+    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool
+) -> Transition | None:
+    if finding.presence == "off":
+        if entry.recovered_since_us is None:
+            entry.recovered_since_us = at_us
+        if not _lasts(entry.recovered_since_us, at_us, finding.recover_s):
+            return None
+        _rest(entries, finding.key, at_us, finding.rearm_s)
+        return _cleared(finding.key, entry, at_us, "recovered", finding.evidence)
+    entry.recovered_since_us = None
+    becomes_high = "high" in (finding.priority, "high" if is_high else None) and entry.priority != "high"
+    has_moved = finding.figure is not None and (
+        entry.figure is None or abs(finding.figure - entry.figure) > finding.material
+    )
+    if not becomes_high and not has_moved:
+        return None
+    if becomes_high:
+        entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
+    entry.figure = finding.figure
+    entry.revision += 1
+    return _transition(finding, entry, at_us, "updated")
+
+
+def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> None:
+    """Forget the alert, but not when the next of its kind may come.
+
+    A limit rests from its end. What only announces or advises rests from when it was raised.
+    """
+    entry = entries.pop(key)
+    until_us = at_us + int(rearm_s * SECOND) if key.kind == "limit" else entry.rested_until_us
+    if until_us > at_us or entry.known is not None:
+        entries[key] = AlertEntry(priority=entry.priority, rested_until_us=until_us, known=entry.known)
+
+
+def _move_unknown(
+    entries: Entries,
+    finding: Finding,
+    entry: AlertEntry,
+    at_us: int,
+    last_at_us: Mapping[str, int],
+    offset: int,
+    held: Counter[str],
+) -> Transition | None:
+    """A signal that is not in this reading: its last values hold for a while, then nothing can be told any more."""
+    signal = finding.key.signal
+    last_us = last_at_us.get(signal, NEVER) if signal else at_us
+    if at_us - last_us < finding.data_lost_s * SECOND:
+        # Two values at least: one alone, and then none, is as likely to be the sensor that came off.
+        holds = entry.recovered_since_us is None and NEVER < entry.since_us < last_us
+        # An older reading that arrives late comes before the last value: nothing may be held of what has no hold_s.
+        is_held_on = finding.hold_s > 0 and at_us - last_us <= finding.hold_s * SECOND
+        if entry.raised_offset is None and holds and is_held_on:
+            is_due = _lasts(entry.since_us, at_us, finding.delay_s)
+            return _raise(entry, finding, at_us, offset, held) if is_due else None
+        return None
+    if entry.raised_offset is None:
+        entry.since_us, entry.known = NEVER, None
+        _forget_if_idle(entries, finding.key, entry, at_us)
+        return None
+    _rest(entries, finding.key, at_us, finding.rearm_s)
+    return _cleared(finding.key, entry, at_us, "data_lost", finding.evidence)
+
+
+def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
+    """A limit alert ends the forecast alert that announced it, and tells by how much it was ahead."""
+    key = AlertKey("forecast_limit", raised.key.signal, raised.key.side)
+    announced = entries.get(key)
+    if announced is None or announced.raised_offset is None:
+        return
+    _rest(entries, key, raised.at_us)
+    cleared = _cleared(key, announced, raised.at_us, "superseded")
+    cleared.superseded_by = raised.key
+    cleared.lead_time_s = max(0.0, (raised.since_us - announced.since_us) / SECOND)
+    yield cleared
+
+
+def _transition(finding: Finding, entry: AlertEntry, at_us: int, state: AlertState) -> Transition:
+    assert entry.raised_offset is not None  # callers have just set or checked it
+    return Transition(
+        finding.key,
+        state,
+        entry.revision,
+        "high" if entry.priority == "high" else finding.priority,
+        entry.since_us,
+        at_us,
+        entry.raised_offset,
+        None,
+        finding.evidence,
+    )
+
+
+def _cleared(
+    key: AlertKey, entry: AlertEntry, at_us: int, reason: ClearReason, evidence: dict[str, Any] | None = None
+) -> Transition:
+    assert entry.raised_offset is not None  # only raised alerts are cleared
+    priority: Any = entry.priority
+    return Transition(
+        key, "cleared", entry.revision + 1, priority, entry.since_us, at_us, entry.raised_offset, reason, evidence or {}
+    )

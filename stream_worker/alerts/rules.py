@@ -1,0 +1,190 @@
+"""What readings say of a stay: values and forecasts beyond their limits, anomalies, technical faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from stream_worker.alerts import aggregate, technical
+from stream_worker.alerts.life import SECOND, AlertKey, Entries, Finding, HoldReason, follow, is_open
+from stream_worker.alerts.observation import Observation
+from stream_worker.alerts.outlook import log_odds, probability_of
+from stream_worker.anomaly import FLAG_SCORE
+from stream_worker.limits import SignalLimits
+from stream_worker.stays import NEVER, AlertEntry, Excursion
+
+# A limit's value that is missing from a reading holds for so long: what was low and then could not be measured any
+# more is told of, and not taken to be over.
+HOLD_S: Final = 120.0
+# Forecast limits. A threat is followed from so far below the log-odds that raise it (sustained: it must be there at the
+# reading before already), and for so long.
+FORECAST_ONSET: Final = 3.0
+FORECAST_DELAY_S: Final = 30.0
+# An episode is worth one announcement, so the next may come this much later: within the hour in which it counts.
+FORECAST_REARM_S: Final = 3300.0
+# A value that has been beyond its limit for as long as the limit's delay is known, and that it may come back so soon.
+FORECAST_QUIET_S: Final = 1380.0
+# Of a limit that is further away than this share of it, the forecast's tail is not to be trusted.
+FORECAST_REACH: Final = 0.2
+# An open announcement tells anew when its probability has moved by more than this.
+FORECAST_MATERIAL: Final = 0.15
+# An anomaly is an alert when it goes on: single flags are in the forecasts for those who want them.
+ANOMALY_DELAY_S: Final = 120.0
+ANOMALY_RECOVER_S: Final = 300.0
+
+
+class LimitRule(NamedTuple):
+    """One side of a signal's limits, ready to be looked at."""
+
+    signal: str
+    side: str
+    mild: float | None
+    severe: float | None
+    limits: SignalLimits
+    limit_key: AlertKey
+    forecast_key: AlertKey
+    threshold: float  # log-odds that raise a forecast limit
+
+    def is_beyond(self, value: float, margin: float = 0.0) -> bool:
+        """Whether `value` is beyond the mild limit, or nearer to it than `margin`."""
+        if self.mild is None:
+            return False
+        return value < self.mild + margin if self.side == "low" else value > self.mild - margin
+
+    def is_severe(self, value: float) -> bool:
+        """Whether `value` is beyond the severe limit."""
+        if self.severe is None:
+            return False
+        return value < self.severe if self.side == "low" else value > self.severe
+
+
+def limit_rules(limits: Mapping[str, SignalLimits]) -> tuple[LimitRule, ...]:
+    """The rules for `limits`, by signal."""
+    return tuple(
+        LimitRule(
+            signal,
+            side,
+            *((own.low, own.severe_low) if side == "low" else (own.high, own.severe_high)),
+            own,
+            AlertKey("limit", signal, side),
+            AlertKey("forecast_limit", signal, side),
+            log_odds(own.forecast_probability),
+        )
+        for signal, own in limits.items()
+        for side in ("low", "high")
+    )
+
+
+def findings(entries: Entries, seen: Observation, rules: Iterable[LimitRule]) -> Iterator[Finding]:
+    """What all rules say of a reading, technical ones first: they tell which signals can be believed."""
+    yield from technical.findings(entries, seen)
+    suspect = technical.suspects(entries)
+    for rule in rules:
+        if seen.concerned is not None and rule.signal not in seen.concerned:
+            continue
+        for look in (_limit, _forecast_limit):
+            finding = look(entries, seen, rule)
+            if finding is None:
+                continue
+            if rule.signal in suspect and finding.presence != "unknown":
+                if is_open(entries.get(finding.key)):
+                    continue  # what a sensor says that cannot be believed ends no alert either
+                finding.held = "suspect"
+            yield finding
+    yield from _anomaly(entries, seen)
+    if seen.news2 is not None and (finding := aggregate.finding(entries, seen.news2)) is not None:
+        yield finding
+
+
+def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
+    entry, value, limits = entries.get(rule.limit_key), seen.values.get(rule.signal), rule.limits
+    if entry is None and (value is None or not rule.is_beyond(value)):
+        return None
+    is_severe = value is not None and rule.is_severe(value)
+    if value is None:
+        presence = "unknown"
+    else:
+        presence = "on" if rule.is_beyond(value, limits.hysteresis if is_open(entry) else 0.0) else "off"
+    return Finding(
+        rule.limit_key,
+        presence,  # type: ignore[arg-type]  # mypy widens the words
+        "medium",
+        limits.delay_of(rule.side),
+        limits.recover_s,
+        data_lost_s=limits.data_lost_s,
+        rearm_s=limits.rearm_s,
+        severe_delay_s=limits.severe_delay_s if is_severe else None,
+        evidence={"limit": rule.severe if is_severe else rule.mild, "last": seen.last.get(rule.signal)},
+        hold_s=HOLD_S,
+        figure=rule.mild,
+    )
+
+
+def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
+    key, entry, value = rule.forecast_key, entries.get(rule.forecast_key), seen.values.get(rule.signal)
+    ahead = seen.outlooks.get((rule.signal, rule.side))
+    if value is None or ahead is None or rule.mild is None:
+        return None if entry is None else Finding(key, "unknown", "medium")
+    is_beyond = rule.is_beyond(value)
+    if is_beyond or (entry is not None and entry.known is not None):
+        entry = entries.setdefault(key, AlertEntry())
+        _remember(entry, seen.at_us, rule, is_beyond=is_beyond)
+    if is_beyond:
+        return None  # the limit rule speaks; the announcement stands until that is confirmed
+    bar = rule.threshold if is_open(entry) else rule.threshold - FORECAST_ONSET
+    is_near = is_open(entry) or abs(value - rule.mild) <= FORECAST_REACH * rule.mild
+    is_on = ahead >= bar and is_near
+    if entry is None and not is_on:
+        return None
+    probability = round(probability_of(ahead), 2)
+    evidence = {"limit": rule.mild, "horizon_s": seen.horizon_s, "probability": probability, "last": value}
+    return Finding(
+        key,
+        "on" if is_on else "off",
+        "medium",
+        FORECAST_DELAY_S,
+        rearm_s=FORECAST_REARM_S,
+        evidence=evidence,
+        is_enough=ahead >= rule.threshold,
+        held=_budget_holds(seen, ahead - rule.threshold),
+        figure=probability,
+        material=FORECAST_MATERIAL,
+    )
+
+
+def _budget_holds(seen: Observation, excess: float) -> HoldReason | None:
+    """Whether advice that is `excess` log-odds above its threshold is too much for the budget."""
+    return None if seen.may_advise and excess >= seen.shift else "budget"
+
+
+def _remember(entry: AlertEntry, at_us: int, rule: LimitRule, *, is_beyond: bool) -> None:
+    """Follow the value beyond its limit; from when that lasts, announcements rest."""
+    known = entry.known or Excursion()
+    follow(known, at_us, is_on=is_beyond)
+    entry.known = known if known.since_us != NEVER else None
+    if is_beyond and at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND:
+        entry.rested_until_us = max(entry.rested_until_us, at_us + int(FORECAST_QUIET_S * SECOND))
+
+
+def _anomaly(entries: Entries, seen: Observation) -> Iterator[Finding]:
+    for signal in seen.flagged:
+        yield _anomaly_of(AlertKey("anomaly", signal), seen, is_on=True)
+    for key in [AlertKey(*k) for k in entries if k[0] == "anomaly" and k[1] not in seen.flagged]:
+        yield _anomaly_of(key, seen, is_on=False)
+
+
+def _anomaly_of(key: AlertKey, seen: Observation, *, is_on: bool) -> Finding:
+    score = seen.scores.get(key.signal or "")
+    evidence: dict[str, Any] = {}
+    if score is not None:
+        evidence = {"score": round(score, 3), "last": seen.values.get(key.signal or "")}
+    presence = "on" if is_on else "off" if score is not None else "unknown"
+    return Finding(
+        key,
+        presence,  # type: ignore[arg-type]  # mypy widens the words
+        "low",
+        ANOMALY_DELAY_S,
+        ANOMALY_RECOVER_S,
+        evidence=evidence,
+        held=_budget_holds(seen, log_odds(score) - log_odds(FLAG_SCORE)) if score is not None else None,
+    )

@@ -1,0 +1,119 @@
+"""Faults of sensors and of the data: low priority, never counted as physiological."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from stream_worker.alerts.life import NO_DATA, SECOND, AlertKey, Entries, Finding, Presence, is_open
+from stream_worker.alerts.observation import Observation
+
+# A signal that came regularly and no longer does. After two hours it is taken to be disconnected on purpose.
+SENSOR_OFF_AFTER_S: Final = 3600.0
+SENSOR_OFF_UNTIL_S: Final = 7200.0
+REGULAR_SHARE: Final = 0.75  # of the steps before
+# One signal for each sensor: what else comes from it goes with it.
+SENSOR_SIGNALS: Final = ("hr", "resp", "spo2", "abp_mean")
+# An arterial pressure that does not move by a tenth for so long is a closed tap or a stuck device. Saturation is often
+# constant for hours, and so is the heart rate of a paced patient.
+FLATLINE_AFTER_S: Final = 900.0
+FLATLINE_SIGNALS: Final = ("abp_sys", "abp_dia", "abp_mean")
+IMPLAUSIBLE_DELAY_S: Final = 300.0
+# Electrical and mechanical rate differ by this much in atrial fibrillation and in motion artefacts, not otherwise.
+DISAGREEMENT_RATE: Final = 20.0
+DISAGREEMENT_DELAY_S: Final = 3600.0
+# Under these a value is no measurement. A pulse that differs may be ectopy: the heart rate counts all the same.
+SUSPECT_CAUSES: Final = frozenset({"flatline", "implausible"})
+TECHNICAL_RECOVER_S: Final = 60.0
+# Somebody has looked, or will not: a technical fault is told of once in a shift.
+TECHNICAL_REARM_S: Final = 43_200.0
+
+
+_SENSOR_OFF: Final = {signal: AlertKey("technical", signal, None, "sensor_off") for signal in SENSOR_SIGNALS}
+_FLATLINE: Final = {signal: AlertKey("technical", signal, None, "flatline") for signal in FLATLINE_SIGNALS}
+_DISAGREEMENT: Final = AlertKey("technical", "hr", None, "disagreement")
+
+
+def findings(entries: Entries, seen: Observation) -> Iterator[Finding]:
+    """What the technical rules say of a reading."""
+    if NO_DATA in entries:
+        yield Finding(NO_DATA, "off", "low")
+    yield from _sensor_off(entries, seen)
+    yield from _flatline(entries, seen)
+    yield from _implausible(entries, seen)
+    yield from _disagreement(entries, seen)
+
+
+def suspects(entries: Entries) -> frozenset[str | None]:
+    """The signals whose values are no measurement at present."""
+    return frozenset(key[1] for key, entry in entries.items() if key[3] in SUSPECT_CAUSES and is_open(entry))
+
+
+def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
+    for signal, key in _SENSOR_OFF.items():
+        last_us = seen.last_at_us.get(signal)
+        if last_us is None:
+            continue
+        silent_s = (seen.at_us - last_us) / SECOND
+        is_off = SENSOR_OFF_AFTER_S <= silent_s < SENSOR_OFF_UNTIL_S
+        if key in entries:
+            presence: Presence = "on" if is_off else "off" if silent_s < SENSOR_OFF_AFTER_S else "unknown"
+        elif is_off and signal in seen.regular:
+            presence = "on"
+        else:
+            continue
+        yield Finding(
+            key,
+            presence,
+            "low",
+            data_lost_s=SENSOR_OFF_UNTIL_S,
+            rearm_s=TECHNICAL_REARM_S,
+            evidence={"silent_s": SENSOR_OFF_AFTER_S} if presence == "on" else {},
+            since_us=last_us,
+        )
+
+
+def _flatline(entries: Entries, seen: Observation) -> Iterator[Finding]:
+    for signal, key in _FLATLINE.items():
+        value = seen.values.get(signal)
+        if value is None:
+            if key in entries:
+                yield Finding(key, "unknown", "low", rearm_s=TECHNICAL_REARM_S)
+            continue
+        changed_us = seen.changed_at_us[signal]
+        is_flat = seen.at_us - changed_us >= FLATLINE_AFTER_S * SECOND
+        if is_flat or key in entries:
+            yield Finding(
+                key,
+                "on" if is_flat else "off",
+                "low",
+                rearm_s=TECHNICAL_REARM_S,
+                evidence={"last": value},
+                since_us=changed_us,
+            )
+
+
+def _implausible(entries: Entries, seen: Observation) -> Iterator[Finding]:
+    gone = [key[1] for key in entries if key[3] == "implausible" and key[1] not in seen.implausible]
+    for signal in (*seen.implausible, *gone):
+        is_on = signal in seen.implausible
+        presence: Presence = "on" if is_on else "off" if signal in seen.values else "unknown"
+        key = AlertKey("technical", signal, None, "implausible")
+        yield Finding(key, presence, "low", IMPLAUSIBLE_DELAY_S, TECHNICAL_RECOVER_S, rearm_s=TECHNICAL_REARM_S)
+
+
+def _disagreement(entries: Entries, seen: Observation) -> Iterator[Finding]:
+    hr, pulse = seen.values.get("hr"), seen.values.get("pulse")
+    is_known = hr is not None and pulse is not None
+    is_on = hr is not None and pulse is not None and abs(hr - pulse) > DISAGREEMENT_RATE
+    if not is_on and _DISAGREEMENT not in entries:
+        return
+    yield Finding(
+        _DISAGREEMENT,
+        "on" if is_on else "off" if is_known else "unknown",
+        "low",
+        DISAGREEMENT_DELAY_S,
+        TECHNICAL_RECOVER_S,
+        rearm_s=TECHNICAL_REARM_S,
+        evidence={"last": hr, "pulse": pulse} if is_known else {},
+    )

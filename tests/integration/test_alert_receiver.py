@@ -1,0 +1,102 @@
+"""The example receiver: an exact list over its own crashes, an outcry when nothing is heard; the last heartbeat."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from schemas.alert import HEARTBEAT_V1
+from schemas.codec import encode
+from tests.conftest import WorkerStarter
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, produce, read_committed
+from tests.ward_records import alert
+
+RECEIVER = Path(__file__).parents[2] / "examples" / "alert_receiver.py"
+
+
+class Receiver:
+    """The example as a process of its own."""
+
+    def __init__(self, servers: str, topic: str, folder: Path) -> None:
+        self.state, self.log = folder / "alerts.json", folder / "receiver.log"
+        self._command = [sys.executable, str(RECEIVER), servers, topic, str(self.state), "3"]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def open_alerts(self) -> set[str]:
+        return set(json.loads(self.state.read_text())["open"]) if self.state.exists() else set()
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 40) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(what)
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def receiver(kafka: Broker, topics: Topics, tmp_path: Path) -> Iterator[Receiver]:
+    made = Receiver(kafka.bootstrap_servers, topics.alerts, tmp_path)
+    yield made
+    made.kill()
+
+
+def test_the_list_is_exact_over_a_crash_and_without_its_file(kafka: Broker, topics: Topics, receiver: Receiver) -> None:
+    def publish(*revisions: tuple[str, str]) -> None:
+        messages = [("s", encode(alert(alert_id, "s", state=state))) for alert_id, state in revisions]
+        produce(kafka.bootstrap_servers, topics.alerts, messages)
+
+    publish(("a", "raised"), ("b", "raised"), ("a", "updated"), ("a", "cleared"))
+    receiver.start()
+    wait_for(lambda: receiver.open_alerts() == {"b"}, "a is cleared, b is open")
+    receiver.kill()
+    publish(("b", "cleared"), ("c", "raised"))
+    receiver.start()
+    wait_for(lambda: receiver.open_alerts() == {"c"}, "what came meanwhile")
+    receiver.kill()
+    receiver.state.unlink()
+    receiver.start()
+    wait_for(lambda: receiver.open_alerts() == {"c"}, "made again from the topic")
+
+
+def test_it_cries_out_when_no_heartbeat_comes_and_hears_it_again(
+    kafka: Broker, topics: Topics, receiver: Receiver, start_worker: WorkerStarter
+) -> None:
+    worker = start_worker(heartbeat_s=0.5)
+    receiver.start()
+    wait_for(receiver.state.exists, "heartbeats are read")
+    time.sleep(4)  # longer than the silence that it waits for
+    assert "SILENT" not in receiver.said()
+    worker.terminate()
+    wait_for(lambda: receiver.said().count("SILENT") == 4, "all four partitions are silent")
+    assert receiver.said().count("its worker stops") == 4
+    worker.start()
+    wait_for(lambda: receiver.said().count("is heard again") == 4, "heard again")
+
+
+def test_a_worker_that_is_stopped_says_so_in_each_partition(
+    kafka: Broker, topics: Topics, start_worker: WorkerStarter
+) -> None:
+    assert start_worker().terminate() == 0
+    beats = [m for m in read_committed(kafka.bootstrap_servers, topics.alerts) if m.json()["schema"] == HEARTBEAT_V1]
+    last = {m.partition: m.json()["state"] for m in sorted(beats, key=lambda m: m.offset)}
+    assert last == dict.fromkeys(range(4), "stopping")

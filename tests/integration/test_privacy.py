@@ -1,0 +1,71 @@
+"""What is known of patients stays in the topics: no id, name or value in logs, metrics or errors, whatever happens."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Producer
+
+from stream_worker.stays import HEAD
+from tests.conftest import WorkerStarter
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, produce, read_committed
+from tests.patients import START, reading
+from tests.worker_process import run_vitalcast
+
+STAY, UNIT, DEVICE, NOTE = "Mueller-Anna-4711", "station-geheim", "monitor-neben-tuer", "hat-angst"
+VALUES = {"hr": 171.3, "spo2": 83.7, "temp": 40.6}
+SECRETS = (STAY, "Mueller", UNIT, DEVICE, NOTE, *(str(value) for value in VALUES.values()))
+
+
+def told(text: str) -> list[str]:
+    """Which of the secrets are in `text`."""
+    return [secret for secret in SECRETS if secret in text]
+
+
+def test_nothing_of_a_patient_is_in_logs_metrics_or_errors(
+    kafka: Broker, topics: Topics, start_worker: WorkerStarter, tmp_path: Path
+) -> None:
+    servers = kafka.bootstrap_servers
+    more = {"device_id": DEVICE, "care_unit": UNIT, "note": NOTE}
+    good = [(STAY, reading(STAY, START + timedelta(minutes=i), VALUES, **more)) for i in range(60)]
+    bad: list[tuple[str, Any]] = [
+        (STAY, reading(STAY, START, {"hr": NOTE}, **more)),
+        (STAY, reading(STAY, START, {NOTE: 171.3})),
+        (STAY, reading(STAY, START + timedelta(days=40_000), VALUES, **more)),
+        (STAY, f'{{"stay_id": "{STAY}", "vitals": {{"hr": 171.3'.encode()),
+        (STAY, {"schema": "vitals.stay-event.v1", "stay_id": STAY, "at": NOTE, "event": UNIT}),
+    ]
+    produce(servers, topics.readings, [*good, *bad])
+    worker = start_worker(log_level="DEBUG")
+    read_committed(servers, topics.forecasts, topics.dead_letters, until=lambda found: len(found) == 65)
+    assert any(STAY in str(alert.value) for alert in read_committed(servers, topics.alerts))  # it was noticed
+    letters = [message.value or b"" for message in read_committed(servers, topics.dead_letters)]
+    assert len(letters) == 5
+    assert not told(b"".join(letters).decode())
+    assert not told(worker.metrics())
+
+    assert worker.terminate() == 0
+    wrong = run_vitalcast(
+        "state",
+        "forget",
+        STAY,
+        "--within",
+        "0",
+        folder=tmp_path,
+        settings={"bootstrap_servers": servers, **topics.settings},
+    )
+    assert wrong.returncode == 1
+    assert not told(wrong.stderr)
+
+    # A fault in the middle of it: a record of the state that nobody can read, under the patient's id.
+    partition = read_committed(servers, topics.forecasts)[0].partition
+    producer = Producer({"bootstrap.servers": servers})
+    producer.produce(topics.changelog, b"", HEAD + STAY.encode() + b"\xff" + NOTE.encode(), partition)
+    assert producer.flush(30) == 0
+    worker.start(ready_within_s=None)
+    assert worker.wait(60) == 1
+    assert "stopped_by_failure" in worker.log
+    assert not told(worker.log)

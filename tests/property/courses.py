@@ -1,0 +1,58 @@
+"""Courses of patients that meet every alert rule: stretches of values near and beyond limits, gaps, doubts, events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.records import event, reading
+
+# Around the limits of mean pressure (65, 50), saturation (90, 85), heart rate (50, 130, 40, 150); one far from all.
+VALUES = {
+    "abp_mean": (45.0, 49.9, 60.0, 64.9, 66.5, 68.0, 80.0),
+    "spo2": (84.0, 89.5, 90.5, 97.0),
+    "hr": (39.0, 49.0, 80.0, 131.0, 155.0),
+    "pulse": (50.0, 80.0),
+    "resp": (7.0, 15.0, 32.0),
+    "abp_sys": (68.0, 85.0, 120.0, 185.0),
+    "abp_dia": (40.0, 90.0),
+    "temp": (37.0, 40.0),
+}
+BEGIN_S = -400_000.0  # so that all of it has happened by the tests' clock
+vitals = st.fixed_dictionaries(
+    {"hr": st.sampled_from(VALUES["hr"])}, optional={k: st.sampled_from(v) for k, v in VALUES.items() if k != "hr"}
+)
+doubts = st.sampled_from([{}, {}, {}, {"quality": {"abp_mean": "questionable"}}])
+stretches = st.tuples(vitals, st.integers(1, 9), st.sampled_from([1, 20, 60, 60, 60, 130, 700, 2000]), doubts)
+own_limits = st.sampled_from([{"abp_mean": {"low": 70}}, {"hr": {"high": None}}, {"spo2": {"low": 95, "high": None}}])
+steps = st.one_of(stretches, stretches, stretches, stretches, own_limits, st.just("ended"))
+
+
+def course(stay_id: str, parts: list[Any], wobble: bool) -> list[tuple[float, bytes]]:
+    """The records of one stay with the seconds they belong to. `wobble`: values do not stand still."""
+    at, records = BEGIN_S, []
+    for part in parts:
+        if part == "ended":
+            records.append((at, event(stay_id, at, "ended")))
+        elif isinstance(part, dict):
+            records.append((at, event(stay_id, at, "limits", limits=part)))
+        else:
+            values, count, every_s, more = part
+            for i in range(count):
+                shift = i % 2 / 10 if wobble else 0.0
+                records.append((at, reading(stay_id, at, {k: v + shift for k, v in values.items()}, **more)))
+                at += every_s
+    return records
+
+
+def _merge(courses: list[list[tuple[float, bytes]]]) -> list[bytes]:
+    return [record for _, record in sorted((item for one in courses for item in one), key=lambda item: item[0])]
+
+
+def wards(stays: int = 2) -> st.SearchStrategy[list[bytes]]:
+    """The records of several stays side by side, each in its order."""
+    one = st.tuples(st.lists(steps, min_size=1, max_size=5), st.booleans())
+    return st.lists(one, min_size=1, max_size=stays).map(
+        lambda courses: _merge([course(f"s{i}", parts, wobble) for i, (parts, wobble) in enumerate(courses)])
+    )
