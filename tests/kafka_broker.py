@@ -1,19 +1,24 @@
 """A real Apache Kafka broker for tests, in a container or from its jars: the same settings and the same API.
 
-It has three listeners on loopback: plain, TLS, and TLS with SASL/PLAIN. They keep their ports over a stop or kill.
+It has four listeners on loopback: plain, TLS, TLS with SASL (PLAIN, and SCRAM for users that a test makes), and one
+that clients find at another port than its own, where a test may put a proxy. They keep their ports over a stop or kill.
+Whoever comes without a name, and the user of SASL/PLAIN, may do everything; all others only what ACLs say.
 Set KAFKA_FOR_TESTS to `docker` or `jars` to choose; by default it is the first that works.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -29,6 +34,7 @@ POM: Final = Path(__file__).parent / "kafka" / "pom.xml"
 LOG4J: Final = POM.with_name("log4j2.xml")
 JARS: Final = Path(__file__).parents[1] / ".cache" / f"kafka-{KAFKA_VERSION}"
 CLUSTER_ID: Final = "MkU3OEVBNTcwNTJENDM2Qk"
+SCRAM_LOGIN: Final = "org.apache.kafka.common.security.scram.ScramLoginModule"
 SASL_USERNAME: Final = "tester"
 SASL_PASSWORD: Final = "only for tests"
 
@@ -45,12 +51,28 @@ def free_port() -> int:
         return port
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A new self-signed certificate for loopback: (what clients trust, the broker's key and certificate)."""
-    cafile, key, store = folder / "ca.crt", folder / "server.key", folder / "server.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=kafka-for-tests"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
-    subprocess.run([*command, *names, "-keyout", key, "-out", cafile], check=True, capture_output=True)
+def make_certificate(
+    folder: Path, names: str = "IP:127.0.0.1,DNS:localhost", first_day: int = 0, last_day: int = 2
+) -> tuple[Path, Path]:
+    """A new self-signed certificate: (what clients trust, the server's key and certificate).
+
+    names : as openssl's subjectAltName has them.
+    first_day, last_day : of its validity, counted from today.
+    """
+    cafile, key, store, request = (folder / name for name in ("ca.crt", "server.key", "server.pem", "request"))
+    config, extensions, index = (folder / name for name in ("ca.conf", "extensions", "index"))
+    parts = {"ca": "default_ca=x", "x": f"database={index}\nnew_certs_dir={folder}\nrand_serial=yes\npolicy=any"}
+    sections = {**parts, "any": "commonName=supplied"}
+    config.write_text("".join(f"[{name}]\n{text}\n" for name, text in sections.items()), encoding="utf-8")
+    extensions.write_text(f"subjectAltName={names}\nbasicConstraints=CA:TRUE", encoding="utf-8")
+    index.touch()
+    first, last = (
+        f"{datetime.now(UTC) + timedelta(days=day, hours=-1):%Y%m%d%H%M%SZ}" for day in (first_day, last_day)
+    )
+    ask = f"req -new -newkey rsa:2048 -nodes -subj /CN=kafka-for-tests -keyout {key} -out {request}"
+    sign = f"ca -batch -selfsign -notext -md sha256 -config {config} -extfile {extensions} -keyfile {key} -in {request}"
+    for command in (ask, f"{sign} -out {cafile} -startdate {first} -enddate {last}"):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True)
     store.write_bytes(key.read_bytes() + cafile.read_bytes())
     return cafile, store
 
@@ -67,6 +89,7 @@ class Broker(ABC):
         self.folder = folder
         self.cafile, self._store_here = make_certificate(folder)
         self.port, self.tls_port, self.sasl_port, self._controller_port = (free_port() for _ in range(4))
+        self.far_port, self.proxy_port = free_port(), free_port()
 
     @property
     def bootstrap_servers(self) -> str:
@@ -83,10 +106,16 @@ class Broker(ABC):
         """The TLS listener that asks for SASL_USERNAME and SASL_PASSWORD (PLAIN)."""
         return f"127.0.0.1:{self.sasl_port}"
 
+    @property
+    def far_servers(self) -> str:
+        """Where clients find the fourth listener: whoever listens on `proxy_port` must pass them on to `far_port`."""
+        return f"127.0.0.1:{self.proxy_port}"
+
     def properties(self) -> Mapping[str, str]:
         """The node's settings: small, strict, and quick to come back after a kill."""
         # Listeners are not called SSL or SASL: the official image would then ask for Java key stores.
-        ports = {"HOST": self.port, "TLS": self.tls_port, "LOGIN": self.sasl_port}
+        ports = {"HOST": self.port, "TLS": self.tls_port, "LOGIN": self.sasl_port, "FAR": self.far_port}
+        found_at = {**ports, "FAR": self.proxy_port}
         login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         return {
             "process.roles": "broker,controller",
@@ -95,12 +124,16 @@ class Broker(ABC):
             "controller.listener.names": "CONTROLLER",
             "listeners": ",".join(f"{name}://{self.host}:{port}" for name, port in ports.items())
             + f",CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items()),
-            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,HOST:PLAINTEXT,TLS:SSL,LOGIN:SASL_SSL",
+            "advertised.listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in found_at.items()),
+            "listener.security.protocol.map": "TLS:SSL,LOGIN:SASL_SSL,"
+            + ",".join(f"{name}:PLAINTEXT" for name in ("CONTROLLER", "HOST", "FAR")),
             "inter.broker.listener.name": "HOST",
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": self.store,
-            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+            "listener.name.login.scram-sha-512.sasl.jaas.config": f"{SCRAM_LOGIN} required;",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:{SASL_USERNAME}",
             "listener.name.login.plain.sasl.jaas.config": f'{login} user_{SASL_USERNAME}="{SASL_PASSWORD}";',
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": "4",
@@ -118,6 +151,7 @@ class Broker(ABC):
             "num.network.threads": "2",
             "num.io.threads": "2",
             "log.cleaner.dedupe.buffer.size": "8388608",
+            "log.cleaner.backoff.ms": "500",  # compaction within a test's time, not after 15 s
         }
 
     @abstractmethod
@@ -141,6 +175,10 @@ class Broker(ABC):
         """Let a frozen node go on."""
 
     @abstractmethod
+    def pin(self, cores: Collection[int]) -> None:
+        """Have the running node use these processor cores only."""
+
+    @abstractmethod
     def close(self) -> None:
         """End the node and drop its data."""
 
@@ -161,6 +199,19 @@ class Broker(ABC):
         raise TimeoutError(f"Kafka did not answer within {timeout_s:.0f} s:\n{self.log()[-2000:]}")
 
 
+def docker_answers() -> bool:
+    """Whether a Docker engine is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # where nobody answers, docker leaves its socket open
+        try:
+            docker.from_env().close()
+            return True
+        except DockerException:
+            pass
+        gc.collect()
+    return False
+
+
 class ContainerBroker(Broker):
     """The broker as the official image apache/kafka."""
 
@@ -171,15 +222,14 @@ class ContainerBroker(Broker):
         super().__init__(folder)
         # The helper container that would remove ours after a crash of the tests is one more image to pull.
         testcontainers_config.ryuk_disabled = True
-        try:
-            docker.from_env().close()
-            self._container: Any = DockerContainer(f"apache/kafka:{KAFKA_VERSION}")
-        except DockerException as error:
-            raise KafkaUnavailableError(f"no Docker engine answers ({type(error).__name__})") from error
-        settings = {f"KAFKA_{name.upper().replace('.', '_')}": value for name, value in self.properties().items()}
+        if not docker_answers():
+            raise KafkaUnavailableError("no Docker engine answers")
+        self._container: Any = DockerContainer(f"apache/kafka:{KAFKA_VERSION}")
+        names = {name: name.upper().replace("-", "___").replace(".", "_") for name in self.properties()}
+        settings = {f"KAFKA_{names[name]}": value for name, value in self.properties().items()}
         self._container.with_envs(KAFKA_HEAP_OPTS="-Xmx512m -Xms256m", **settings)
         self._container.with_copy_into_container(self._store_here, self.store, 0o644)
-        for port in (self.port, self.tls_port, self.sasl_port):
+        for port in (self.port, self.tls_port, self.sasl_port, self.far_port):
             self._container.ports[f"{port}/tcp"] = ("127.0.0.1", port)
         self._is_made = False
 
@@ -213,6 +263,10 @@ class ContainerBroker(Broker):
     def unpause(self) -> None:
         """Let a frozen node go on."""
         self._container.get_wrapped_container().unpause()
+
+    def pin(self, cores: Collection[int]) -> None:
+        """Have the running node use these processor cores only."""
+        self._container.get_wrapped_container().update(cpuset_cpus=",".join(map(str, cores)))
 
     def close(self) -> None:
         """End the node and drop its data."""
@@ -284,6 +338,12 @@ class JarBroker(Broker):
     def unpause(self) -> None:
         """Let a frozen node go on."""
         self._signal(signal.SIGCONT)
+
+    def pin(self, cores: Collection[int]) -> None:
+        """Have the running node use these processor cores only."""
+        if self._process is not None:
+            for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cores)
 
     def close(self) -> None:
         """End the node and drop its data."""

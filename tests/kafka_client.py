@@ -94,12 +94,15 @@ def create_topics(servers: str, *names: str, partitions: int = 4, config: Mappin
 
 
 def produce(
-    servers: str, topic: str, records: Iterable[tuple[str | bytes, Mapping[str, Any] | bytes]]
+    servers: str, topic: str, records: Iterable[tuple[str | bytes, Mapping[str, Any] | bytes]], **more: Any
 ) -> list[tuple[int, int]]:
-    """Send (key, value) records, keys to partitions by murmur2; the (partition, offset) of each, in the order sent."""
+    """Send (key, value) records, keys to partitions by murmur2; the (partition, offset) of each, in the order sent.
+
+    more : librdkafka's settings.
+    """
     # Without a wait for more the first record is fast; a batch still forms while one is under way. Idempotent: else a
     # broker that comes back can get retried batches in another order, and a stay's readings would be late.
-    config = {"partitioner": "murmur2_random", "linger.ms": 1, "enable.idempotence": True}
+    config = {"partitioner": "murmur2_random", "linger.ms": 1, "enable.idempotence": True, **more}
     producer = Producer({"bootstrap.servers": servers, **config})
     places: dict[int, tuple[int, int]] = {}
     errors: list[KafkaError] = []

@@ -128,6 +128,10 @@ class WorkerProcess:
         self._running().kill()
         self.wait()
 
+    def hang_up(self) -> None:
+        """SIGHUP: it reads its artifacts again."""
+        self._running().send_signal(signal.SIGHUP)
+
     def pause(self) -> None:
         """Freeze it (SIGSTOP): a zombie of its group after its session timeout."""
         self._running().send_signal(signal.SIGSTOP)

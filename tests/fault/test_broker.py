@@ -7,21 +7,12 @@ import time
 import pytest
 
 from tests.conftest import WorkerStarter
-from tests.fault.undisturbed import assert_same_outputs, assert_same_state
+from tests.fault.supervised import assert_no_trace, supervise_until_done
 from tests.kafka_broker import Broker
-from tests.kafka_client import Topics, produce, read_committed
+from tests.kafka_client import Topics, produce
 from tests.patients import ward
-from tests.worker_process import WorkerProcess
 
 STAYS, MINUTES = 20, 400
-
-
-def supervise(worker: WorkerProcess) -> None:
-    """What a supervisor does: start the worker again if it has ended."""
-    if not worker.is_running:
-        assert worker.wait() == 1
-        assert "stopped_by_failure" in worker.log
-        worker.start()
 
 
 @pytest.mark.timeout(400)
@@ -37,12 +28,5 @@ def test_a_broker_that_goes_away_leaves_no_trace(own_kafka: Broker, start_worker
     time.sleep(8)
     own_kafka.start()
     produce(servers, topics.readings, sent[half:])
-    end = time.monotonic() + 150
-    while len(read_committed(servers, topics.forecasts)) < len(sent) and time.monotonic() < end:
-        supervise(worker)
-        time.sleep(1)
-
-    start_worker(bootstrap_servers=servers, **{**reference.settings, "readings_topic": topics.readings})
-    read_committed(servers, reference.forecasts, until=lambda found: len(found) >= len(sent), timeout_s=120)
-    assert assert_same_outputs(servers, topics, reference)["forecasts"] == len(sent)
-    assert assert_same_state(servers, topics, reference) == STAYS
+    supervise_until_done(worker, servers, topics, len(sent), timeout_s=150)
+    assert_no_trace(start_worker, servers, topics, reference, sent=len(sent), stays=STAYS)

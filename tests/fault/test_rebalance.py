@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import time
 
 import pytest
@@ -14,6 +16,7 @@ from tests.patients import ward
 
 STAYS, MINUTES = 24, 400
 SESSION_TIMEOUT_S = 6
+REBALANCES = int(os.environ.get("VITALCAST_TEST_REBALANCES", "0"))
 
 
 @pytest.fixture
@@ -79,3 +82,29 @@ def test_a_worker_that_was_frozen_past_its_session_cannot_write(
     time.sleep(SESSION_TIMEOUT_S)
     assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))
     assert heir.status("/health/live") == 200
+
+
+@pytest.mark.skipif(not REBALANCES, reason="takes minutes: VITALCAST_TEST_REBALANCES=20 make fault")
+@pytest.mark.timeout(300 + 30 * REBALANCES)
+def test_many_rebalances_leave_no_trace(
+    kafka: Broker, topics: Topics, reference: Topics, start_worker: WorkerStarter
+) -> None:
+    chance, servers, sent = random.Random(20261123), kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
+    settings = {"session_timeout_s": SESSION_TIMEOUT_S, "chunk_records": 64}
+    workers = [start_worker(**settings) for _ in range(2)]
+    for number in range(REBALANCES):
+        produce(
+            servers, topics.readings, sent[number * len(sent) // REBALANCES : (number + 1) * len(sent) // REBALANCES]
+        )
+        running = [worker for worker in workers if worker.is_running]
+        stopped = [worker for worker in workers if not worker.is_running]
+        if len(running) <= 1 or (len(running) < 4 and chance.random() < 0.5):
+            if stopped:
+                stopped[0].start()
+            else:
+                workers.append(start_worker(**settings))
+        elif chance.random() < 0.5:
+            assert running[0].terminate() == 0
+        else:
+            running[0].kill()
+    assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))

@@ -1,0 +1,42 @@
+"""A worker that starts far behind: it takes everything, and its memory does not grow with what is waiting."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import psutil
+import pytest
+
+from tests.conftest import WorkerStarter
+from tests.fault.test_poison import counted
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, produce
+from tests.patients import ward
+
+BACKLOG = int(os.environ.get("VITALCAST_TEST_BACKLOG", "50000"))
+STAYS = 200
+MEGABYTE = 1 << 20
+# What is read ahead (4 chunks, 2 MB a partition fetched), 16 chunks of forecasts a lane, and what the allocator keeps.
+MAY_GROW_BY = 300 * MEGABYTE
+
+
+@pytest.mark.timeout(240 + BACKLOG // 500)
+def test_a_backlog_is_caught_up_in_bounded_memory(kafka: Broker, topics: Topics, start_worker: WorkerStarter) -> None:
+    worker = start_worker()
+    process = psutil.Process(worker.pid)
+    before = process.memory_info().rss
+    worker.pause()
+    sent = produce(kafka.bootstrap_servers, topics.readings, ward(STAYS, BACKLOG // STAYS))
+    worker.unpause()
+    largest, end = before, time.monotonic() + 180 + BACKLOG // 1000
+    while (taken := counted(worker, "readings_total")) < len(sent) and time.monotonic() < end:
+        largest = max(largest, process.memory_info().rss)
+        time.sleep(0.2)
+    assert taken == len(sent)
+    assert largest - before < MAY_GROW_BY, f"{(largest - before) / MEGABYTE:.0f} MB more"
+    print(f"{len(sent)} readings behind: {(largest - before) / MEGABYTE:.0f} MB more than before")
+    metrics = worker.metrics()
+    assert "vitalcast_event_lag_seconds" in metrics
+    lags = [line for line in metrics.splitlines() if line.startswith("vitalcast_consumer_lag_records{")]
+    assert len(lags) == 4
