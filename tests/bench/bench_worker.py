@@ -25,13 +25,14 @@ READINGS = int(os.environ.get("VITALCAST_BENCH_READINGS", "200000"))
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 
-def backlog(stays: int, every_s: float) -> Iterator[tuple[str, bytes]]:
-    """READINGS readings of seven signals: all stays in turn, each moving a little around its own level."""
+def backlog(stays: int, every_s: float, turns: int | None = None) -> Iterator[tuple[str, bytes]]:
+    """READINGS readings of seven signals: all stays in `turns`, each moving a little around its own level."""
     rng = np.random.default_rng(1)
     usual = np.array([85.0, 85.0, 17.0, 96.0, 122.0, 64.0, 83.0])
     names = ("hr", "pulse", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")
     level = usual + rng.normal(0, 1, (stays, 7)) * [9, 9, 2, 1, 10, 5, 6]
-    for turn in range(READINGS // stays):
+    level[:, 1] = level[:, 0]  # the pulse is that of the same heart
+    for turn in range(READINGS // stays if turns is None else turns):
         at = (START + timedelta(seconds=turn * every_s)).strftime("%Y-%m-%dT%H:%M:%SZ")
         values = np.minimum(np.round(level + rng.normal(0, 0.4, (stays, 7)), 1), [250, 250, 80, 100, 280, 200, 220])
         values[:, 6] = np.clip(values[:, 6], values[:, 5], values[:, 4])
