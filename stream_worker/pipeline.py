@@ -22,9 +22,9 @@ from schemas.reading import LimitRange, StayEvent
 from schemas.signals import known_signals
 from stream_worker import anomaly, window
 from stream_worker.alerts import life
-from stream_worker.alerts.budget import STEP_US
 from stream_worker.alerts.life import Transition
-from stream_worker.alerts.screen import Accepted, AlertScreen
+from stream_worker.alerts.observation import Accepted
+from stream_worker.alerts.screen import AlertScreen
 from stream_worker.chain import Chain, in_quanta
 from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_us
 from stream_worker.forecast_text import Numbers
@@ -241,42 +241,10 @@ class _Chunk:
     # --- readings ---
 
     def _take(self, readings: Readings, rows: Slots) -> None:
-        for rounds in self._between_budget_steps(readings, list(self._rounds(readings, rows))):
-            for round_ in rounds:
-                self._take_round(readings, round_)
-
-    def _between_budget_steps(self, readings: Readings, rounds: list[_Round]) -> Iterator[list[_Round]]:
-        """The rounds, cut where a partition's alert budget takes a step: what comes before it in the log goes first."""
-        per_day = self.p._settings.alert_budget_per_patient_day
-        if not per_day or not rounds:
-            yield rounds
-            return
-        steps = np.zeros(len(readings.rows), np.int64)  # that come before each reading, in its partition
-        advances = self._monitored_us(readings, rounds)
-        rows = np.sort(np.concatenate([round_.rows for round_ in rounds]))
-        partitions = self.partitions[readings.rows[rows]]
-        for partition in np.unique(partitions).tolist():
-            own, budget = rows[partitions == partition], self.stays.budgets[partition]
-            monitored_us = budget.monitored_us + np.cumsum(advances[own])
-            steps[own] = monitored_us // STEP_US
-            budget.monitored_us = int(monitored_us[-1])
-        for step in range(int(steps.max()) + 1):
-            yield [_Round(r.rows[now], r.slots[now]) for r in rounds if (now := steps[r.rows] == step).any()]
-            for partition in np.unique(partitions).tolist():
-                if self.stays.budgets[partition].monitored_us >= STEP_US:
-                    self.stays.budgets[partition].step(per_day)
-
-    def _monitored_us(self, readings: Readings, rounds: list[_Round]) -> Ints:
-        """By how much each reading takes its stay's time forward; a silence is not monitored time."""
-        advances = np.zeros(len(readings.rows), np.int64)
-        slots = np.sort(rounds[0].slots)  # each stay's first reading is in the first round
-        newest = self.stays.head["newest"][slots]
-        for rows, round_slots in rounds:
-            at, observed_us = np.searchsorted(slots, round_slots), readings.observed_us[rows]
-            ahead = np.where(newest[at] == NEVER, 0, observed_us - np.maximum(newest[at], 0))
-            advances[rows] = np.where((ahead > 0) & (ahead < self.p._stale_us), ahead, 0)
-            newest[at] = np.maximum(newest[at], observed_us)
-        return advances
+        taken = [self._take_round(readings, round_) for round_ in self._rounds(readings, rows)]
+        accepted = [accepted for accepted in taken if accepted is not None]
+        if accepted:
+            self._alert(readings, Accepted.in_order(accepted))
 
     def _rounds(self, readings: Readings, rows: Slots) -> Iterator[_Round]:
         """The first reading of each stay, then the second of each that has one, and so on."""
@@ -295,37 +263,37 @@ class _Chunk:
         for part in np.split(by_rank, np.searchsorted(rank[by_rank], np.arange(1, rank.max() + 1))):
             yield _Round(rows[part], slots[part])
 
-    def _take_round(self, readings: Readings, round_: _Round) -> None:
+    def _take_round(self, readings: Readings, round_: _Round) -> Accepted | None:
         rows, slots = round_
-        observed_us, fingerprints = readings.observed_us[rows], readings.fingerprints[rows]
-        self._reset_after_gap(slots, observed_us, readings.rows[rows])
+        observed_us, offsets = readings.observed_us[rows], self.offsets[readings.rows[rows]]
+        silent_since = self._reset_after_gap(slots, observed_us)
         outcome = window.classify(
-            self.stays, slots, observed_us, fingerprints, self.offsets[readings.rows[rows]], self.p._grace_us
+            self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.p._grace_us
         )
         self.outcomes[readings.rows[rows[outcome == DUPLICATE]]] = "duplicate"
         for i in np.flatnonzero(outcome == LATE).tolist():
             self._reject(int(readings.rows[rows[i]]), InvalidReading("late", "its step is closed already"))
         accepted = outcome == ACCEPTED
         if not accepted.all():
-            rows, slots = rows[accepted], slots[accepted]
-        if len(rows):
-            self._accept(readings, rows, slots)
+            rows, slots, silent_since = rows[accepted], slots[accepted], silent_since[accepted]
+        return self._accept(readings, rows, slots, silent_since) if len(rows) else None
 
-    def _reset_after_gap(self, slots: Slots, observed_us: Ints, chunk_rows: Slots) -> None:
-        """Tell of silences that these readings end, and start stays anew after the longest of them."""
+    def _reset_after_gap(self, slots: Slots, observed_us: Ints) -> Ints:
+        """Start stays anew after the longest silences; since when those (n,) were silent that were so for long."""
         newest = self.stays.head["newest"][slots]
         gap_us = np.where(newest == NEVER, 0, observed_us - newest)
-        for i in np.flatnonzero(gap_us >= self.p._stale_us).tolist():
-            slot = int(slots[i])
-            self.lose_data(slot, int(chunk_rows[i]))
-            if gap_us[i] > self.p._reset_us:
-                self.stays.start_anew(slot)
+        for slot in slots[gap_us > self.p._reset_us].tolist():
+            self.stays.start_anew(slot)
+        silent_since: Ints = np.where(gap_us >= self.p._stale_us, newest, NEVER)
+        return silent_since
 
-    def _accept(self, readings: Readings, rows: Slots, slots: Slots) -> None:
+    def _accept(self, readings: Readings, rows: Slots, slots: Slots, silent_since: Ints) -> Accepted | None:
         stays, layout, head = self.stays, self.stays.layout, self.stays.head
         observed_us, observed = readings.observed_us[rows], readings.observed[rows]
         newest_before = head["newest"][slots]
         newest = np.maximum(newest_before, observed_us)
+        advance_us = np.where(newest_before == NEVER, 0, newest - np.maximum(newest_before, 0))
+        offsets_before = head["offset"][slots]
         step = observed_us // layout.step_us
         newest_step = newest // layout.step_us
         quanta = np.rint(np.where(observed, readings.values[rows], 0.0) / layout.precision).astype(np.int64)
@@ -341,7 +309,7 @@ class _Chunk:
         self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
         chunk_rows = readings.rows[rows]
-        head["offset"][slots] = self.offsets[chunk_rows]
+        offsets = head["offset"][slots] = self.offsets[chunk_rows]
         head["ingested_ms"][slots] = self.timestamps_ms[chunk_rows]
         self.changed_heads.update(slots.tolist())
         self.changed_bodies.update(closed.tolist())
@@ -352,14 +320,31 @@ class _Chunk:
             self.results[partition].see(newest_us)
 
         if not self.p.publishes:
-            return
+            return None
         flags = scores >= anomaly.FLAG_SCORE
         if self.p._settings.emit == "reading":
             self._add_forecasts(chunk_rows, slots, newest, quantiles, scores, flags)
         elif len(closed):
             n = np.flatnonzero(np.isin(slots, closed))
             self._add_forecasts(chunk_rows[n], slots[n], newest[n], quantiles[n], scores[n], flags[n])
-        self._alert(readings, Accepted(rows, slots, quanta, is_fresh, quantiles, scores, flags))
+        return Accepted(
+            rows=rows,
+            slots=slots,
+            offsets=offsets,
+            offsets_before=offsets_before,
+            silent_since=silent_since,
+            # A silence is not monitored time.
+            monitored_us=np.where(advance_us < self.p._stale_us, advance_us, 0),
+            quanta=quanta,
+            is_fresh=is_fresh,
+            quantiles=quantiles,
+            scores=scores,
+            flags=flags,
+            last=head["last"][slots],
+            last_at=head["last_at"][slots],
+            changed_at=head["changed_at"][slots],
+            regular=self.p.screen.regular_before(slots, observed_us),
+        )
 
     def _await_truth(
         self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
@@ -389,10 +374,9 @@ class _Chunk:
     # --- alerts ---
 
     def _alert(self, readings: Readings, accepted: Accepted) -> None:
-        chunk_rows = readings.rows[accepted.rows]
-        offsets = self.offsets[chunk_rows]
-        for i, transitions in self.p.screen.step(readings, accepted, offsets, self.alerts_held):
-            self._publish(int(accepted.slots[i]), transitions, int(offsets[i]), int(chunk_rows[i]))
+        for changed in self.p.screen.step(readings, accepted, self.alerts_held):
+            slot, row = int(accepted.slots[changed.i]), int(readings.rows[accepted.rows[changed.i]])
+            self._publish(slot, changed.transitions, changed.offset, row)
 
     def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
         partition = int(self.stays.partition[slot])
@@ -405,17 +389,12 @@ class _Chunk:
             if transition.lead_time_s is not None:
                 result.lead_times_s.append(transition.lead_time_s)
 
-    def lose_data(self, slot: int, row: int = -1) -> None:
-        """Raise the stay's no_data alert, unless it is open already."""
-        extras, head = self.stays.extras[slot], self.stays.head
-        newest_us = int(head["newest"][slot])
-        if life.NO_DATA in extras.alerts or newest_us == NEVER:
-            return
-        offset = int(head["offset"][slot])
-        transitions = life.lose_data(extras.alerts, newest_us, self.p._settings.stale_after_s, offset)
-        self.stays.has_alerts[slot] = True
-        self.changed_heads.add(slot)
-        self._publish(slot, transitions, offset, row)
+    def lose_data(self, slot: int) -> None:
+        """Raise the no_data alert of a stay that has been silent, unless it is open already."""
+        newest_us, offset = (int(self.stays.head[name][slot]) for name in ("newest", "offset"))
+        if newest_us != NEVER and (transitions := self.p.screen.lose_data(slot, newest_us, offset)):
+            self.changed_heads.add(slot)
+            self._publish(slot, transitions, offset, row=-1)
 
     # --- stay events ---
 

@@ -3,14 +3,17 @@
 The clock is monitored time, summed over the partition's stays: event time, and the same whatever the clock, the rate
 of readings or the dates of the stays. Every `STEP_US` of it the controller moves by how much more was raised than the
 budget allows (a cumulative sum with slack: Page 1954). It moves between two records of the partition's log that
-the log alone determines, so every chunking and every restart gives the same alerts. `Pipeline` cuts its chunks there.
+the log alone determines, so every chunking and every restart gives the same alerts.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 DAY_US: Final = 86_400_000_000
 # Long enough to hold a few alerts, short enough for a ward of ten stays to feel it within an hour or two.
@@ -43,6 +46,17 @@ class Budget(msgspec.Struct, array_like=True):
         self.shift = max(GAIN * (self.excess - slack), 0.0)
         self.monitored_us -= STEP_US
         self.raised = 0
+
+
+def pass_time(budget: Budget, monitored_us: NDArray[np.int64]) -> deque[int]:
+    """Let time go on by what each of the partition's next readings adds, (n,).
+
+    Returns, for each step that ends meanwhile, the reading that ends it: before that, the controller has to move.
+    """
+    total_us = budget.monitored_us + np.cumsum(monitored_us)
+    budget.monitored_us = int(total_us[-1])
+    steps = total_us // STEP_US
+    return deque(np.repeat(np.arange(len(steps)), np.diff(steps, prepend=0)).tolist())
 
 
 class Allowance(msgspec.Struct, array_like=True):

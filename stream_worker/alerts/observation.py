@@ -1,11 +1,48 @@
-"""What alert rules see of a reading."""
+"""What is known of accepted readings, as columns, and what alert rules see of one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stream_worker.alerts.news2 import News2
+from stream_worker.stays import Slots
+from stream_worker.window import Bools, Ints
+
+Floats = NDArray[np.float64]
+
+
+class Accepted(NamedTuple):
+    """n accepted readings, and their stays as they were right then; K known signals, of which V are forecast."""
+
+    rows: Slots  # (n,) of `Readings`
+    slots: Slots  # (n,)
+    offsets: Ints  # (n,)
+    offsets_before: Ints  # (n,) of the stay's record before
+    silent_since: Ints  # (n,) if the reading ends a silence that was worth an alert: since when; else NEVER
+    monitored_us: Ints  # (n,) by how much the reading takes its stay's time forward
+    quanta: Ints  # (n, K)
+    is_fresh: Bools  # (n, K) the newest of its signal, and not doubted by the device
+    quantiles: Ints  # (n, V, H, Q) in quanta
+    scores: Floats  # (n, V) of anomaly
+    flags: Bools  # (n, V)
+    last: NDArray[Any]  # (n, K) quanta: the newest of each signal
+    last_at: Ints  # (n, K)
+    changed_at: Ints  # (n, K) since when `last` is what it is
+    regular: Sequence[frozenset[str] | None]  # n: where a signal is missed, those that had come regularly
+
+    @classmethod
+    def in_order(cls, rounds: Sequence[Accepted]) -> Accepted:
+        """The readings of several rounds, in the order of their rows."""
+        *columns, regular = zip(*rounds, strict=True)
+        order = np.argsort(np.concatenate(columns[0]), kind="stable")
+        regular_of = list(chain.from_iterable(regular))
+        return cls._make([*(np.concatenate(c)[order] for c in columns), [regular_of[i] for i in order.tolist()]])
 
 
 @dataclass(slots=True)

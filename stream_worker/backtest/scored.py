@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.recordings import Row, read_rows, stay_id_of
-from stream_worker.alerts.life import Transition
-from stream_worker.alerts.screen import Accepted, AlertScreen
+from stream_worker.alerts.observation import Accepted
+from stream_worker.alerts.screen import AlertScreen, Changed
 from stream_worker.backtest.episodes import MINUTE_S, Recording, recording_of
 from stream_worker.backtest.faults import Fault, Values, inject, plan
 from stream_worker.backtest.feed import CHUNK_RECORDS, RecordedReading, new_pipeline
@@ -51,9 +51,7 @@ class ScoreScreen(AlertScreen):
         super().__init__(settings, stays)
         self.seen: list[tuple[NDArray[np.str_], Ints, Floats, NDArray[np.int16]]] = []
 
-    def step(
-        self, readings: Readings, accepted: Accepted, offsets: Ints, held: Counter[str]
-    ) -> Iterator[tuple[int, list[Transition]]]:
+    def step(self, readings: Readings, accepted: Accepted, held: Counter[str]) -> Iterator[Changed]:
         """Nothing changes an alert."""
         stay_ids = np.array([self._stays.ids[slot] for slot in accepted.slots.tolist()])
         minutes = readings.observed_us[accepted.rows] // (MINUTE_S * MICROSECONDS)

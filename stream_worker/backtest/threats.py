@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_worker.alerts import life, rules
-from stream_worker.alerts.life import Entries, Transition
-from stream_worker.alerts.observation import Observation
-from stream_worker.alerts.screen import Accepted, AlertScreen, Floats
+from stream_worker.alerts.life import Entries
+from stream_worker.alerts.observation import Accepted, Floats, Observation
+from stream_worker.alerts.screen import AlertScreen, Changed
 from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType
 from stream_worker.columns import Readings
 from stream_worker.limits import SignalLimits
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER, Extras, Stays
+from stream_worker.stays import NEVER, Stays
 from stream_worker.window import Ints
 
 
@@ -41,18 +41,16 @@ class ThreatScreen(AlertScreen):
         self._forecast = layout.manifest.signals.index(kind.signal) if kind.signal in layout.manifest.signals else None
         self._seen: list[tuple[NDArray[np.str_], Ints, Floats, Floats, NDArray[np.float32]]] = []
 
-    def step(
-        self, readings: Readings, accepted: Accepted, offsets: Ints, held: Counter[str]
-    ) -> Iterator[tuple[int, list[Transition]]]:
+    def step(self, readings: Readings, accepted: Accepted, held: Counter[str]) -> Iterator[Changed]:
         """As the worker's."""
         if self._forecast is not None:
             self._keep(readings, accepted, self._forecast)
-        yield from super().step(readings, accepted, offsets, held)
+        yield from super().step(readings, accepted, held)
 
     def _keep(self, readings: Readings, accepted: Accepted, v: int) -> None:
         layout, k = self._stays.layout, self._known
-        profiles = [self._profile(Extras())] * len(accepted.rows)
-        wanted = self._stays.head["last_at"][accepted.slots][:, layout.forecast] != NEVER
+        profiles = [self._profiles.of(None, {})] * len(accepted.rows)
+        wanted = accepted.last_at[:, layout.forecast] != NEVER
         ahead = self._outlooks(accepted.quantiles, profiles, self._kind.side, wanted)
         values = np.round(accepted.quanta[:, k] * layout.precision[k], self._decimals)
         self._seen.append(

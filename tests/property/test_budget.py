@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_worker import pipeline as pipeline_module
 from stream_worker.alerts import budget as budget_module
 from stream_worker.alerts.budget import DAY_US, GAIN, MOST, SLACK_DAYS, STEP_US, Allowance, Budget
 from tests.property.courses import wards
@@ -24,8 +23,7 @@ PER_DAY = 20.0
 def _short_steps() -> Iterator[None]:
     """The controller moves every five monitored minutes, and by much, so that short courses meet it often."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (budget_module, pipeline_module):
-            patch.setattr(module, "STEP_US", 300_000_000)
+        patch.setattr(budget_module, "STEP_US", 300_000_000)
         patch.setattr(budget_module, "GAIN", 1.0)
         patch.setattr(budget_module, "SLACK_DAYS", 0.0)
         yield

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 
-from stream_worker.alerts.screen import Accepted, AlertScreen
+from stream_worker.alerts.observation import Accepted
+from stream_worker.alerts.screen import AlertScreen
 from stream_worker.columns import Readings
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings

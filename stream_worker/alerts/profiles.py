@@ -1,0 +1,59 @@
+"""The limits of each stay, ready for the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.reading import LimitRange
+from stream_worker.alerts.rules import LimitRule, limit_rules
+from stream_worker.limits import AlertLimits, SignalLimits, limits_of
+
+MAX_UNITS: Final = 1000  # remembered at once: a sender can make up any number of care units
+
+
+class Profile(NamedTuple):
+    """The limits of a stay; V forecast signals."""
+
+    rules: tuple[LimitRule, ...]
+    low: NDArray[np.float64]  # (V,) NaN where there is none
+    high: NDArray[np.float64]  # (V,)
+
+
+class Profiles:
+    """Profiles by care unit, and those of stays with limits of their own."""
+
+    def __init__(self, limits: Mapping[str, AlertLimits], signals: Sequence[str]) -> None:
+        """`signals` are those forecast, in order."""
+        self._limits = limits
+        self._signals = signals
+        self._by_unit: dict[str | None, Profile] = {}
+
+    def is_default(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> bool:
+        """Whether a stay's limits are the defaults."""
+        return not own and care_unit not in self._limits
+
+    def of(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
+        """The profile of a stay in `care_unit` that has limits of its `own`."""
+        if own:
+            return self._made(care_unit, own)
+        if care_unit not in self._by_unit:
+            if len(self._by_unit) >= MAX_UNITS:
+                self._by_unit.clear()
+            self._by_unit[care_unit] = self._made(care_unit, {})
+        return self._by_unit[care_unit]
+
+    def _made(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
+        limits = limits_of(self._limits, care_unit, own)
+        return Profile(
+            limit_rules(limits), limit_values(limits, self._signals, "low"), limit_values(limits, self._signals, "high")
+        )
+
+
+def limit_values(limits: Mapping[str, SignalLimits], signals: Sequence[str], side: str) -> NDArray[np.float64]:
+    """The limits of `signals` on one side, NaN where there is none."""
+    values = (None if name not in limits else getattr(limits[name], side) for name in signals)
+    return np.array([np.nan if value is None else value for value in values])
