@@ -82,6 +82,8 @@ class StayStore(BulkStore):
             if unusable:  # of another version, or of a model with other signals: the readings tell what it was
                 log.warning("state_unusable", partition=partition, stays=unusable)
                 self.stays.forget(partition)
+                if self.shadow_stays is not None:
+                    self.shadow_stays.forget(partition)
         self.on_loaded_callback(partitions, seconds)
 
 
@@ -112,7 +114,8 @@ class ReadingsAgent:
         ours = {tp.partition: records for tp, records in chunk.items() if tp in self.lanes}
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
-        results = self.pipeline.process(ours, _newest_timestamp_us(ours) if is_redone else now_us())
+        now = _newest_timestamp_us(ours) if is_redone else now_us()
+        results = self.pipeline.process(ours, now)
         for partition, result in results.items():
             if result.newest_us is not None:
                 self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
@@ -126,7 +129,7 @@ class ReadingsAgent:
                 raise LaneFailure("nearly all records are dead letters")
         self._observe_inference()
         if self.shadow is not None:
-            self._run_shadow(self.shadow, ours)
+            self._run_shadow(self.shadow, ours, now, is_counted=not is_redone)
 
     async def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
         settings = self._settings
@@ -167,10 +170,10 @@ class ReadingsAgent:
         chain.inference_seconds.clear()
         chain.inference_rows.clear()
 
-    def _run_shadow(self, shadow: Pipeline, chunk: Mapping[int, Records]) -> None:
+    def _run_shadow(self, shadow: Pipeline, chunk: Mapping[int, Records], now: int, *, is_counted: bool) -> None:
         """Let the shadow model see the same readings; its scores are all that is wanted of it."""
-        for result in shadow.process(chunk, now_us()).values():
-            if result.scored is not None:
+        for result in shadow.process(chunk, now).values():
+            if is_counted and result.scored is not None:
                 self.metrics.add_scores(result.scored, "shadow")
         shadow.chain.inference_seconds.clear()
         shadow.chain.inference_rows.clear()

@@ -32,8 +32,6 @@ from stream_worker.topics import check_topics
 events = structlog.get_logger("vitalcast")
 
 TICK_S: Final = 1.0
-# Kafka gives the members of a group 60 s to meet, and the last chunks have 20 s; reading the state is not counted.
-REBALANCE_WITHIN_S: Final = 120.0
 # Faust goes on after this without a word, and with half of the state: longer than reading that of any hospital takes.
 RECOVERY_WITHIN_S: Final = 900.0
 
@@ -155,8 +153,8 @@ def _add_tasks(app: faust.App, settings: Settings, agent: ReadingsAgent, bound: 
         while not app.should_stop:
             if not app.rebalancing or app.in_recovery:
                 settled_at = time.monotonic()
-            elif time.monotonic() - settled_at > REBALANCE_WITHIN_S:
-                agent.fail(StartError(f"a rebalance did not end within {REBALANCE_WITHIN_S:.0f} s"))
+            elif time.monotonic() - settled_at > settings.rebalance_within_s:
+                agent.fail(StartError(f"a rebalance did not end within {settings.rebalance_within_s:.0f} s"))
             await asyncio.sleep(TICK_S)
 
     @app.task  # type: ignore[untyped-decorator]

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(10.0, ge=1)
     # A name of its own, kept over restarts, lets a worker rejoin at once instead of after its session's end.
     instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    # Kafka gives the members of a group 60 s to meet, and the last chunks have 20 s; reading the state is not counted.
+    rebalance_within_s: float = Field(120.0, gt=0)
     # Records handed over at once: batches the model well, and a chunk still takes well under 0.1 s.
     chunk_records: int = Field(1024, ge=1, le=8192)
 

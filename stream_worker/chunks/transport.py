@@ -126,6 +126,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.lanes: dict[TopicPartition, Lane] = {}
+        self._sought_generation: int | None = None  # whose partitions stand where their state ends
         super().__init__(*args, **kwargs)
 
     @property
@@ -140,8 +141,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """What was fetched as one chunk; nothing when the partitions may have changed hands meanwhile.
 
-        A rebalance can end within one fetch. Nobody can tell then whether the records were fetched before or after the
-        new assignment's seek, so they are dropped and fetched again.
+        Records that come while a rebalance is under way are dropped: a seek follows it. A rebalance can also begin and
+        end within one fetch. Nobody can tell then whether the records were fetched before or after the new assignment's
+        seek, so they are fetched again.
         """
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
@@ -151,9 +153,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
             await self._rewind()
             return
-        if self.should_stop:
+        if self.should_stop or not self.flow_active:
             return
-        if not self.flow_active or self.app.consumer_generation_id != generation:
+        if self.app.consumer_generation_id != generation:
             await self._rewind()
             return
         for chunk in self._split(fetched):
@@ -187,13 +189,24 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         finally:
             self.not_waiting_next_records.set()
 
+    def resume_flow(self) -> None:
+        """Fetch again, but not before the seek.
+
+        Faust resumes twice, when the state is there and after the seek, and each time drops what is queued by then:
+        what was fetched in between would be lost, or processed before it is known which of its outputs are out already.
+        """
+        if self._sought_generation == self.app.consumer_generation_id:
+            super().resume_flow()
+
     async def perform_seek(self) -> None:
         """Go to where the state ends; to the beginning where there is none, which Faust leaves where it is."""
+        generation = self.app.consumer_generation_id
         await super().perform_seek()
         committed = {
             TopicPartition(*tp): self._read_offset[tp] for tp in self.assignment() if not self._is_changelog_tp(tp)
         }
         if not committed:
+            self._sought_generation = generation
             return
         (table,) = self.app.tables.values()
         store: BulkStore = table.data
@@ -206,8 +219,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             self.connection.on_failure(error)
             return
         for partition, start in starts.items():
-            if (lane := self.lanes.get(partition)) is None:
-                continue  # lost meanwhile: whoever has it now seeks for itself
+            lane = self.lanes.get(partition)
+            if lane is None or self.app.consumer_generation_id != generation:
+                return  # another rebalance began: its own seek follows
             if start.lost:
                 log.warning("readings_lost", partition=partition.partition, records=start.lost)
             if start.published_until:
@@ -218,9 +232,12 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             lane.published_until = start.published_until
             self._read_offset[TP(*partition)] = start.offset  # Faust drops what is older
             await self._thread.call_thread(consumer.seek, partition, start.offset)
+        self._sought_generation = generation
 
     async def _rewind(self) -> None:
-        """Fetch again from where the state ends."""
+        """Fetch again from where the state ends; not while a rebalance is under way, which ends with a seek."""
+        if not self.flow_active:
+            return
         generation = self.app.consumer_generation_id
         try:
             await self.perform_seek()
@@ -280,6 +297,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
+        self.stop_flow()  # Faust does so only if there were partitions to revoke
+        self._sought_generation = None
         inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
         new = [partition for partition in inputs if partition not in self.lanes]
         try:

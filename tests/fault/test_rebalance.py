@@ -1,22 +1,24 @@
-"""Workers that join, leave, die and come back from the dead: the same outputs and state as one that was left alone."""
+"""Workers that join, leave, die and come back while readings keep coming: as if one had been left alone."""
 
 from __future__ import annotations
 
 import os
 import random
-import time
 
 import pytest
 
 from tests.conftest import WorkerStarter
+from tests.fault.feed import Feed
 from tests.fault.undisturbed import assert_same_outputs, assert_same_state
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import ward
+from tests.worker_process import WorkerProcess
 
-STAYS, MINUTES = 24, 400
-SESSION_TIMEOUT_S = 6
 REBALANCES = int(os.environ.get("VITALCAST_TEST_REBALANCES", "0"))
+STAYS, MINUTES = 24, 600 if REBALANCES < 10 else 60 * REBALANCES
+FED_PER_S = 600  # for longer than all that happens to the workers
+SESSION_TIMEOUT_S = 6
 
 
 @pytest.fixture
@@ -30,11 +32,16 @@ def done(servers: str, topics: Topics) -> int:
     return len(read_committed(servers, topics.forecasts))
 
 
+def leave_alone(start_worker: WorkerStarter, topics: Topics, reference: Topics) -> WorkerProcess:
+    """A worker that nobody disturbs, over the same readings. It may still be starting."""
+    return start_worker(None, **{**reference.settings, "readings_topic": topics.readings})
+
+
 def assert_same_as_left_alone(
-    servers: str, start_worker: WorkerStarter, topics: Topics, reference: Topics, sent: int
+    servers: str, left_alone: WorkerProcess, topics: Topics, reference: Topics, sent: int
 ) -> None:
-    """Run a worker that nobody disturbs over the same readings, and compare."""
-    start_worker(**{**reference.settings, "readings_topic": topics.readings})
+    """Compare with the worker that was left alone, once both have taken everything."""
+    left_alone.wait_ready()
     for outputs in (topics, reference):
         read_committed(servers, outputs.forecasts, until=lambda found: len(found) >= sent, timeout_s=120)
     counts = assert_same_outputs(servers, topics, reference)
@@ -48,21 +55,16 @@ def test_workers_that_join_leave_and_die_lose_and_double_nothing(
 ) -> None:
     servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
     settings = {"session_timeout_s": SESSION_TIMEOUT_S, "chunk_records": 64}
-    parts = [sent[i * len(sent) // 6 : (i + 1) * len(sent) // 6] for i in range(6)]
+    left_alone = leave_alone(start_worker, topics, reference)
     first = start_worker(**settings)
-    produce(servers, topics.readings, parts[0])
-    second = start_worker(**settings)  # joins
-    produce(servers, topics.readings, parts[1])
-    third = start_worker(**settings)  # joins
-    produce(servers, topics.readings, parts[2])
-    assert second.terminate() == 0  # leaves
-    produce(servers, topics.readings, parts[3])
-    first.kill()  # dies
-    produce(servers, topics.readings, parts[4])
-    second.start()  # joins again
-    produce(servers, topics.readings, parts[5])
-    third.kill()  # dies
-    assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))
+    with Feed(servers, topics.readings, sent, per_s=FED_PER_S):
+        second = start_worker(**settings)  # joins
+        third = start_worker(**settings)  # joins
+        assert second.terminate() == 0  # leaves
+        first.kill()  # dies
+        second.start()  # joins again
+        third.kill()  # dies
+    assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
 
 
 @pytest.mark.timeout(400)
@@ -71,16 +73,16 @@ def test_a_worker_that_was_frozen_past_its_session_cannot_write(
 ) -> None:
     servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
     settings = {"session_timeout_s": SESSION_TIMEOUT_S, "chunk_records": 64}
+    left_alone = leave_alone(start_worker, topics, reference)
     zombie = start_worker(**settings)
     produce(servers, topics.readings, sent[: len(sent) // 2])
     zombie.pause()
     heir = start_worker(**settings)
     before = done(servers, topics)
-    produce(servers, topics.readings, sent[len(sent) // 2 :])
-    read_committed(servers, topics.forecasts, until=lambda found: len(found) > before, timeout_s=60)
-    zombie.unpause()
-    time.sleep(SESSION_TIMEOUT_S)
-    assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))
+    with Feed(servers, topics.readings, sent[len(sent) // 2 :], per_s=2 * FED_PER_S):
+        read_committed(servers, topics.forecasts, until=lambda found: len(found) > before, timeout_s=60)
+        zombie.unpause()
+    assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
     assert heir.status("/health/live") == 200
 
 
@@ -91,20 +93,39 @@ def test_many_rebalances_leave_no_trace(
 ) -> None:
     chance, servers, sent = random.Random(20261123), kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
     settings = {"session_timeout_s": SESSION_TIMEOUT_S, "chunk_records": 64}
+    left_alone = leave_alone(start_worker, topics, reference)
     workers = [start_worker(**settings) for _ in range(2)]
-    for number in range(REBALANCES):
-        produce(
-            servers, topics.readings, sent[number * len(sent) // REBALANCES : (number + 1) * len(sent) // REBALANCES]
-        )
-        running = [worker for worker in workers if worker.is_running]
-        stopped = [worker for worker in workers if not worker.is_running]
-        if len(running) <= 1 or (len(running) < 4 and chance.random() < 0.5):
-            if stopped:
-                stopped[0].start()
+    with Feed(servers, topics.readings, sent, per_s=FED_PER_S):
+        for _ in range(REBALANCES):
+            running = [worker for worker in workers if worker.is_running]
+            stopped = [worker for worker in workers if not worker.is_running]
+            if len(running) <= 1 or (len(running) < 4 and chance.random() < 0.5):
+                if stopped:
+                    stopped[0].start()
+                else:
+                    workers.append(start_worker(**settings))
+            elif chance.random() < 0.5:
+                assert running[0].terminate() == 0
             else:
-                workers.append(start_worker(**settings))
-        elif chance.random() < 0.5:
-            assert running[0].terminate() == 0
-        else:
-            running[0].kill()
-    assert_same_as_left_alone(servers, start_worker, topics, reference, len(sent))
+                running[0].kill()
+    assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
+
+
+@pytest.mark.timeout(300)
+def test_a_rebalance_that_does_not_end_ends_the_worker(
+    kafka: Broker, topics: Topics, reference: Topics, start_worker: WorkerStarter
+) -> None:
+    servers, sent = kafka.bootstrap_servers, list(ward(STAYS, 100))
+    left_alone = leave_alone(start_worker, topics, reference)
+    frozen = start_worker(None, session_timeout_s=20)
+    worker = start_worker(session_timeout_s=SESSION_TIMEOUT_S, rebalance_within_s=5)
+    frozen.wait_ready()
+    produce(servers, topics.readings, sent[: len(sent) // 2])
+    frozen.pause()  # the group waits for it for as long as its session
+    start_worker(None, session_timeout_s=SESSION_TIMEOUT_S)  # joins, so that all must meet
+    assert worker.wait(60) == 1
+    assert "a rebalance did not end within 5 s" in worker.log
+    produce(servers, topics.readings, sent[len(sent) // 2 :])
+    worker.start()
+    frozen.unpause()
+    assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))

@@ -1,0 +1,33 @@
+"""Where a partition's state was unusable, that of the shadow model was not forgotten: it missed the readings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faust
+
+from stream_worker.agent import StayStore
+from stream_worker.pipeline import Pipeline
+from stream_worker.settings import Settings
+from stream_worker.stays import HEAD, Stays
+from tests.arithmetic_model import ArithmeticPredictor
+from tests.records import Changelog, new_pipeline, process, reading, records
+
+
+def test_the_shadow_begins_anew_with_the_state_of_the_first() -> None:
+    changelog, app = Changelog(), faust.App("app", broker="memory://")
+    both = [reading(stay, 60 * minute, {"hr": 80}) for minute in range(30) for stay in ("good", "harmed")]
+    changelog.apply(process(new_pipeline(), records(both)))
+    changelog.newest[HEAD + b"harmed"] = b"\xff" + changelog.newest[HEAD + b"harmed"][1:]
+
+    predictor: Any = ArithmeticPredictor()
+    stays, shadow_stays = (Stays(predictor.manifest, predictor.initial_state(1)) for _ in range(2))
+    store = StayStore("memory://", app, app.Table("stays"))
+    store.stays, store.shadow_stays, store.on_loaded_callback = stays, shadow_stays, lambda partitions, seconds: None
+    store.forget_all()
+    store.load(0, changelog.newest.items())
+    store.on_loaded(frozenset({0}), 0.0)
+
+    shadow = Pipeline(Settings(min_observed_steps=1), predictor, shadow_stays, publishes=False)
+    assert process(shadow, records(both)).outcomes == {"accepted": 60}  # made again, like the first
+    assert len(stays) == 0
