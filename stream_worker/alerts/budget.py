@@ -55,6 +55,8 @@ def pass_time(budget: Budget, monitored_us: NDArray[np.int64]) -> deque[int]:
     """
     total_us = budget.monitored_us + np.cumsum(monitored_us)
     budget.monitored_us = int(total_us[-1])
+    if budget.monitored_us < STEP_US:
+        return deque()
     steps = total_us // STEP_US
     return deque(np.repeat(np.arange(len(steps)), np.diff(steps, prepend=0)).tolist())
 

@@ -245,6 +245,8 @@ class AlertScreen:
                 may = np.abs(forecast - limit) <= rules.FORECAST_REACH * limit
                 may &= highest[outside].mean(axis=2) >= self._outlook_from
                 row, v = np.nonzero(may)
+                if not len(row):
+                    continue
                 predicted = self._in_units(quantiles)[row, v]
                 outlook = outlooks(predicted, layout.manifest.quantile_levels, limit[v], side)
                 reaches[row, layout.forecast[v]] |= outlook >= self._outlook_from[v]
@@ -330,6 +332,8 @@ class AlertScreen:
         limits = np.array([getattr(profile, side) for profile in profiles]).reshape(wanted.shape)
         result = np.full(limits.shape, np.nan)
         given = wanted & ~np.isnan(limits)
+        if not given.any():
+            return result
         predicted = self._in_units(quantiles)[given]
         result[given] = outlooks(predicted, self._stays.layout.manifest.quantile_levels, limits[given], side)
         return result
