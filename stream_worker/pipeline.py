@@ -1,9 +1,11 @@
 """What a chunk of records does to the stays, and what it leaves: the pure core of the worker.
 
 No Kafka, no clock: records in, outputs and changed state out. Records of one stay are taken in their order; the k-th
-readings of all stays in a chunk go through together, as columns.
+readings of all stays in a chunk go through together, as columns: a round.
 
-    decode -> reject (future, empty) -> classify (duplicate, late) -> score -> close steps -> place -> forecast -> alert
+    chunk   decode -> reject (future, empty)
+    rounds  classify (duplicate, late) -> score -> close steps -> place -> forecast
+    chunk   alert -> encode
 """
 
 from __future__ import annotations

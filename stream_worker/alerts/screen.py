@@ -103,15 +103,13 @@ class AlertScreen:
             while budget_steps and budget_steps[0][0] <= i:
                 budget_steps.popleft()[1].step(self._per_day)
             slot = int(slots[i])
-            if needs_look[i] or stays.has_alerts[slot]:
-                if accepted.silent_since[i] != NEVER:
-                    offset = int(accepted.offsets_before[i])
-                    yield Changed(i, offset, self.lose_data(slot, int(accepted.silent_since[i]), offset))
-                stays.extras[slot].care_unit = units[i]
-                transitions = self._look(slot, seen, profile, readings, int(accepted.offsets[i]), held)
-                if transitions:
-                    yield Changed(i, int(accepted.offsets[i]), transitions)
+            if accepted.silent_since[i] != NEVER:
+                before = int(accepted.offsets_before[i])
+                yield Changed(i, before, self.lose_data(slot, int(accepted.silent_since[i]), before))
             stays.extras[slot].care_unit = units[i]
+            if needs_look[i] or stays.has_alerts[slot]:
+                offset = int(accepted.offsets[i])
+                yield Changed(i, offset, self._look(slot, seen, profile, readings, offset, held))
         for _, budget in budget_steps:
             budget.step(self._per_day)
         for slot, unit in zip(slots.tolist(), units, strict=True):
