@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Final
 
 from schemas.reading import Observations
 from stream_worker.alerts.life import SECOND, AlertKey, Entries, Finding
 from stream_worker.alerts.news2 import URGENT, Known, News2, news2
+from stream_worker.alerts.observation import BySignal
 
 KEY: Final = AlertKey("news2")
 
@@ -37,7 +38,7 @@ MATERIAL: Final = 1.0  # an open alert tells anew when the score has moved by mo
 Inputs = dict[str, tuple[float | str, int]]  # value and time by name
 
 
-def remember(inputs: Inputs, at_us: int, values: Mapping[str, float], observations: Observations | None) -> None:
+def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observations | None) -> None:
     """Take over what a reading tells."""
     for name in VALID_S:
         value: float | str | None = values.get(name)

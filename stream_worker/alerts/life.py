@@ -12,11 +12,12 @@ history in an `AlertEntry` and returns the transitions. Pure: time is the readin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from schemas.alert import AlertState, ClearReason, Priority
+from stream_worker.alerts.observation import BySignal
 from stream_worker.stays import NEVER, AlertEntry, Excursion
 
 Presence = Literal["on", "off", "unknown"]
@@ -83,7 +84,7 @@ def step(
     entries: Entries,
     findings: Iterable[Finding],
     at_us: int,
-    last_at_us: Mapping[str, int],
+    last_at_us: BySignal,
     offset: int,
     held: Counter[str],
 ) -> list[Transition]:
@@ -133,7 +134,7 @@ def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: in
 
 
 def _move(
-    entries: Entries, finding: Finding, at_us: int, last_at_us: Mapping[str, int], offset: int, held: Counter[str]
+    entries: Entries, finding: Finding, at_us: int, last_at_us: BySignal, offset: int, held: Counter[str]
 ) -> Transition | None:
     entry = entries.get(finding.key)
     if entry is None:
@@ -249,7 +250,7 @@ def _move_unknown(
     finding: Finding,
     entry: AlertEntry,
     at_us: int,
-    last_at_us: Mapping[str, int],
+    last_at_us: BySignal,
     offset: int,
     held: Counter[str],
 ) -> Transition | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,17 @@ from stream_worker.stays import Slots
 from stream_worker.window import Bools, Ints
 
 Floats = NDArray[np.float64]
+
+
+class BySignal(Protocol):
+    """A number for each signal that has one: a dict or a `Row`."""
+
+    def get(self, signal: str, default: Any = None, /) -> Any:
+        """The signal's number."""
+
+    def __contains__(self, signal: object, /) -> bool: ...
+
+    def __getitem__(self, signal: str, /) -> Any: ...
 
 
 class Accepted(NamedTuple):
@@ -38,11 +49,39 @@ class Accepted(NamedTuple):
 
     @classmethod
     def in_order(cls, rounds: Sequence[Accepted]) -> Accepted:
-        """The readings of several rounds, in the order of their rows."""
+        """The readings of several rounds, in the order of their rows, as a round is."""
+        if len(rounds) == 1:
+            return rounds[0]
         *columns, regular = zip(*rounds, strict=True)
         order = np.argsort(np.concatenate(columns[0]), kind="stable")
         regular_of = list(chain.from_iterable(regular))
         return cls._make([*(np.concatenate(c)[order] for c in columns), [regular_of[i] for i in order.tolist()]])
+
+
+class Row:
+    """One row of columns, asked by signal: what is missing is not in it. As a dict, but free to make."""
+
+    __slots__ = ("_at", "_missing", "_values")
+
+    def __init__(self, at: Mapping[str, int], values: Sequence[Any], missing: int | None = None) -> None:
+        """at : the column of each signal. missing : what stands for no value, besides NaN."""
+        self._at = at
+        self._values = values
+        self._missing = missing
+
+    def get(self, signal: str, default: Any = None) -> Any:
+        """The signal's value."""
+        at = self._at.get(signal)
+        value = self._missing if at is None else self._values[at]
+        return default if value == self._missing or value != value else value  # noqa: PLR0124 - NaN
+
+    def __contains__(self, signal: object) -> bool:
+        return self.get(str(signal)) is not None
+
+    def __getitem__(self, signal: str) -> Any:
+        if (value := self.get(signal)) is None:
+            raise KeyError(signal)
+        return value
 
 
 @dataclass(slots=True)
@@ -50,12 +89,12 @@ class Observation:
     """What the rules see of one accepted reading. Values by signal, in canonical units."""
 
     at_us: int
-    values: Mapping[str, float]  # newest of their signal, observed in this reading, not doubted by the device
-    last: Mapping[str, float]  # newest of each signal, whenever it was
-    last_at_us: Mapping[str, int]
-    changed_at_us: Mapping[str, int]
+    values: BySignal  # newest of their signal, observed in this reading, not doubted by the device
+    last: BySignal  # newest of each signal, whenever it was
+    last_at_us: BySignal
+    changed_at_us: BySignal
     implausible: tuple[str, ...]
-    scores: Mapping[str, float]  # of this reading's values
+    scores: BySignal  # of this reading's values
     flagged: tuple[str, ...]
     regular: frozenset[str]  # signals that came in most of the last steps before they ceased
     outlooks: Mapping[tuple[str, str], float]  # by signal and side: log-odds to come to be beyond the limit

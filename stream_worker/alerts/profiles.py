@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -32,9 +32,10 @@ class Profiles:
         self._signals = signals
         self._by_unit: dict[str | None, Profile] = {}
 
-    def is_default(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> bool:
-        """Whether a stay's limits are the defaults."""
-        return not own and care_unit not in self._limits
+    @property
+    def units(self) -> Collection[str]:
+        """Care units that have limits of their own."""
+        return self._limits.keys()
 
     def of(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
         """The profile of a stay in `care_unit` that has limits of its `own`."""

@@ -17,7 +17,7 @@ from schemas.signals import known_signals
 from stream_worker.alerts import aggregate, life, rules, technical
 from stream_worker.alerts.budget import Allowance, Budget, pass_time
 from stream_worker.alerts.life import Transition
-from stream_worker.alerts.observation import Accepted, Floats, Observation
+from stream_worker.alerts.observation import Accepted, Floats, Observation, Row
 from stream_worker.alerts.outlook import highest_outlooks, log_odds, outlooks
 from stream_worker.alerts.profiles import Profile, Profiles, limit_values
 from stream_worker.columns import MICROSECONDS, Readings
@@ -47,10 +47,10 @@ class _Seen(NamedTuple):
     values: list[float]  # NaN: none that counts
     last: list[float]
     last_at: list[int]
-    changed_at: list[int]  # of the signals that may be flat
-    implausible: Bools
+    changed_at: list[int]
+    implausible: list[bool]
     scores: list[float]  # of the forecast signals, as the next three
-    flags: Bools
+    flags: list[bool]
     low: list[float]  # log-odds to come to be beyond the limit; NaN: none, or not worked out
     high: list[float]
     reaches: list[bool]  # its limits may have something to say
@@ -72,12 +72,12 @@ class AlertScreen:
         self._rates = [names.index(name) for name in _RATES]
         self._flatline = [names.index(name) for name in technical.FLATLINE_SIGNALS]
         self._column = {name: k for k, name in enumerate(names)}
+        self._forecast_column = {name: v for v, name in enumerate(manifest.signals)}
         defaults = limits_of(settings.limits, None, {})
         self._low, self._high = (limit_values(defaults, names, side) for side in ("low", "high"))
         thresholds = [log_odds(defaults[n].forecast_probability if n in defaults else 1.0) for n in manifest.signals]
         self._outlook_from = np.array(thresholds) - rules.FORECAST_ONSET - 1e-6  # outlooks are rounded
         self._highest_outlook = highest_outlooks(manifest.quantile_levels)
-        self._forecast_precision = layout.precision[layout.forecast][:, None, None]
         self._decimals = max(signal.decimals for signal in known_signals(manifest.inputs))
 
     def step(self, readings: Readings, accepted: Accepted, held: Counter[str]) -> Iterator[Changed]:
@@ -89,7 +89,8 @@ class AlertScreen:
         values = np.where(accepted.is_fresh, accepted.quanta * stays.layout.precision, np.nan)
         units = self._care_units(readings, accepted)
         reaches = self._reaches_limit(values, accepted.quantiles)
-        reaches[self._has_own_limits(units, slots)] = True  # the columns know the default limits only
+        own = self._with_own_limits(units, slots)
+        reaches[own] = True  # the columns know the default limits only
         needs_look = reaches.any(axis=1) | self._may_change(readings, accepted, values)
         # A stay that has alerts is looked at whatever comes, and it may come to have some on the way.
         looked = np.flatnonzero(np.isin(slots, slots[needs_look | stays.has_alerts[slots]]))
@@ -112,8 +113,9 @@ class AlertScreen:
                 yield Changed(i, offset, self._look(slot, seen, profile, readings, offset, held))
         for _, budget in budget_steps:
             budget.step(self._per_day)
-        for slot, unit in zip(slots.tolist(), units, strict=True):
-            stays.extras[slot].care_unit = unit
+        if any(readings.care_units):
+            for slot, unit in zip(slots.tolist(), units, strict=True):
+                stays.extras[slot].care_unit = unit
 
     def lose_data(self, slot: int, newest_us: int, offset: int) -> list[Transition]:
         """Raise the stay's no_data alert, unless it is open: its last reading, at `offset`, was at `newest_us`."""
@@ -145,6 +147,8 @@ class AlertScreen:
     def _care_units(self, readings: Readings, accepted: Accepted) -> list[str | None]:
         """Where each reading's stay is, as of that reading."""
         extras, newest, units = self._stays.extras, dict[int, str | None](), []
+        if not any(readings.care_units):
+            return [extras[slot].care_unit for slot in accepted.slots.tolist()]
         for row, slot in zip(accepted.rows.tolist(), accepted.slots.tolist(), strict=True):
             unit = readings.care_units[row]
             if unit is None:
@@ -153,9 +157,14 @@ class AlertScreen:
             units.append(unit)
         return units
 
-    def _has_own_limits(self, units: list[str | None], slots: Slots) -> list[bool]:
-        extras, is_default = self._stays.extras, self._profiles.is_default
-        return [not is_default(unit, extras[slot].limits) for unit, slot in zip(units, slots.tolist(), strict=True)]
+    def _with_own_limits(self, units: list[str | None], slots: Slots) -> list[int]:
+        """The readings for which other limits than the defaults hold."""
+        extras, known = self._stays.extras, self._profiles.units
+        return [
+            i
+            for i, (unit, slot) in enumerate(zip(units, slots.tolist(), strict=True))
+            if unit in known or extras[slot].limits
+        ]
 
     # --- the budget ---
 
@@ -232,26 +241,27 @@ class AlertScreen:
         layout = self._stays.layout
         with np.errstate(invalid="ignore"):
             reaches: Bools = (values < self._low) | (values > self._high)
-            forecast = values[:, layout.forecast]
+            forecast, precision = values[:, layout.forecast], layout.precision[layout.forecast]
             for side, limits, highest in zip(
                 ("low", "high"), (self._low, self._high), self._highest_outlook, strict=True
             ):
                 limit = limits[layout.forecast]
-                quanta = (limit / layout.precision[layout.forecast])[:, None, None]
-                outside = (quantiles < quanta if side == "low" else quantiles >= quanta).sum(axis=3)
+                row, v = np.nonzero(np.abs(forecast - limit) <= rules.FORECAST_REACH * limit)
                 # A bound first: the distribution is worked out only where it may be enough.
-                may = np.abs(forecast - limit) <= rules.FORECAST_REACH * limit
-                may &= highest[outside].mean(axis=2) >= self._outlook_from
-                row, v = np.nonzero(may)
-                if not len(row):
-                    continue
-                predicted = self._in_units(quantiles)[row, v]
-                outlook = outlooks(predicted, layout.manifest.quantile_levels, limit[v], side)
-                reaches[row, layout.forecast[v]] |= outlook >= self._outlook_from[v]
+                near, quanta = quantiles[row, v], (limit / precision)[v, None, None]
+                outside = (near < quanta if side == "low" else near >= quanta).sum(axis=2)
+                may = highest[outside].mean(axis=1) >= self._outlook_from[v]
+                if may.any():
+                    row, v = row[may], v[may]
+                    predicted = self._in_units(near[may], v)
+                    outlook = outlooks(predicted, layout.manifest.quantile_levels, limit[v], side)
+                    reaches[row, layout.forecast[v]] |= outlook >= self._outlook_from[v]
         return reaches
 
-    def _in_units(self, quantiles: Ints) -> Floats:
-        return np.round(quantiles * self._forecast_precision, 6)
+    def _in_units(self, quantiles: Ints, v: Ints) -> Floats:
+        """Quantiles (m, H, Q) of the signals `v` (m,) in their units."""
+        layout = self._stays.layout
+        return np.round(quantiles * layout.precision[layout.forecast][v, None, None], 6)
 
     # --- what the rules see ---
 
@@ -275,10 +285,10 @@ class AlertScreen:
             np.round(values[looked], self._decimals).tolist(),
             np.round(accepted.last[looked] * layout.precision, self._decimals).tolist(),
             accepted.last_at[looked].tolist(),
-            accepted.changed_at[looked][:, self._flatline].tolist(),
-            readings.implausible[rows],
+            accepted.changed_at[looked].tolist(),
+            readings.implausible[rows].tolist(),
             accepted.scores[looked].tolist(),
-            accepted.flags[looked],
+            accepted.flags[looked].tolist(),
             low.tolist(),
             high.tolist(),
             reaches[looked].tolist(),
@@ -302,16 +312,15 @@ class AlertScreen:
 
     def _observation(self, slot: int, seen: _Seen) -> Observation:
         names, signals = self._stays.layout.names, self._stays.layout.manifest.signals
-        flagged, implausible = np.flatnonzero(seen.flags).tolist(), np.flatnonzero(seen.implausible).tolist()
         return Observation(
             at_us=seen.at_us,
-            values={name: v for name, v in zip(names, seen.values, strict=True) if v == v},  # noqa: PLR0124 - not NaN
-            last=dict(zip(names, seen.last, strict=True)),
-            last_at_us={name: at for name, at in zip(names, seen.last_at, strict=True) if at != NEVER},
-            changed_at_us=dict(zip(technical.FLATLINE_SIGNALS, seen.changed_at, strict=True)),
-            implausible=tuple(names[k] for k in implausible),
-            scores={name: s for name, s in zip(signals, seen.scores, strict=True) if s == s},  # noqa: PLR0124
-            flagged=tuple(signals[v] for v in flagged),
+            values=Row(self._column, seen.values),
+            last=Row(self._column, seen.last),
+            last_at_us=Row(self._column, seen.last_at, NEVER),
+            changed_at_us=Row(self._column, seen.changed_at),
+            implausible=tuple(compress(names, seen.implausible)),
+            scores=Row(self._forecast_column, seen.scores),
+            flagged=tuple(compress(signals, seen.flags)),
             regular=seen.regular or frozenset(),
             horizon_s=self._stays.layout.manifest.horizons_s[-1],
             shift=self._stays.budgets[int(self._stays.partition[slot])].shift,
@@ -321,7 +330,7 @@ class AlertScreen:
                 (name, side): chance
                 for side, chances in (("low", seen.low), ("high", seen.high))
                 for name, chance in zip(signals, chances, strict=True)
-                if chance == chance  # noqa: PLR0124
+                if chance == chance  # noqa: PLR0124 - not NaN
             },
         )
 
@@ -332,6 +341,6 @@ class AlertScreen:
         given = wanted & ~np.isnan(limits)
         if not given.any():
             return result
-        predicted = self._in_units(quantiles)[given]
+        predicted = self._in_units(quantiles[given], np.nonzero(given)[1])
         result[given] = outlooks(predicted, self._stays.layout.manifest.quantile_levels, limits[given], side)
         return result
