@@ -87,7 +87,7 @@ class AlertLimits(RootModel[dict[str, SignalLimits]]):
 # Mean pressure: 65 mmHg is the target of the Surviving Sepsis Campaign (Evans et al. 2021); below 50 organs fail within
 # minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
 # NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, 5 or 3 min,
-# less the minute that the last of their readings stands for. forecast_probability of the mean pressure: where 80 % of
+# less the minute that the last of their readings stands for. forecast_probability of the mean pressure: where 82 % of
 # hypotensive episodes are announced (docs/alerts.md). Temperature is often taken by hand, every few hours.
 DEFAULT_LIMITS: Final = AlertLimits(
     {

@@ -6,6 +6,7 @@ history in an `AlertEntry` and returns the transitions. Pure: time is the readin
              on for delay_s            off for recover_s
     (none) --------------> raised ----------------------> cleared (recovered)
                              |  ^ priority changed: updated
+                             |  ^ renews, and its rest is over: cleared (superseded) and raised anew
                              +--> cannot be told for data_lost_s: cleared (data_lost)
 """
 
@@ -54,6 +55,7 @@ class Finding:
     evidence: dict[str, Any] = field(default_factory=dict)
     since_us: int | None = None  # if it began before this reading
     is_enough: bool = True  # False: it goes on, but not so that it is worth an alert now
+    renews: bool = False  # an open alert that is still due when its rest is over is raised anew
     hold_s: float = 0.0  # unknown: for so long the last value is taken to hold
     held: HoldReason | None = None  # why it is not to be raised now
     figure: float | None = None  # an open alert is updated when this moves by `material` from what was last told
@@ -94,6 +96,9 @@ def step(
     """
     transitions: list[Transition] = []
     for finding in findings:
+        if renewed := _renew(entries, finding, at_us, offset, held):
+            transitions.extend(renewed)
+            continue
         transition = _move(entries, finding, at_us, last_at_us, offset, held)
         if transition is not None:
             transitions.append(transition)
@@ -272,6 +277,22 @@ def _move_unknown(
         return None
     _rest(entries, finding.key, at_us, finding.rearm_s)
     return _cleared(finding.key, entry, at_us, "data_lost", finding.evidence)
+
+
+def _renew(entries: Entries, finding: Finding, at_us: int, offset: int, held: Counter[str]) -> list[Transition]:
+    """Supersede an open alert by a new one of the same, if that is due."""
+    entry = entries.get(finding.key)
+    if not finding.renews or finding.presence != "on" or entry is None or entry.raised_offset is None:
+        return []
+    if at_us < entry.rested_until_us:
+        return []
+    cleared = _cleared(finding.key, entry, at_us, "superseded")
+    cleared.superseded_by = finding.key
+    raised = _raise(entry, finding, at_us, offset, held)
+    if raised is None:
+        return []
+    entry.since_us = raised.since_us = at_us  # it announces anew: what came before, the last one told
+    return [cleared, raised]
 
 
 def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:

@@ -18,19 +18,31 @@ from stream_worker.stays import NEVER, AlertEntry, Excursion
 HOLD_S: Final = 120.0
 # Forecast limits. A threat is followed from so far below the log-odds that raise it (sustained: it must be there at the
 # reading before already), and for so long.
-FORECAST_ONSET: Final = 3.0
+FORECAST_ONSET: Final = 1.0
 FORECAST_DELAY_S: Final = 30.0
-# An episode is worth one announcement, so the next may come this much later: within the hour in which it counts.
-FORECAST_REARM_S: Final = 3300.0
-# A value that has been beyond its limit for as long as the limit's delay is known, and that it may come back so soon.
-FORECAST_QUIET_S: Final = 1380.0
-# Of a limit that is further away than this share of it, the forecast's tail is not to be trusted.
+# Of a limit that is further away than this share of it, the forecast's tail is not to be trusted. A threat is followed
+# from further off: a fall shall not have to wait for its second reading within reach.
 FORECAST_REACH: Final = 0.2
+FORECAST_WATCH: Final = 0.3
 # An open announcement tells anew when its probability has moved by more than this.
-FORECAST_MATERIAL: Final = 0.15
+FORECAST_MATERIAL: Final = 0.1
 # An anomaly is an alert when it goes on: single flags are in the forecasts for those who want them.
 ANOMALY_DELAY_S: Final = 120.0
 ANOMALY_RECOVER_S: Final = 300.0
+
+
+class Rests(NamedTuple):
+    """How long announcements rest, so that an episode is worth one."""
+
+    # From when one was raised: as long as it counts for an episode, which begins 5 to 60 min after it. What threatens
+    # still is then announced anew.
+    raised_s: float = 3300.0
+    # From when the value was last beyond its limit for as long as the limit's delay: that it may come back so soon is
+    # known.
+    known_s: float = 1380.0
+
+
+RESTS: Final = Rests()
 
 
 class LimitRule(NamedTuple):
@@ -44,6 +56,7 @@ class LimitRule(NamedTuple):
     limit_key: AlertKey
     forecast_key: AlertKey
     threshold: float  # log-odds that raise a forecast limit
+    rests: Rests
 
     def is_beyond(self, value: float, margin: float = 0.0) -> bool:
         """Whether `value` is beyond the mild limit, or nearer to it than `margin`."""
@@ -58,7 +71,7 @@ class LimitRule(NamedTuple):
         return value < self.severe if self.side == "low" else value > self.severe
 
 
-def limit_rules(limits: Mapping[str, SignalLimits]) -> tuple[LimitRule, ...]:
+def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> tuple[LimitRule, ...]:
     """The rules for `limits`, by signal."""
     return tuple(
         LimitRule(
@@ -69,6 +82,7 @@ def limit_rules(limits: Mapping[str, SignalLimits]) -> tuple[LimitRule, ...]:
             AlertKey("limit", signal, side),
             AlertKey("forecast_limit", signal, side),
             log_odds(own.forecast_probability),
+            rests,
         )
         for signal, own in limits.items()
         for side in ("low", "high")
@@ -131,9 +145,11 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         _remember(entry, seen.at_us, rule, is_beyond=is_beyond)
     if is_beyond:
         return None  # the limit rule speaks; the announcement stands until that is confirmed
-    bar = rule.threshold if is_open(entry) else rule.threshold - FORECAST_ONSET
-    is_near = is_open(entry) or abs(value - rule.mild) <= FORECAST_REACH * rule.mild
-    is_on = ahead >= bar and is_near
+    away = abs(value - rule.mild) / rule.mild
+    if is_open(entry):
+        is_on = ahead >= rule.threshold
+    else:
+        is_on = ahead >= rule.threshold - FORECAST_ONSET and away <= FORECAST_WATCH
     if entry is None and not is_on:
         return None
     probability = round(probability_of(ahead), 2)
@@ -143,9 +159,10 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         "on" if is_on else "off",
         "medium",
         FORECAST_DELAY_S,
-        rearm_s=FORECAST_REARM_S,
+        rearm_s=rule.rests.raised_s,
+        renews=True,
         evidence=evidence,
-        is_enough=ahead >= rule.threshold,
+        is_enough=ahead >= rule.threshold and away <= FORECAST_REACH,
         held=_budget_holds(seen, ahead - rule.threshold),
         figure=probability,
         material=FORECAST_MATERIAL,
@@ -163,7 +180,7 @@ def _remember(entry: AlertEntry, at_us: int, rule: LimitRule, *, is_beyond: bool
     follow(known, at_us, is_on=is_beyond)
     entry.known = known if known.since_us != NEVER else None
     if is_beyond and at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND:
-        entry.rested_until_us = max(entry.rested_until_us, at_us + int(FORECAST_QUIET_S * SECOND))
+        entry.rested_until_us = max(entry.rested_until_us, at_us + int(rule.rests.known_s * SECOND))
 
 
 def _anomaly(entries: Entries, seen: Observation) -> Iterator[Finding]:

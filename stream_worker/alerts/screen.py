@@ -246,7 +246,7 @@ class AlertScreen:
                 ("low", "high"), (self._low, self._high), self._highest_outlook, strict=True
             ):
                 limit = limits[layout.forecast]
-                row, v = np.nonzero(np.abs(forecast - limit) <= rules.FORECAST_REACH * limit)
+                row, v = np.nonzero(np.abs(forecast - limit) <= rules.FORECAST_WATCH * limit)
                 # A bound first: the distribution is worked out only where it may be enough.
                 near, quanta = quantiles[row, v], (limit / precision)[v, None, None]
                 outside = (near < quanta if side == "low" else near >= quanta).sum(axis=2)

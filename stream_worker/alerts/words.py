@@ -44,6 +44,7 @@ REASONS: Final = {
     "data_lost": "can no longer be told",
     "stay_ended": "ended with the stay",
     "superseded": "has come true",
+    "renewed": "is raised anew",
 }
 # What the chart asks for (Royal College of Physicians 2017).
 RESPONSES: Final = {"high": "emergency response", "medium": "urgent review"}
@@ -68,7 +69,8 @@ def message_of(transition: Transition) -> tuple[str, str, dict[str, Any]]:
         **transition.evidence,
     }
     if transition.state == "cleared":
-        params["reason"] = transition.clear_reason
+        is_renewed = transition.superseded_by == key
+        params["reason"] = "renewed" if is_renewed else transition.clear_reason
         message_key += ".cleared"
     return sentence(message_key, params), message_key, params
 

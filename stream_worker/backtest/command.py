@@ -16,7 +16,7 @@ from schemas.recordings import find_recordings, read_rows, stay_id_of
 from stream_worker.backtest.curve import Curve, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, recording_of
 from stream_worker.backtest.feed import run_all
-from stream_worker.backtest.measures import Group, Span, measure, spans_of
+from stream_worker.backtest.measures import Bin, Group, Span, measure, spans_of
 from stream_worker.backtest.page import write_page
 from stream_worker.limits import limits_of
 from stream_worker.settings import Settings
@@ -65,6 +65,7 @@ def run_backtest(
         show(group, console)
     if curve is not None:
         console.print(_curve(curve))
+        console.print(_calibration(curve.calibration, "Probabilities of low pressure fitted on the other stays"))
     out.mkdir(parents=True, exist_ok=True)
     path = out / REPORT_FILE
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -99,7 +100,8 @@ def show(group: Group, console: Console) -> None:
         f"{group.name}: {group.stays}, {group.days:.1f} patient-days, {group.raised_per_day:.1f} alerts raised a day"
     )
     console.rule(title)
-    for table in (_alerts(group), _found(group), _warned(group), _calibration(group)):
+    came_true = _calibration(group.calibration, "Forecast alerts that came true within their horizon")
+    for table in (_alerts(group), _found(group), _warned(group), came_true):
         console.print(table)
 
 
@@ -143,19 +145,21 @@ def _curve(curve: Curve) -> Table:
     table = Table("at least", "alerts by", title=title, title_justify="left")
     for name in ("strict recall", "a day", "precision", "open"):
         table.add_column(name, justify="right")
-    for ours, points in ((True, curve.cross_validated), (False, curve.plain)):
-        for point in points:
-            row = point.warned
-            cells = (f"{row.strict:.3f}", f"{row.alerts_per_day:.2f}", f"{row.precision:.3f}", f"{row.open:.3f}")
-            table.add_row(f"{point.recall:g}", row.by, *cells, style="bold" if ours else "")
+    ours = [(point, "forecast_limit") for point in curve.cross_validated]
+    if curve.rested is not None:
+        ours.append((curve.rested, "the same, rests chosen too"))
+    for point, by in [*ours, *((point, point.warned.by) for point in curve.plain)]:
+        row = point.warned
+        cells = (f"{row.strict:.3f}", f"{row.alerts_per_day:.2f}", f"{row.precision:.3f}", f"{row.open:.3f}")
+        table.add_row(f"{point.recall:g}", by, *cells, style="bold" if (point, by) in ours else "")
     return table
 
 
-def _calibration(group: Group) -> Table:
-    table = Table("probability", title="Forecast alerts that came true within their horizon", title_justify="left")
+def _calibration(bins: Sequence[Bin], title: str) -> Table:
+    table = Table("probability", title=title, title_justify="left")
     for name in ("alerts", "came true", "share"):
         table.add_column(name, justify="right")
-    for row in group.calibration:
+    for row in bins:
         share = row.true / row.alerts
         table.add_row(f"{row.low:.1f} to {row.high:.1f}", str(row.alerts), str(row.true), f"{share:.2f}")
     return table

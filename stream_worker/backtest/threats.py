@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stream_worker.alerts import life, rules
 from stream_worker.alerts.life import Entries
 from stream_worker.alerts.observation import Accepted, Floats, Observation
+from stream_worker.alerts.rules import RESTS, Rests
 from stream_worker.alerts.screen import AlertScreen, Changed
 from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType
 from stream_worker.columns import Readings
@@ -74,10 +75,12 @@ class ThreatScreen(AlertScreen):
         return {str(name): Threats(*part) for name, *part in zip(names, *parts, strict=True)}
 
 
-def announced_at(threats: Threats, limits: SignalLimits, kind: EpisodeType = HYPOTENSION) -> list[tuple[float, float]]:
+def announced_at(
+    threats: Threats, limits: SignalLimits, rests: Rests = RESTS, kind: EpisodeType = HYPOTENSION
+) -> list[tuple[float, float]]:
     """When the rules would have raised and cleared forecast alerts with `limits`, in minutes since the epoch."""
     signal = kind.signal
-    own = [rule for rule in rules.limit_rules({signal: limits}) if rule.side == kind.side]
+    own = [rule for rule in rules.limit_rules({signal: limits}, rests) if rule.side == kind.side]
     bar = own[0].threshold - rules.FORECAST_ONSET
     entries: Entries = {}
     times: list[tuple[float, float]] = []

@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from schemas.recordings import Row, read_rows
+from stream_worker.alerts.outlook import SUREST, probability_of
 from stream_worker.backtest.command import report_of, show
-from stream_worker.backtest.curve import cross_validated, curve_of
+from stream_worker.backtest.curve import Told, calibrated, cross_validated, curve_of, fit, told_of
 from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType, Recording, find_episodes, recording_of
 from stream_worker.backtest.feed import alerts_of, results_of
 from stream_worker.backtest.measures import (
@@ -184,6 +185,25 @@ def test_thresholds_are_judged_on_stays_they_were_not_chosen_on() -> None:
     assert point is not None
     # s0 needs the lax threshold, and is judged by the strict one: it was not there when that was chosen.
     assert point.settings == ("strict", "lax", "lax", "lax", "lax")
+
+
+def test_announcements_are_joined_to_what_came_of_them() -> None:
+    stay = recording(*[72, 71] * 50, *[60] * 10, *[72, 71] * 50)
+    told = told_of(stay, announcing(stay, [10, 11, 80, 81, 150, 151]), DEFAULT_LIMITS.root["abp_mean"])
+    # Episode at 100: 89 min after the first alert, 19 min after the second, before the third.
+    assert told.ahead.tolist() == [3.0] * 3
+    assert told.is_true.tolist() == [False, True, False]
+
+
+def test_probabilities_are_fitted_on_some_stays_and_judged_on_others() -> None:
+    rng = np.random.default_rng(7)
+    ahead = rng.uniform(-3, 1, 20_000)
+    is_true = rng.random(len(ahead)) < [probability_of(x, (0.4, 0.5)) for x in ahead.tolist()]
+    assert fit([Told(ahead, is_true)]) == pytest.approx((0.4, 0.5), abs=0.08)
+    # What a stay says is fitted on the others: in the last nothing came true, which only they are told of.
+    told = {f"s{i}": Told(np.full(50, SUREST), np.arange(50) < 25) for i in range(4)}
+    told["s4"] = Told(np.full(50, SUREST), np.zeros(50, np.bool_))
+    assert [(b.low, b.alerts, b.true) for b in calibrated(told)] == [(0.3, 200, 100), (0.5, 50, 0)]
 
 
 def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""What a forecast announces: when it is raised, for how long that stands, and when it is raised anew."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from stream_worker.alerts import life, rules
+from stream_worker.alerts.life import Entries, Transition
+from stream_worker.alerts.observation import Observation
+from stream_worker.alerts.words import message_of
+from stream_worker.limits import DEFAULT_LIMITS
+
+PRESSURE = DEFAULT_LIMITS.root["abp_mean"]
+RULES = [rule for rule in rules.limit_rules({"abp_mean": PRESSURE}) if rule.side == "low"]
+BAR = RULES[0].threshold
+MINUTE_US = 60_000_000
+
+
+def announced(
+    readings: Sequence[tuple[float, float]], *, may_advise: bool = True, held: Counter[str] | None = None
+) -> list[tuple[int, Transition]]:
+    """The forecast alerts that (mean pressure, log-odds), one a minute, leave; with their minutes."""
+    entries: Entries = {}
+    found = []
+    for minute, (value, ahead) in enumerate(readings):
+        at_us, values = minute * MINUTE_US, {"abp_mean": value}
+        seen = Observation(
+            at_us=at_us,
+            values=values,
+            last=values,
+            last_at_us={"abp_mean": at_us},
+            changed_at_us={"abp_mean": at_us},
+            implausible=(),
+            scores={},
+            flagged=(),
+            regular=frozenset(),
+            outlooks={("abp_mean", "low"): ahead},
+            horizon_s=3600,
+            may_advise=may_advise or minute < 30,
+        )
+        moved = life.step(
+            entries, rules.findings(entries, seen, RULES), at_us, seen.last_at_us, minute, held or Counter()
+        )
+        found += [(minute, transition) for transition in moved if transition.key.kind == "forecast_limit"]
+    return found
+
+
+def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None:
+    found = announced([(72, BAR + 0.1)] * 60)
+    assert [(minute, t.state, t.clear_reason, t.revision) for minute, t in found] == [
+        (1, "raised", None, 0),
+        (56, "cleared", "superseded", 1),
+        (56, "raised", None, 0),
+    ]
+    first, ended, anew = (transition for _, transition in found)
+    assert ended.raised_offset == first.raised_offset == 1
+    assert (ended.superseded_by, anew.raised_offset) == (anew.key, 56)
+    assert anew.since_us == anew.at_us  # how far ahead it was counts from here
+    assert ended.lead_time_s is None  # nothing came true
+    assert message_of(ended)[0].endswith("is raised anew")
+
+
+def test_what_the_budget_holds_back_is_not_announced_anew_and_stays_open() -> None:
+    held = Counter[str]({"seen": 0})
+    assert [t.state for _, t in announced([(72, BAR + 0.1)] * 120, may_advise=False, held=held)] == ["raised"]
+    assert held["budget"] == 1
+
+
+def test_a_threat_that_ends_is_cleared_and_its_next_waits() -> None:
+    course = [*[(72.0, BAR + 0.1)] * 10, *[(72.0, BAR - 2)] * 10, *[(72.0, BAR + 0.1)] * 40]
+    found = announced(course)
+    assert [(minute, t.state, t.clear_reason) for minute, t in found] == [
+        (1, "raised", None),
+        (10, "cleared", "recovered"),
+        (56, "raised", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "raised"),
+    [
+        ([82, 77, 77], 1),  # seen coming, told of at its first value within reach
+        ([90, 77, 77], 2),  # too far off to be a threat: the first within reach has to be sustained
+        ([82, 82, 82], None),  # never within reach
+    ],
+)
+def test_a_fall_is_told_of_once_it_is_within_reach(values: list[float], raised: int | None) -> None:
+    found = announced([(value, BAR + 0.1) for value in values])
+    assert [minute for minute, _ in found] == ([] if raised is None else [raised])
