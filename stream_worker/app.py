@@ -201,6 +201,7 @@ def run_worker(settings: Settings) -> int:
     # The model and the libraries stay for good: scanning them at each collection is the largest pause there is.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # a chunk makes thousands of short-lived objects, and no cycles
     with TemporaryDirectory(prefix="vitalcast-") as scratch:
         app = create_app(settings, create_agent(settings, predictor, shadow), bound, Path(scratch))
         worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
