@@ -69,7 +69,7 @@ def start_worker(kafka: Broker, topics: Topics, tmp_path: Path) -> Iterator[Work
     """Starts workers on `topics` of the shared broker: start_worker(grace_s=0) and so on, settings by name."""
     workers: list[WorkerProcess] = []
 
-    def start(ready_within_s: float | None = 60, **settings: Any) -> WorkerProcess:
+    def start(ready_within_s: float | None = 90, **settings: Any) -> WorkerProcess:
         folder = tmp_path / f"worker-{len(workers)}"
         folder.mkdir()
         known: Mapping[str, Any] = {"bootstrap_servers": kafka.bootstrap_servers, **topics.settings}

@@ -186,7 +186,7 @@ class Broker(ABC):
     def log(self) -> str:
         """What the node wrote so far."""
 
-    def _wait_until_it_answers(self, timeout_s: float = 60) -> None:
+    def _wait_until_it_answers(self, timeout_s: float = 120) -> None:
         # A metadata answer that lists the node, not an open port: Docker's proxy accepts before the broker is up.
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         end = time.monotonic() + timeout_s

@@ -25,7 +25,7 @@ def settings_environment(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_vitalcast(
-    *arguments: str, folder: Path, settings: Mapping[str, Any] | None = None, timeout_s: float = 60
+    *arguments: str, folder: Path, settings: Mapping[str, Any] | None = None, timeout_s: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run one command of `vitalcast` to its end, in `folder`, so that no vitalcast.toml of the developer's is read."""
     return subprocess.run(
@@ -70,7 +70,7 @@ class WorkerProcess:
         """Whether it was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, ready_within_s: float | None = 60) -> Self:
+    def start(self, ready_within_s: float | None = 90) -> Self:
         """Start it, for the first time or again; returns once it is ready (None: at once)."""
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -86,7 +86,7 @@ class WorkerProcess:
             self.wait_ready(ready_within_s)
         return self
 
-    def wait_ready(self, timeout_s: float = 60) -> None:
+    def wait_ready(self, timeout_s: float = 90) -> None:
         """Return once /health/ready says so; raises with the log's end if it does not, or if the worker exits."""
         end = time.monotonic() + timeout_s
         while self.status("/health/ready") != 200:
@@ -110,15 +110,15 @@ class WorkerProcess:
 
     def metrics(self) -> str:
         """What /metrics says, in the text format."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             text: str = answer.read().decode()
             return text
 
-    def wait(self, timeout_s: float = 30) -> int:
+    def wait(self, timeout_s: float = 60) -> int:
         """Wait until it exits by itself; its exit code (negative: the signal that ended it)."""
         return self._running().wait(timeout_s)
 
-    def terminate(self, timeout_s: float = 30) -> int:
+    def terminate(self, timeout_s: float = 60) -> int:
         """Ask it to end (SIGTERM) and wait; its exit code."""
         self._running().terminate()
         return self.wait(timeout_s)

@@ -52,7 +52,7 @@ def view(folder: Path, settings: dict[str, Any]) -> Iterator[str]:
         assert found, line
         yield found[0]
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert "stay-" not in process.stdout.read(), "its output names no stay"
     finally:
         process.kill()

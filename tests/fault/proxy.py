@@ -43,7 +43,7 @@ class Proxy:
         self._run(self._become(state))
 
     def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
 
     async def _become(self, state: State) -> None:
         self._state = state

@@ -13,6 +13,7 @@ from tests.kafka_client import Topics, produce
 from tests.patients import ward
 
 STAYS, MINUTES = 20, 400
+SESSION_TIMEOUT_S, AWAY_S = 4, 6
 
 
 @pytest.mark.timeout(400)
@@ -22,10 +23,12 @@ def test_a_broker_that_goes_away_leaves_no_trace(own_kafka: Broker, start_worker
     topics, reference = Topics.unique().create(servers), Topics.unique().create(servers)
     half = len(sent) // 2
     produce(servers, topics.readings, sent[:half])
-    worker = start_worker(bootstrap_servers=servers, **topics.settings, chunk_records=64, session_timeout_s=6)
+    worker = start_worker(
+        bootstrap_servers=servers, **topics.settings, chunk_records=64, session_timeout_s=SESSION_TIMEOUT_S
+    )
     time.sleep(0.5)  # in the middle of it
     getattr(own_kafka, way)()
-    time.sleep(8)
+    time.sleep(AWAY_S)
     own_kafka.start()
     produce(servers, topics.readings, sent[half:])
     supervise_until_done(worker, servers, topics, len(sent), timeout_s=150)

@@ -65,7 +65,7 @@ def nodes(tmp_path: Path) -> Iterator[list[Node]]:
             node.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_one_of_three_brokers_that_dies_leaves_no_trace(
     nodes: list[Node], start_worker: WorkerStarter, tmp_path: Path
 ) -> None:

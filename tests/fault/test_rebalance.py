@@ -111,7 +111,7 @@ def test_many_rebalances_leave_no_trace(
     assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_a_rebalance_that_does_not_end_ends_the_worker(
     kafka: Broker, topics: Topics, reference: Topics, start_worker: WorkerStarter
 ) -> None:

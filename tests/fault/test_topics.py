@@ -72,13 +72,14 @@ def age(_admin: AdminClient, topics: Topics, servers: str) -> None:
     assert producer.flush(30) == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("harm", [lose, age])
 def test_state_that_is_lost_or_of_another_version_is_made_again_from_the_readings(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, admin: AdminClient, harm: Callable[..., None]
 ) -> None:
     servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
     reference, before = Topics.unique().create(servers), len(sent) * 2 // 3
+    start_worker(None, **{**reference.settings, "readings_topic": topics.readings})
     produce(servers, topics.readings, sent[:before])
     worker = start_worker(instance_id="worker", session_timeout_s=6, chunk_records=32)
     wait_for(kafka, topics, before)
@@ -88,7 +89,6 @@ def test_state_that_is_lost_or_of_another_version_is_made_again_from_the_reading
     worker.kill()  # most likely while it makes the state again
     worker.start()
     produce(servers, topics.readings, sent[before:])
-    start_worker(**{**reference.settings, "readings_topic": topics.readings})
     for outputs in (topics, reference):
         wait_for(kafka, outputs, len(sent))
     assert sum(int(str(event["records"])) for event in events(worker, "state_is_made_again")) >= before
@@ -96,7 +96,7 @@ def test_state_that_is_lost_or_of_another_version_is_made_again_from_the_reading
     assert assert_same_state(servers, topics, reference) == STAYS
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_topics_that_change_under_a_running_worker_end_it(
     kafka: Broker, start_worker: WorkerStarter, admin: AdminClient
 ) -> None:
@@ -127,7 +127,7 @@ def test_topics_that_change_under_a_running_worker_end_it(
         assert topics.app_id in reason  # it names the topic
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_readings_that_were_made_anew_are_not_taken_for_the_old_ones(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, admin: AdminClient
 ) -> None:
@@ -143,7 +143,7 @@ def test_readings_that_were_made_anew_are_not_taken_for_the_old_ones(
     assert "made anew" in end_of(worker)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 def test_readings_that_retention_took_first_are_counted_and_the_rest_is_processed(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, admin: AdminClient
 ) -> None:

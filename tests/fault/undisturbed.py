@@ -67,7 +67,7 @@ def _assert_same_forecast(forecast: dict[str, Any], reference: dict[str, Any]) -
 def assert_same_state(servers: str, disturbed: Topics, undisturbed: Topics) -> int:
     """The recovered state is that of the undisturbed run; returns the number of stays."""
     layout = Layout.of(Predictor.load(DEFAULT_ARTIFACT).manifest)
-    ours, theirs = _changelog(servers, disturbed), _changelog(servers, undisturbed)
+    ours, theirs = newest_state(servers, disturbed), newest_state(servers, undisturbed)
     assert ours.keys() == theirs.keys()
     stays = 0
     for key, value in ours.items():
@@ -86,7 +86,8 @@ def assert_same_state(servers: str, disturbed: Topics, undisturbed: Topics) -> i
     return stays
 
 
-def _changelog(servers: str, topics: Topics) -> dict[tuple[int, bytes], bytes]:
+def newest_state(servers: str, topics: Topics) -> dict[tuple[int, bytes], bytes]:
+    """The changelog as compaction leaves it, by partition and key."""
     newest: dict[tuple[int, bytes], bytes] = {}
     for message in read_committed(servers, topics.changelog):
         key = message.partition, message.key or b""

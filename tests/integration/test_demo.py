@@ -57,26 +57,26 @@ def demo(tmp_path: Path) -> Iterator[DemoProcess]:
     yield running
     if running.process.poll() is None:
         running.process.terminate()
-        running.process.wait(10)
+        running.process.wait(30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_demo_shows_forecasts_and_ends_cleanly(demo: DemoProcess, tmp_path: Path, number: signal.Signals) -> None:
     demo.wait_for("from vitals.forecasts", within_s=60)
-    demo.wait_for("worker running, 4 partitions", within_s=20)
+    demo.wait_for("worker running, 4 partitions", within_s=60)
     assert "3 beds" in demo.output()
     assert "at_least_once" in demo.output()
     assert f"http://127.0.0.1:{demo.port}/metrics" in demo.output()
     (address,) = re.findall(r"Live page: (http://127\.0\.0\.1:\d+/)", demo.output())
-    with urllib.request.urlopen(address, timeout=5) as page:
+    with urllib.request.urlopen(address, timeout=30) as page:
         assert b"Vitalcast" in page.read()
     children = demo.children()
     assert children, "the worker is a process of its own"
 
     asked = time.monotonic()
     demo.process.send_signal(number)
-    assert demo.process.wait(10) == 0, demo.output()
-    assert time.monotonic() - asked < 5
+    assert demo.process.wait(30) == 0, demo.output()
+    assert time.monotonic() - asked < 15  # a second or two where the machine is idle
     assert [child for child in children if child.is_running()] == []
     assert not list(tmp_path.glob("vitalcast-*")), "nothing is left behind"
     assert "Traceback" not in demo.output()
@@ -86,8 +86,8 @@ def test_the_worker_of_a_killed_demo_ends_too(demo: DemoProcess) -> None:
     demo.wait_for("from vitals.forecasts", within_s=60)
     children = demo.children()
     demo.process.kill()
-    demo.process.wait(5)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    demo.process.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=30)
     assert alive == []
 
 
@@ -95,7 +95,7 @@ def test_a_demo_whose_worker_dies_says_so_and_keeps_its_log(demo: DemoProcess, t
     demo.wait_for("from vitals.forecasts", within_s=60)
     for child in demo.children():
         child.kill()
-    assert demo.process.wait(20) == 1
+    assert demo.process.wait(60) == 1
     (log,) = tmp_path.glob("vitalcast-demo-*/worker.log")
     assert f"the worker ended: exit code -9 (its log: {log})" in demo.output().splitlines()[-1]
 
@@ -110,13 +110,14 @@ def test_keys_in_the_terminal_turn_a_replay(recordings: Path, tmp_path: Path) ->
             assert time.monotonic() < end, shown.read_text(encoding="utf-8", errors="replace")[-4000:]
             time.sleep(0.1)
 
+    terminal = {"SHELL": "/bin/sh", "TERM": "xterm", "COLUMNS": "160", "LINES": "40"}
     with shown.open("wb") as output:
         # util-linux's `script` gives it a terminal, whose keys are what it reads itself. `exec`, because a shell
         # that stays in between would end by Ctrl-C too, with a code of its own.
         demo = subprocess.Popen(
             ["script", "-qec", f"exec {shlex.join([*command, '--no-page'])}", "/dev/null"],
             cwd=tmp_path,
-            env=settings_environment({}) | {"TMPDIR": str(tmp_path), "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+            env=settings_environment({}) | {"TMPDIR": str(tmp_path), **terminal},
             stdin=subprocess.PIPE,
             stdout=output,
         )
@@ -129,7 +130,7 @@ def test_keys_in_the_terminal_turn_a_replay(recordings: Path, tmp_path: Path) ->
             wait_for(words)
         demo.stdin.write(b"\x03")  # Ctrl-C
         demo.stdin.flush()
-        assert demo.wait(10) == 0
+        assert demo.wait(30) == 0
 
 
 def test_a_demo_of_recordings_ends_after_its_duration(recordings: Path, tmp_path: Path) -> None:

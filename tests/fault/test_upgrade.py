@@ -1,0 +1,106 @@
+"""Another model and back, one worker after the other: no reading is lost or doubled, and what is no forecast stays."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from model.config import vital_signs
+from model.export import write_artifact
+from model.manifest import read_manifest
+from model.predictor import DEFAULT_ARTIFACT
+from model.train import fit
+from stream_worker.stays import BODY, HEAD, PARTITION, Layout, PartitionState
+from tests.conftest import WorkerStarter
+from tests.fault.feed import Feed
+from tests.fault.undisturbed import newest_state
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, read_committed
+from tests.model.synthetic import NO_TRAINING, synthetic_stay
+from tests.patients import ward
+
+STAYS, MINUTES = 12, 400
+FED_PER_S = 250
+# What a model said itself, and its own state; all else a model of the same task leaves alike.
+OF_THE_MODEL = {"expected", "expected_step", "model", "state32", "state16"}
+KINDS_WITHOUT_MODEL = {"limit", "technical"}
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    """Another artifact for the same task, trained for a moment."""
+    config = vital_signs()
+    forecaster = fit([synthetic_stay(config, 400, seed) for seed in range(2)], config, seed=3, updates=3)
+    write_artifact(forecaster, config, NO_TRAINING, tmp_path / "second", name="second", version="2.0.0")
+    return tmp_path / "second"
+
+
+def chains(servers: str, topics: Topics) -> dict[str, list[tuple[int, str]]]:
+    """Revisions and states of the alerts that no model has a say in."""
+    found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+    for message in read_committed(servers, topics.alerts):
+        alert = message.json()
+        if alert.get("kind") in KINDS_WITHOUT_MODEL:
+            found[alert["alert_id"]].append((alert["revision"], alert["state"]))
+    return found
+
+
+def assert_same_readings_kept(servers: str, ours: Topics, theirs: Topics) -> int:
+    """Windows, open minutes, newest values and positions are equal; returns the number of stays."""
+    layout = Layout.of(read_manifest(DEFAULT_ARTIFACT))
+    rows, expected = newest_state(servers, ours), newest_state(servers, theirs)
+    assert rows.keys() == expected.keys()
+    stays = 0
+    for place, value in rows.items():
+        kind = place[1][:1]
+        if kind == PARTITION:
+            positions = [msgspec.msgpack.decode(one, type=PartitionState) for one in (value, expected[place])]
+            assert positions[0].next_offset == positions[1].next_offset
+        elif kind in (HEAD, BODY):
+            stays += kind == HEAD
+            dtype = layout.head if kind == HEAD else layout.body
+            a, b = (np.frombuffer(one[: dtype.itemsize], dtype)[0] for one in (value, expected[place]))
+            for name in set(dtype.names or ()) - OF_THE_MODEL:
+                np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    return stays
+
+
+def wait_for_more_forecasts(servers: str, topics: Topics) -> None:
+    """Wait until the worker has answered each stay once more."""
+    done = len(read_committed(servers, topics.forecasts))
+    read_committed(servers, topics.forecasts, until=lambda found: len(found) > done + STAYS)
+
+
+@pytest.mark.timeout(500)
+def test_a_new_model_and_the_old_one_again_lose_and_double_nothing(
+    kafka: Broker, topics: Topics, start_worker: WorkerStarter, second: Path
+) -> None:
+    servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
+    reference = Topics.unique().create(servers)
+    left_alone = start_worker(None, **{**reference.settings, "readings_topic": topics.readings})
+    worker = start_worker(instance_id="worker")
+    with Feed(servers, topics.readings, sent, per_s=FED_PER_S):
+        for model in (second, DEFAULT_ARTIFACT):
+            wait_for_more_forecasts(servers, topics)
+            assert worker.terminate() == 0
+            worker.settings["model"] = model
+            worker.start()
+    left_alone.wait_ready()
+    for outputs in (topics, reference):
+        read_committed(servers, outputs.forecasts, until=lambda found: len(found) >= len(sent), timeout_s=120)
+
+    forecasts = [message.json() for message in read_committed(servers, topics.forecasts)]
+    ids = Counter(forecast["forecast_id"] for forecast in forecasts)
+    assert len(ids) == len(forecasts) == len(sent)
+    first, other = (read_manifest(path).sha256[:12] for path in (DEFAULT_ARTIFACT, second))
+    for stay in {forecast["stay_id"] for forecast in forecasts}:
+        of_stay = [forecast for forecast in forecasts if forecast["stay_id"] == stay]
+        assert [sha256 for sha256, _ in groupby(f["model"]["sha256"] for f in of_stay)] == [first, other, first]
+        assert [f["status"] for f in of_stay] == ["warming_up"] * 29 + ["ok"] * (MINUTES - 29)  # it warms up once
+    assert chains(servers, topics) == chains(servers, reference) != {}
+    assert assert_same_readings_kept(servers, topics, reference) == STAYS
