@@ -117,7 +117,7 @@ def test_a_rebalance_that_does_not_end_ends_the_worker(
 ) -> None:
     servers, sent = kafka.bootstrap_servers, list(ward(STAYS, 100))
     left_alone = leave_alone(start_worker, topics, reference)
-    frozen = start_worker(None, session_timeout_s=20)
+    frozen = start_worker(None, session_timeout_s=90)  # longer than any start takes
     worker = start_worker(session_timeout_s=SESSION_TIMEOUT_S, rebalance_within_s=5)
     frozen.wait_ready()
     produce(servers, topics.readings, sent[: len(sent) // 2])
@@ -125,7 +125,7 @@ def test_a_rebalance_that_does_not_end_ends_the_worker(
     start_worker(None, session_timeout_s=SESSION_TIMEOUT_S)  # joins, so that all must meet
     assert worker.wait(60) == 1
     assert "a rebalance did not end within 5 s" in worker.log
+    frozen.unpause()
     produce(servers, topics.readings, sent[len(sent) // 2 :])
     worker.start()
-    frozen.unpause()
     assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
