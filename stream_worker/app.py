@@ -184,6 +184,16 @@ def _load(settings: Settings, path: Path, role: str) -> Predictor:
     return predictor
 
 
+def collect_rarely() -> None:
+    """Spare what is there by now, and thousands of short-lived objects a chunk, from the search for cycles.
+
+    The model and the libraries stay for good: scanning them at each collection was the largest pause there is.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
 def run_worker(settings: Settings) -> int:
     """Run the daemon until a signal stops it; the exit code.
 
@@ -198,10 +208,7 @@ def run_worker(settings: Settings) -> int:
     check_broker(settings)
     if problems := check_topics(settings):
         raise StartError(f"{problems[0]} (vitalcast topics create makes what is missing)")
-    # The model and the libraries stay for good: scanning them at each collection is the largest pause there is.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # a chunk makes thousands of short-lived objects, and no cycles
+    collect_rarely()
     with TemporaryDirectory(prefix="vitalcast-") as scratch:
         app = create_app(settings, create_agent(settings, predictor, shadow), bound, Path(scratch))
         worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
