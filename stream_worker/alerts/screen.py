@@ -89,8 +89,7 @@ class AlertScreen:
         values = np.where(accepted.is_fresh, accepted.quanta * stays.layout.precision, np.nan)
         units = self._care_units(readings, accepted)
         reaches = self._reaches_limit(values, accepted.quantiles)
-        own = self._with_own_limits(units, slots)
-        reaches[own] = True  # the columns know the default limits only
+        reaches[self._with_own_limits(units, slots)] = True  # the columns know the default limits only
         needs_look = reaches.any(axis=1) | self._may_change(readings, accepted, values)
         # A stay that has alerts is looked at whatever comes, and it may come to have some on the way.
         looked = np.flatnonzero(np.isin(slots, slots[needs_look | stays.has_alerts[slots]]))

@@ -36,7 +36,7 @@ from stream_worker.stays import Stays
 # Records taken at once. The k-th of each stay go together, so a chunk is as many rounds as it holds minutes.
 CHUNK_RECORDS: Final = 4096
 PARTITIONS: Final = 4  # of the readings topic, as `topics create` makes it
-_FAR_FUTURE_US: Final = 4_000_000_000 * MICROSECONDS  # no recorded time is ahead of this clock
+FAR_FUTURE_US: Final = 4_000_000_000 * MICROSECONDS  # no recorded time is ahead of this clock
 
 _decode_alert = msgspec.json.Decoder(Alert).decode
 
@@ -87,7 +87,7 @@ def results_of(
             for i, (stay_id, row) in enumerate((stay_id, row) for stay_id, row in chunk if row.values)
         ]
         offset += len(records)
-        yield from pipeline.process({partition: records}, _FAR_FUTURE_US).values()
+        yield from pipeline.process({partition: records}, FAR_FUTURE_US).values()
         report(len(chunk))
 
 

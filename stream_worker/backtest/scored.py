@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen, Changed
 from stream_worker.backtest.episodes import MINUTE_S, Recording, recording_of
 from stream_worker.backtest.faults import Fault, Values, inject, plan
-from stream_worker.backtest.feed import CHUNK_RECORDS, RecordedReading, new_pipeline
+from stream_worker.backtest.feed import CHUNK_RECORDS, FAR_FUTURE_US, RecordedReading, new_pipeline
 from stream_worker.columns import MICROSECONDS, Readings
 from stream_worker.replay import encode_row
 from stream_worker.settings import Settings
@@ -26,8 +26,6 @@ from stream_worker.stays import Layout, Stays
 from stream_worker.window import Ints
 
 Floats = NDArray[np.float64]
-
-_FAR_FUTURE_US: Final = 4_000_000_000 * MICROSECONDS  # no recorded time is ahead of this clock
 
 
 class Run(NamedTuple):
@@ -66,7 +64,7 @@ def score_recordings(settings: Settings, paths: Sequence[Path], seed: int | None
     read = [_read(path, seed) for path in paths]
     records = _side_by_side([(recording, shown) for recording, shown, _ in read])
     while chunk := list(islice(records, CHUNK_RECORDS)):
-        pipeline.process({0: chunk}, _FAR_FUTURE_US)
+        pipeline.process({0: chunk}, FAR_FUTURE_US)
     stay_ids, minutes, scores, expected = (np.concatenate(column) for column in zip(*screen.seen, strict=True))
     runs = []
     for recording, shown, faults in read:

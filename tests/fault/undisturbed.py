@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -77,10 +79,10 @@ def assert_same_state(servers: str, disturbed: Topics, undisturbed: Topics) -> i
         elif kind == HEAD:
             stays += 1
             size = layout.head.itemsize
-            _assert_same_row(layout.head, value[:size], theirs[key][:size], about={"expected": 1})
+            assert_same_row(layout.head, value[:size], theirs[key][:size], about={"expected": 1})
             assert value[size:] == theirs[key][size:]
         elif kind == BODY:
-            _assert_same_row(
+            assert_same_row(
                 layout.body, value, theirs[key], about={"state32": STATE_TOLERANCE, "state16": STATE_TOLERANCE}
             )
     return stays
@@ -98,9 +100,18 @@ def newest_state(servers: str, topics: Topics) -> dict[tuple[int, bytes], bytes]
     return newest
 
 
-def _assert_same_row(dtype: np.dtype[Any], ours: bytes, theirs: bytes, about: dict[str, float]) -> None:
+def assert_same_row(
+    dtype: np.dtype[Any],
+    ours: bytes,
+    theirs: bytes,
+    about: Mapping[str, float] = MappingProxyType({}),
+    without: Collection[str] = (),
+) -> None:
+    """Two rows are equal: fields `about` within a tolerance, `without` some."""
     a, b = np.frombuffer(ours, dtype)[0], np.frombuffer(theirs, dtype)[0]
     for name in dtype.names or ():
+        if name in without:
+            continue
         if name in about:
             x, y = a[name].astype(np.float64), b[name].astype(np.float64)
             np.testing.assert_allclose(x, y, rtol=about[name], atol=about[name], err_msg=name)
