@@ -16,6 +16,7 @@ import faust
 import structlog
 import torch
 from aiokafka import TopicPartition
+from mode import Service
 
 from model.predictor import Predictor
 from stream_worker import health, log
@@ -113,8 +114,28 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         for lane in list(app.consumer.lanes.values()):
             await agent.beat(lane, is_stopping=True)
 
+    app.add_dependency(RebalanceWatch(app, settings, agent))  # first: it starts before all that it watches
     _add_tasks(app, settings, agent, bound)
     return app
+
+
+class RebalanceWatch(Service):  # type: ignore[misc]  # mode is untyped
+    """Ends the process if a rebalance does not end. No task of the app: those begin after the first one only."""
+
+    def __init__(self, app: faust.App, settings: Settings, agent: ReadingsAgent) -> None:
+        self._app, self._within_s, self._agent = app, settings.rebalance_within_s, agent
+        super().__init__()
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch(self) -> None:
+        app, settled_at = self._app, time.monotonic()
+        while not app.should_stop:
+            has_joined = app.rebalancing_count > 0  # else the group's coordinator has not even been found
+            if (has_joined and not app.rebalancing) or app.in_recovery:
+                settled_at = time.monotonic()
+            elif time.monotonic() - settled_at > self._within_s:
+                self._agent.fail(StartError(f"a rebalance did not end within {self._within_s:.0f} s"))
+            await self.sleep(TICK_S)
 
 
 def _add_tasks(app: faust.App, settings: Settings, agent: ReadingsAgent, bound: socket.socket) -> None:
@@ -145,16 +166,6 @@ def _add_tasks(app: faust.App, settings: Settings, agent: ReadingsAgent, bound: 
                     problems = []  # the lanes know how long to wait for a broker
                 if problems:
                     agent.fail(StartError(problems[0]))
-            await asyncio.sleep(TICK_S)
-
-    @app.task  # type: ignore[untyped-decorator]
-    async def watch_rebalances() -> None:
-        settled_at = time.monotonic()
-        while not app.should_stop:
-            if not app.rebalancing or app.in_recovery:
-                settled_at = time.monotonic()
-            elif time.monotonic() - settled_at > settings.rebalance_within_s:
-                agent.fail(StartError(f"a rebalance did not end within {settings.rebalance_within_s:.0f} s"))
             await asyncio.sleep(TICK_S)
 
     @app.task  # type: ignore[untyped-decorator]

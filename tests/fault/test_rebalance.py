@@ -122,10 +122,12 @@ def test_a_rebalance_that_does_not_end_ends_the_worker(
     frozen.wait_ready()
     produce(servers, topics.readings, sent[: len(sent) // 2])
     frozen.pause()  # the group waits for it for as long as its session
-    start_worker(None, session_timeout_s=SESSION_TIMEOUT_S)  # joins, so that all must meet
-    assert worker.wait(60) == 1
-    assert "a rebalance did not end within 5 s" in worker.log
+    newcomer = start_worker(None, session_timeout_s=SESSION_TIMEOUT_S, rebalance_within_s=5)  # so that all must meet
+    for stuck in (worker, newcomer):  # one has worked before, one joins for the first time
+        assert stuck.wait(60) == 1
+        assert "a rebalance did not end within 5 s" in stuck.log
     frozen.unpause()
     produce(servers, topics.readings, sent[len(sent) // 2 :])
-    worker.start()
+    for stuck in (worker, newcomer):
+        stuck.start(None)
     assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
