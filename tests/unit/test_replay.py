@@ -92,7 +92,7 @@ def test_what_is_sent_is_a_reading_of_the_contract() -> None:
 def test_speed_is_times_real_time_and_the_head_start_is_sent_at_once(ward: list[Path]) -> None:
     began = time.monotonic()
     replay(tracks_of(ward), ListOutbox(), playback=Playback(600, start_s=60))
-    assert 0.15 <= time.monotonic() - began < 2  # 3 min, less 1 min, 600 times as fast: 0.2 s
+    assert 0.15 <= time.monotonic() - began < 60, "3 min, less 1 min, 600 times as fast: 0.2 s; 120 s as recorded"
 
 
 def test_a_stop_ends_a_slow_replay_at_once(ward: list[Path]) -> None:
@@ -100,7 +100,7 @@ def test_a_stop_ends_a_slow_replay_at_once(ward: list[Path]) -> None:
     threading.Timer(0.1, stop.set).start()
     began = time.monotonic()
     done = replay(tracks_of(ward), ListOutbox(), playback=Playback(0.001), stop=stop)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60, "a minute of the recordings takes 1,000 minutes"
     assert done.sent < 6
 
 
@@ -136,23 +136,27 @@ def test_a_paused_playback_stands_still_until_it_goes_on(ward: list[Path]) -> No
     playback.pause()
     player = threading.Thread(target=lambda: replay(tracks_of(ward), sender, playback=playback, stop=stop))
     player.start()
-    time.sleep(0.3)
+    end = time.monotonic() + 60
+    while len(sender.records) < 3 and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.3)  # the rest would be sent within 0.02 s
     assert len(sender.records) == 3, "the head start alone"
     assert playback.state.at_s == 60
     playback.play()
-    player.join(5)
+    player.join(60)
     assert len(sender.records) == 6
     assert playback.state.has_ended
 
 
 def test_the_speed_can_be_changed_while_it_plays() -> None:
-    playback, never = Playback(60), threading.Event()
-    playback.wait_until(0.6, never)
-    playback.faster()
-    assert (playback.state.speed, playback.state.is_playing) == (200, True)
+    playback, never = Playback(SPEEDS[0]), threading.Event()
     began = time.monotonic()
-    playback.wait_until(40.6, never)
-    assert 0.15 <= time.monotonic() - began < 1, "40 s, 200 times as fast"
+    playback.wait_until(0.1, never)
+    for _ in SPEEDS:
+        playback.faster()
+    assert (playback.state.speed, playback.state.is_playing) == (SPEEDS[-1], True)
+    playback.wait_until(120, never)
+    assert 0.2 <= time.monotonic() - began < 60, "120 s, 600 times as fast; no faster from the start, and not as before"
     for _ in SPEEDS:
         playback.slower()
     assert playback.state.speed == SPEEDS[0]
@@ -161,6 +165,6 @@ def test_the_speed_can_be_changed_while_it_plays() -> None:
 def test_a_playback_that_was_held_back_does_not_hurry_after() -> None:
     playback, never = Playback(100), threading.Event()
     playback.wait_until(1, never)
-    time.sleep(1.2)  # the worker did not take any more meanwhile: 120 s of recorded time
+    time.sleep(2.5)  # the worker did not take any more meanwhile: 250 s of recorded time
     playback.wait_until(2, never)
-    assert playback.state.at_s < 10
+    assert playback.state.at_s < 200
