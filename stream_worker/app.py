@@ -67,7 +67,7 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         topic_partitions=1,
         table_standby_replicas=0,
         stream_wait_empty=True,
-        stream_buffer_maxsize=4,  # chunks read ahead: enough to be busy, few enough to be small
+        stream_buffer_maxsize=2,  # a chunk that is taken for its state alone, and the one after it
         stream_recovery_delay=0.0,
         stream_publish_on_commit=False,
         broker_session_timeout=settings.session_timeout_s,
@@ -99,13 +99,13 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
     @app.agent(topic)  # type: ignore[untyped-decorator]
     async def process_readings(stream: Any) -> None:
         async for event in stream.events():
-            if event.message.generation_id != app.consumer_generation_id:
-                continue  # of an assignment that has ended: the records are read again
-            agent.lanes = app.consumer.lanes
-            try:
-                await agent.process(event.value)
-            except Exception as error:
-                agent.fail(error)
+            if event.message.generation_id == app.consumer_generation_id:  # else its records are read again
+                agent.lanes = app.consumer.lanes
+                try:
+                    await agent.process(event.value)
+                except Exception as error:
+                    agent.fail(error)
+            app.consumer.fetch_next()
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def say_goodbye(*_args: Any, **_kwargs: Any) -> None:

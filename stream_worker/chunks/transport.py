@@ -127,6 +127,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.lanes: dict[TopicPartition, Lane] = {}
         self._sought_generation: int | None = None  # whose partitions stand where their state ends
+        self._is_free = asyncio.Event()  # no chunk is under way
+        self._is_free.set()
         super().__init__(*args, **kwargs)
 
     @property
@@ -145,6 +147,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         end within one fetch. Nobody can tell then whether the records were fetched before or after the new assignment's
         seek, so they are fetched again.
         """
+        # What comes while a chunk is processed goes into the next: one fetched ahead would be smaller, and older.
+        await self._is_free.wait()
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         generation = self.app.consumer_generation_id
@@ -159,7 +163,11 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await self._rewind()
             return
         for chunk in self._split(fetched):
-            yield self._chunk_message(chunk)
+            partition, message = self._chunk_message(chunk)
+            self._is_free.clear()
+            yield partition, message
+            if not message.refcount:  # Faust has dropped it, or it is done already
+                self._is_free.set()
 
     def _split(self, fetched: Mapping[TP, Records]) -> Iterator[Chunk]:
         """First the records that are taken for their state alone, if there are any, then the others."""
@@ -195,6 +203,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         Faust resumes twice, when the state is there and after the seek, and each time drops what is queued by then:
         what was fetched in between would be lost, or processed before it is known which of its outputs are out already.
         """
+        self._is_free.set()  # chunks of before are dropped without a word
         if self._sought_generation == self.app.consumer_generation_id:
             super().resume_flow()
 
@@ -266,6 +275,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Nothing: gaps matter only for counted acknowledgements."""
+
+    def fetch_next(self) -> None:
+        """The chunk under way is done: fetch what has come meanwhile."""
+        self._is_free.set()
 
     def ack(self, message: ConsumerMessage) -> bool:
         """Mark a chunk as handed to its lane."""
