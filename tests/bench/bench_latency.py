@@ -21,7 +21,7 @@ from tests.kafka_client import Topics
 SECONDS = float(os.environ.get("VITALCAST_BENCH_SECONDS", "20"))
 WARM_UP_S = 10  # connections are made, the broker's code is compiled: not what a running worker is asked for
 STAYS = 1000
-FORECAST_ID = re.compile(rb'"forecast_id":"(.+?)-(\d+)-(\d+)"')
+FORECAST_ID = re.compile(rb'"forecast_id":"[^"]+-(\d+)-(\d+)"')
 ID_BYTES = 200  # the beginning of a forecast, with the place of its reading
 
 
@@ -83,11 +83,11 @@ def bench_latency(kafka: Broker, topics: Topics, start_worker: WorkerStarter, ra
     feed.join()
     cpu_s = metric(worker.metrics(), "process_cpu_seconds_total") - cpu_s
     consumer.close()
-    assert len(seen) == expected
     seen_ms = {}
     for now_ms, beginning in seen:
-        _, partition, offset = FORECAST_ID.findall(beginning)[0]
+        ((partition, offset),) = FORECAST_ID.findall(beginning)
         seen_ms[int(partition), int(offset)] = now_ms
+    assert len(seen_ms) == len(seen) == expected
     waits = np.array([seen_ms[place] - taken for place, taken in feed.taken_ms.items()])
     figures = ", ".join(f"p{q:g} {np.percentile(waits, q):.0f} ms" for q in (50, 99, 99.9))
     print(f"\n{rate} readings/s: {figures}, {100 * cpu_s / SECONDS:.0f} % of a core")
