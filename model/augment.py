@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from model.config import ForecasterConfig
-from model.dataset import NEVER_S, Bools, Floats, Stay
+from model.dataset import Bools, Floats, Stay
+from model.steps import NEVER_S
 
 PIECE_STEPS = (240, 2880)  # length of a copy: from four hours to two days at a step a minute
 SPACINGS = (1, 2, 3, 5, 10)  # a reading every so many steps ...

@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
-from model.steps import step_value
+from model.steps import NEVER_S, step_value
 from schemas.recordings import read_rows, stay_id_of
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-
-NEVER_S = 86_400.0  # what `elapsed` says of an input that was never observed, and its cap
 
 
 class Stay(NamedTuple):

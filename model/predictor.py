@@ -8,9 +8,10 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, read_manifest
+from model.steps import NEVER_S
 
 __all__ = ["DEFAULT_ARTIFACT", "ArtifactError", "Predictor"]
 
@@ -24,6 +25,7 @@ class Predictor:
         self.manifest = manifest
         self.device = device
         self._module = module
+        self._silence = torch.jit.script(_Silence(module, manifest))
 
     @classmethod
     def load(cls, directory: Path, device: str = "auto") -> Predictor:
@@ -76,6 +78,15 @@ class Predictor:
             )
         return quantiles.cpu(), after.cpu()
 
+    def step_unobserved(self, elapsed: Tensor, state: Tensor, steps: int) -> Tensor:
+        """The state (B, S) after `steps` steps in which nothing was observed, rounded after each as it is stored.
+
+        elapsed : float64 (B, I) seconds since each input's last value, as of the step before them. state : (B, S).
+        """
+        with torch.inference_mode():
+            after: Tensor = self._silence(elapsed.to(self.device), state.to(self.device, torch.float32), steps)
+        return after.cpu()
+
     def round_state(self, state: Tensor) -> Tensor:
         """`state` as it is after storing and reading: its second part went through float16."""
         exact = self.manifest.state_float32
@@ -92,6 +103,25 @@ class Predictor:
             raise ArtifactError("the module does not take what its manifest says") from error
         if state.shape != (2, manifest.state_size) or after.shape != state.shape or quantiles.shape != expected:
             raise ArtifactError("the module's state or forecasts have another shape than its manifest says")
+
+
+class _Silence(nn.Module):
+    """Step after step without readings, in one call: a gap of hours has hundreds of them, for one stay at a time."""
+
+    def __init__(self, module: torch.jit.ScriptModule, manifest: Manifest) -> None:
+        super().__init__()
+        self.module = module
+        # TorchScript sees attributes, not globals.
+        self.exact, self.step_s, self.limit = manifest.state_float32, float(manifest.step_s), NEVER_S
+
+    def forward(self, elapsed: Tensor, state: Tensor, steps: int) -> Tensor:
+        """As `Predictor.step_unobserved`."""
+        nothing = torch.zeros_like(elapsed, dtype=torch.float32)
+        for step in range(steps):
+            age = (elapsed + self.step_s * (step + 1)).clamp(max=self.limit).float()
+            state = self.module.step(nothing, nothing, age, state)[1]
+            state = torch.cat([state[:, : self.exact], state[:, self.exact :].half().float()], dim=1)
+        return state
 
 
 def _device_of(name: str) -> torch.device:

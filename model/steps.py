@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+NEVER_S = 86_400.0  # what a model is told of an input that was never observed, and the longest it is told of any
+
 
 def step_value(total: Ints, lowest: Ints, highest: Ints, count: Ints) -> Ints:
     """The value of a step from the sum, the extremes and the number of its readings, all in steps of precision.

@@ -80,7 +80,7 @@ def _parse(data: bytes) -> dict[str, object]:
         raise InvalidReading("malformed", f"nested deeper than {MAX_DEPTH} levels")
     try:
         text = data.decode("utf-8")
-        parsed = json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_int)
+        parsed = _JSON.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidReading("malformed", "not UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -109,6 +109,9 @@ def _parse_int(digits: str) -> int | float:
     if len(digits) <= MAX_DIGITS:
         return int(digits)
     return -math.inf if digits.startswith("-") else math.inf
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_parse_int)
 
 
 def _to_record(parsed: dict[str, object]) -> Reading | StayEvent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -13,6 +13,13 @@ DEAD_LETTER_V1: Final = "vitals.dead-letter.v1"
 
 # In the order in which they are tried: a record gets the first that fits.
 Reason = Literal["too_large", "malformed", "schema", "future", "empty", "late"]
+
+
+class Rejection(NamedTuple):
+    """Why a record leaves no forecast; `detail` quotes nothing of it."""
+
+    reason: Reason
+    detail: str
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

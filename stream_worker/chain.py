@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.predictor import Predictor
+from model.steps import NEVER_S
 from stream_worker.calibration import Calibrator, widened
 from stream_worker.scoring import Tally
-from stream_worker.stays import MAX_ELAPSED_S, NEVER, OPEN_BINS, Layout, Slots, Stays
+from stream_worker.stays import NEVER, OPEN_BINS, Layout, Slots, Stays
 from stream_worker.window import Bools, Ints, step_values
 
 Floats32 = NDArray[np.float32]
@@ -46,12 +47,16 @@ class StepInputs:
         # A step without readings is as far from the one before as steps are apart.
         self.as_of: Ints = np.where(exists, bins["as_of"], as_of_before + layout.step_us)
         self.at: Ints = np.where(self.observed, bins["at"][:, layout.inputs], before)
-        limit_us = int(MAX_ELAPSED_S * 1e6)
-        never_as_long_ago = np.where(self.at == NEVER, self.as_of[:, None] - limit_us, self.at)
-        elapsed = np.clip(self.as_of[:, None] - never_as_long_ago, 0, limit_us) / 1e6
         precision = layout.precision[layout.inputs]
         self.x = np.where(self.observed, self.quanta * precision, 0.0).astype(np.float32)
-        self.elapsed: Floats32 = elapsed.astype(np.float32)
+        self.elapsed: Floats32 = _elapsed(self.as_of, self.at).astype(np.float32)
+
+
+def _elapsed(as_of: Ints, at: Ints) -> NDArray[np.float64]:
+    """Seconds since each input's last value, (n, I), as of `as_of` (n,)."""
+    limit_us = int(NEVER_S * 1e6)
+    never_as_long_ago = np.where(at == NEVER, as_of[:, None] - limit_us, at)
+    return np.clip(as_of[:, None] - never_as_long_ago, 0, limit_us) / 1e6
 
 
 class Chain:
@@ -66,16 +71,23 @@ class Chain:
         self.inference_seconds: list[float] = []
 
     def close_until(self, slots: Slots, last_closed: Ints) -> Slots:
-        """Close all steps up to `last_closed` (n,); returns the slots of which at least one step closed."""
+        """Close all steps up to `last_closed` (n,); returns the slots of which at least one step closed.
+
+        Readings are in the oldest OPEN_BINS steps only; a gap has left the ones after them empty.
+        """
         head = self._stays.head
         is_new = head["closed_step"][slots] == NEVER
         head["closed_step"][slots[is_new]] = last_closed[is_new]
         self._stays.body["step"][slots[is_new]] = last_closed[is_new]
         behind = head["closed_step"][slots] < last_closed
         closed = slots[behind]
-        while behind.any():
+        for _ in range(OPEN_BINS):
+            if not behind.any():
+                return closed
             self._close_one(slots[behind])
             behind = head["closed_step"][slots] < last_closed
+        if behind.any():
+            self._close_empty(slots[behind], last_closed[behind])
         return closed
 
     def _close_one(self, slots: Slots) -> None:
@@ -101,6 +113,37 @@ class Chain:
         stays.open16[slots, 0] = stays.open16[slots, 1]
         stays.open_holds[slots, 0] = stays.open_holds[slots, 1]
         stays.open_holds[slots, 1] = False
+
+    def _close_empty(self, slots: Slots, last_closed: Ints) -> None:
+        """Close the steps up to `last_closed` (n,), of which none has a reading, without a look at each."""
+        stays = self._stays
+        layout, head, body = stays.layout, stays.head, stays.body
+        closed_step = head["closed_step"][slots]
+        steps = last_closed - closed_step
+        age = np.arange(layout.manifest.context_steps)
+        row, emptied = np.nonzero(age < steps[:, None])
+        body["window"][slots[row], (last_closed[row] - age[emptied]) % layout.manifest.context_steps] = layout.missing
+        started = np.flatnonzero(body["has_started"][slots] > 0)
+        # The fewest steps for all, then the rest for those who have more.
+        done = 0
+        for upto in np.unique(steps[started]).tolist():
+            further = slots[started[steps[started] >= upto]]
+            for first in range(0, len(further), MAX_BATCH):
+                self._run_empty(further[first : first + MAX_BATCH], upto - done)
+            done = upto
+        head["closed_step"][slots] = body["step"][slots] = last_closed
+
+    def _run_empty(self, slots: Slots, steps: int) -> None:
+        """Move the closed state of `slots` along by `steps` without readings."""
+        body, layout = self._stays.body, self._stays.layout
+        elapsed = torch.from_numpy(_elapsed(body["as_of"][slots], body["at"][slots]))
+        state = self._state(body["state32"][slots], body["state16"][slots])
+        started = time.perf_counter()
+        state = self._predictor.step_unobserved(elapsed, state, steps)
+        self.inference_seconds.append(time.perf_counter() - started)
+        self.inference_rows.append(len(slots))
+        self._store(slots, state)
+        body["as_of"][slots] += steps * layout.step_us
 
     def _score(self, slots: Slots, step: Ints, inputs: StepInputs) -> None:
         """Score the forecasts that are due in the step that closes, and let their bands learn from it."""
@@ -201,6 +244,12 @@ class Chain:
         stays.open16[slots, which] = state[:, split:].half().numpy()
         stays.open_holds[slots, which] = True
 
+    def _store(self, slots: Slots, state: Tensor) -> None:
+        """Take `state` as the closed one."""
+        body, split = self._stays.body, self._stays.layout.manifest.state_float32
+        body["state32"][slots] = state[:, :split].numpy()
+        body["state16"][slots] = state[:, split:].half().numpy()
+
     def prime_outdated(self) -> int:
         """Compute the closed states that another model left again, from their windows; returns how many."""
         stays = self._stays
@@ -225,14 +274,12 @@ class Chain:
                 continue
             mask = torch.from_numpy(started)
             x = np.where(observed, rows * precision, 0.0).astype(np.float32)[started]
-            elapsed = np.minimum(last_seen, MAX_ELAPSED_S).astype(np.float32)[started]
+            elapsed = np.minimum(last_seen, NEVER_S).astype(np.float32)[started]
             _, moved = self._predictor.step(
                 torch.from_numpy(x), torch.from_numpy(observed[started]), torch.from_numpy(elapsed), state[mask]
             )
             state[mask] = self._predictor.round_state(moved)
-        split = layout.manifest.state_float32
-        body["state32"][slots] = state[:, :split].numpy()
-        body["state16"][slots] = state[:, split:].half().numpy()
+        self._store(slots, state)
         body["model"][slots] = layout.model_key
         stays.scoring["width"][slots] = 1.0  # learned on another model's bands
 

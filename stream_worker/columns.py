@@ -22,6 +22,7 @@ from xxhash import xxh3_64_intdigest
 
 from schemas import codec
 from schemas.codec import InvalidReading
+from schemas.dead_letter import Rejection
 from schemas.reading import READING_V1, Observations, Reading, StayEvent, StayId, Timestamp
 from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, conversion, is_arterial_triple_consistent
 
@@ -67,7 +68,7 @@ class Decoded(NamedTuple):
 
     readings: Readings
     events: list[tuple[int, StayEvent]]
-    invalid: list[tuple[int, InvalidReading]]
+    invalid: list[tuple[int, Rejection]]
     ignored: Counter[tuple[str, str]]  # (signal, reason) of values that were left out
 
 
@@ -116,7 +117,7 @@ class ReadingDecoder:
         """The records of a chunk, sorted into readings, stay events and invalid ones. Never raises."""
         rows = _Rows()
         events: list[tuple[int, StayEvent]] = []
-        invalid: list[tuple[int, InvalidReading]] = []
+        invalid: list[tuple[int, Rejection]] = []
         ignored: Counter[tuple[str, str]] = Counter()
         decode_fast, pack, astuple = self._decode_fast, self._pack, msgspec.structs.astuple
         for row, value in enumerate(values):
@@ -131,7 +132,8 @@ class ReadingDecoder:
                 try:
                     record = codec.decode(value, self._max_bytes)
                 except InvalidReading as error:
-                    invalid.append((row, error))
+                    # Not the exception: its traceback holds this frame, and that all of the chunk.
+                    invalid.append((row, Rejection(error.reason, error.detail)))
                     continue
                 if isinstance(record, StayEvent):
                     events.append((row, record))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from functools import lru_cache
 from math import isnan
 from typing import NamedTuple
@@ -15,8 +16,7 @@ from numpy.typing import NDArray
 
 from schemas import codec
 from schemas.alert import Alert, Heartbeat
-from schemas.codec import InvalidReading
-from schemas.dead_letter import DeadLetter
+from schemas.dead_letter import DeadLetter, Rejection
 from schemas.forecast import Source
 from stream_worker.alerts.life import AlertKey, Transition
 from stream_worker.alerts.words import message_of
@@ -183,15 +183,21 @@ class OutputEncoder:
         return f"heartbeat-{partition}".encode(), codec.encode(beat)
 
     def dead_letter(
-        self, partition: int, offset: int, key: bytes | None, value: bytes | None, error: InvalidReading, now_us: int
+        self,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        value: bytes | None,
+        rejection: Rejection,
+        received_at: datetime,
     ) -> tuple[bytes | None, bytes]:
         """Key (as received) and value of a dead letter."""
         payload = value or b""
         letter = DeadLetter(
-            reason=error.reason,
-            detail=error.detail,
+            reason=rejection.reason,
+            detail=rejection.detail,
             source=Source(self._topic, partition, offset),
-            received_at=to_time(now_us),
+            received_at=received_at,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
             payload=base64.b64encode(payload).decode() if self._with_payload else None,
         )

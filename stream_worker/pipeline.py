@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.predictor import Predictor
-from schemas.codec import InvalidReading
+from schemas.dead_letter import Rejection
 from schemas.reading import LimitRange, StayEvent
 from schemas.signals import known_signals
 from stream_worker import anomaly, window
@@ -28,7 +28,7 @@ from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen
 from stream_worker.chain import Chain, in_quanta
-from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_us
+from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_time, to_us
 from stream_worker.forecast_text import Numbers
 from stream_worker.limits import limits_of
 from stream_worker.outputs import Forecasts, OutputEncoder
@@ -174,6 +174,21 @@ class Pipeline:
         return chunk.results[partition]
 
 
+def _rounds(rows: Slots, slots: Slots) -> Iterator[_Round]:
+    """The first reading of each stay, then the second of each that has one, and so on."""
+    if not len(rows):
+        return
+    order = np.argsort(slots, kind="stable")
+    in_order = slots[order]
+    is_first = np.r_[True, in_order[1:] != in_order[:-1]]
+    starts = np.flatnonzero(is_first)
+    rank = np.empty(len(rows), np.intp)
+    rank[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
+    by_rank = np.argsort(rank, kind="stable")
+    for part in np.split(by_rank, np.searchsorted(rank[by_rank], np.arange(1, rank.max() + 1))):
+        yield _Round(rows[part], slots[part])
+
+
 class _Chunk:
     """One chunk on its way through the pipeline."""
 
@@ -186,6 +201,7 @@ class _Chunk:
         self.offsets = np.array([record.offset for record in self.records], np.int64)
         self.timestamps_ms = np.array([record.timestamp for record in self.records], np.int64)
         self.now_us = now_us
+        self.received_at = to_time(now_us)
         self.latest_us = now_us + int(pipeline._settings.max_future_s * MICROSECONDS)
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
@@ -222,48 +238,57 @@ class _Chunk:
 
     # --- rejected ---
 
-    def _reject(self, row: int, error: InvalidReading) -> None:
+    def _reject(self, row: int, rejection: Rejection) -> None:
         record = self.records[row]
         partition, result = int(self.partitions[row]), self._result(row)
-        letter = self.p.encoder.dead_letter(partition, record.offset, record.key, record.value, error, self.now_us)
+        letter = self.p.encoder.dead_letter(
+            partition, record.offset, record.key, record.value, rejection, self.received_at
+        )
         self.dead_letters.append((row, letter))
-        result.dead_letter_reasons[error.reason] += 1
-        self.outcomes[row] = "late" if error.reason == "late" else "rejected"
+        result.dead_letter_reasons[rejection.reason] += 1
+        self.outcomes[row] = "late" if rejection.reason == "late" else "rejected"
 
     def _reject_unusable(self, readings: Readings) -> Bools:
         """Dead letters for readings from the future and without any value; the mask of the others."""
         is_future = readings.observed_us > self.latest_us
         is_empty = ~readings.observed.any(axis=1) & ~is_future
         for i in np.flatnonzero(is_future).tolist():
-            self._reject(int(readings.rows[i]), InvalidReading("future", "observed_at is ahead of the clock"))
+            self._reject(int(readings.rows[i]), Rejection("future", "observed_at is ahead of the clock"))
         for i in np.flatnonzero(is_empty).tolist():
-            self._reject(int(readings.rows[i]), InvalidReading("empty", "no usable value of a known signal"))
+            self._reject(int(readings.rows[i]), Rejection("empty", "no usable value of a known signal"))
         return ~is_future & ~is_empty
 
     # --- readings ---
 
     def _take(self, readings: Readings, rows: Slots) -> None:
-        taken = [self._take_round(readings, round_) for round_ in self._rounds(readings, rows)]
+        partitions = self.partitions[readings.rows[rows]].tolist()
+        find_or_add, stay_ids = self.stays.find_or_add, readings.stay_ids
+        slots = np.array([find_or_add(p, stay_ids[i]) for p, i in zip(partitions, rows.tolist(), strict=True)], np.intp)
+        in_time = self._reject_late(readings, rows, slots)
+        taken = [self._take_round(readings, round_) for round_ in _rounds(rows[in_time], slots[in_time])]
         accepted = [accepted for accepted in taken if accepted is not None]
         if accepted:
             self._alert(readings, Accepted.in_order(accepted))
 
-    def _rounds(self, readings: Readings, rows: Slots) -> Iterator[_Round]:
-        """The first reading of each stay, then the second of each that has one, and so on."""
-        if not len(rows):
-            return
-        partitions = self.partitions[readings.rows[rows]].tolist()
-        find_or_add, stay_ids = self.stays.find_or_add, readings.stay_ids
-        slots = np.array([find_or_add(p, stay_ids[i]) for p, i in zip(partitions, rows.tolist(), strict=True)])
-        order = np.argsort(slots, kind="stable")
-        in_order = slots[order]
-        is_first = np.r_[True, in_order[1:] != in_order[:-1]]
-        starts = np.flatnonzero(is_first)
-        rank = np.empty(len(rows), np.intp)
-        rank[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
-        by_rank = np.argsort(rank, kind="stable")
-        for part in np.split(by_rank, np.searchsorted(rank[by_rank], np.arange(1, rank.max() + 1))):
-            yield _Round(rows[part], slots[part])
+    def _reject_late(self, readings: Readings, rows: Slots, slots: Slots) -> Bools:
+        """Dead letters for readings that are late whatever comes before them in the chunk; the mask of the others.
+
+        A stay's clock only goes ahead. A day sent twice would otherwise take a round for each reading of a stay.
+        """
+        head = self.stays.head
+        newest = head["newest"][slots]
+        step_us = self.stays.layout.step_us
+        closed = window.last_closed_step(np.maximum(newest, 0), self.p._grace_us, step_us)
+        is_late = (newest != NEVER) & (readings.observed_us[rows] // step_us <= closed)
+        if is_late.any():
+            is_late &= self.offsets[readings.rows[rows]] > head["offset"][slots]
+            self._reject_as_late(readings.rows[rows[is_late]])
+        in_time: Bools = ~is_late
+        return in_time
+
+    def _reject_as_late(self, chunk_rows: Slots) -> None:
+        for row in chunk_rows.tolist():
+            self._reject(row, Rejection("late", "its step is closed already"))
 
     def _take_round(self, readings: Readings, round_: _Round) -> Accepted | None:
         rows, slots = round_
@@ -273,8 +298,7 @@ class _Chunk:
             self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.p._grace_us
         )
         self.outcomes[readings.rows[rows[outcome == DUPLICATE]]] = "duplicate"
-        for i in np.flatnonzero(outcome == LATE).tolist():
-            self._reject(int(readings.rows[rows[i]]), InvalidReading("late", "its step is closed already"))
+        self._reject_as_late(readings.rows[rows[outcome == LATE]])
         accepted = outcome == ACCEPTED
         if not accepted.all():
             rows, slots, silent_since = rows[accepted], slots[accepted], silent_since[accepted]
@@ -403,7 +427,7 @@ class _Chunk:
     def _apply(self, row: int, event: StayEvent) -> None:
         at_us = to_us(event.at)
         if at_us > self.latest_us:
-            self._reject(row, InvalidReading("future", "the event is ahead of the clock"))
+            self._reject(row, Rejection("future", "the event is ahead of the clock"))
             return
         offset = int(self.offsets[row])
         partition = int(self.partitions[row])
@@ -411,7 +435,7 @@ class _Chunk:
         if slot is not None and offset <= self.stays.head["offset"][slot]:
             return
         if event.limits is not None and not self._can_apply(slot, event.limits):
-            self._reject(row, InvalidReading("schema", "limits that contradict those in force"))
+            self._reject(row, Rejection("schema", "limits that contradict those in force"))
             return
         self.outcomes[row] = "event"
         if event.event == "ended":

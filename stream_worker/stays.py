@@ -41,7 +41,6 @@ ENCODING: Final = 2
 
 NEVER: Final = np.iinfo(np.int64).min  # a time that has not been
 REMEMBERED_READINGS: Final = 8  # accepted readings that a repeat is recognised against
-MAX_ELAPSED_S: Final = 86_400.0  # what a model is told of a signal that was never observed
 OPEN_BINS: Final = 2
 _FIRST_CAPACITY: Final = 256
 

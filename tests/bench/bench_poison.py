@@ -1,7 +1,8 @@
 """What hostile records cost the good ones: half of the stream hostile, beside the same good readings alone.
 
 The ratio of the two rates is the figure, both by CPU time, which is steadier than the clock on a busy machine. The goal
-is 0.5. What keeps it lower is that hostile stays' clocks jump by hours: each minute of a gap is a step of the model.
+is 0.5. What keeps it lower: the slow decoder, and stays whose clocks jump, since each minute of a gap is a step of the
+model.
 """
 
 from __future__ import annotations

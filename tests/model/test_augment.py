@@ -7,7 +7,7 @@ import pytest
 
 from model.augment import OFF_STEPS, copies, degraded, elapsed_of, irregular, rare, sensors_off
 from model.config import ForecasterConfig
-from model.dataset import NEVER_S
+from model.steps import NEVER_S
 from tests.model.synthetic import synthetic_stay
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from model.config import ForecasterConfig
 from model.export import TOLERANCE, largest_difference, script
 from model.predictor import Predictor
+from model.steps import NEVER_S
 from tests.model.synthetic import synthetic_stay, untrained
 
 
@@ -134,3 +135,17 @@ def test_rounding_twice_is_rounding_once(predictor: Predictor) -> None:
     torch.testing.assert_close(predictor.round_state(once), once, atol=0, rtol=0)
     exact = predictor.manifest.state_float32
     torch.testing.assert_close(once[:, :exact], state[:, :exact], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_steps_without_readings_are_steps(predictor: Predictor, vitals: ForecasterConfig, batch: int) -> None:
+    x, observed, elapsed = tensors(vitals, 40, list(range(batch)))
+    _, state = run(predictor, x, observed, elapsed)
+    age = elapsed[-1].double()
+    age[:, 0] = NEVER_S - 90.0  # its clock stops within the gap
+    steps = 200
+    nothing = torch.zeros(steps, *age.shape)
+    ages = torch.stack([(age + 60.0 * step).clamp(max=NEVER_S) for step in range(1, steps + 1)])
+    _, stepped = run(predictor, nothing, nothing, ages, state)
+    torch.testing.assert_close(predictor.step_unobserved(age, state, steps), stepped, atol=1e-4, rtol=1e-4)
+    assert predictor.step_unobserved(age, state, 0).equal(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -128,3 +129,15 @@ def test_hostile_text_has_one_verdict_whichever_way_it_takes(text: bytes, reason
     for decoder in (FAST, SLOW):
         decoded = decoder.decode([text])
         assert [error.reason for _, error in decoded.invalid] == ([reason] if reason else [])
+
+
+def test_invalid_records_keep_nothing_of_their_chunk_alive() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        decoded = FAST.decode([b"{not json", b'{"stay_id": 7}', reading("s", 0)])
+        assert len(decoded.invalid) == 2
+        del decoded
+        assert gc.collect() == 0  # no cycles: reference counts have freed all of it
+    finally:
+        gc.enable()

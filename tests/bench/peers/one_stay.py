@@ -19,7 +19,7 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 from model.predictor import Predictor
-from model.steps import step_value
+from model.steps import NEVER_S, step_value
 from schemas import codec
 from schemas.forecast import Forecast, ModelReference, SignalForecast, Source
 from schemas.reading import Reading
@@ -27,7 +27,7 @@ from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent, know
 from stream_worker.chain import in_quanta
 from stream_worker.columns import MICROSECONDS, to_time, to_us
 from stream_worker.settings import Settings
-from stream_worker.stays import MAX_ELAPSED_S, REMEMBERED_READINGS, Layout
+from stream_worker.stays import REMEMBERED_READINGS, Layout
 
 _decode_reading = msgspec.json.Decoder(Reading).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,7 +124,7 @@ class OneByOne:
         self._grace_us = int(settings.grace_s * MICROSECONDS)
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
         self._reset_us = int(settings.reset_after_s * MICROSECONDS)
-        self._limit_us = int(MAX_ELAPSED_S * MICROSECONDS)
+        self._limit_us = int(NEVER_S * MICROSECONDS)
         self._model = ModelReference(manifest.name, manifest.version, manifest.sha256[:12])
 
     # --- stays ---
