@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from tests.kafka_broker import SASL_PASSWORD, SASL_USERNAME, Broker
+from tests.kafka_broker import SASL_PASSWORD, SASL_USERNAME, Broker, make_certificate
 from tests.kafka_client import Topics, create_topics, produce, read_committed
+
+
+def test_a_folder_can_get_another_certificate(tmp_path: Path) -> None:
+    """As when the first kind of broker does not start."""
+    first, _ = make_certificate(tmp_path)
+    before = first.read_bytes()
+    again, _ = make_certificate(tmp_path)
+    assert again.read_bytes() != before
 
 
 def test_what_was_sent_is_read_in_order(kafka: Broker, topics: Topics) -> None:
