@@ -260,7 +260,6 @@ class ReadingsAgent:
 
     async def tick(self, lag_of: Callable[[int], int | None]) -> None:
         """What happens without readings, about once a second: heartbeats, silence, gauges."""
-        self.health.touch()
         now = now_us()
         for topic_partition, lane in list(self.lanes.items()):
             partition = topic_partition.partition

@@ -114,68 +114,76 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         for lane in list(app.consumer.lanes.values()):
             await agent.beat(lane, is_stopping=True)
 
-    app.add_dependency(RebalanceWatch(app, settings, agent))  # first: it starts before all that it watches
-    _add_tasks(app, settings, agent, bound)
+    app.add_dependency(Surroundings(app, settings, agent, bound))
     return app
 
 
-class RebalanceWatch(Service):  # type: ignore[misc]  # mode is untyped
-    """Ends the process if a rebalance does not end. No task of the app: those begin after the first one only."""
+class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
+    """What goes on beside the readings: HTTP, timers, a look at the topics, new models, an end to rebalances.
 
-    def __init__(self, app: faust.App, settings: Settings, agent: ReadingsAgent) -> None:
-        self._app, self._within_s, self._agent = app, settings.rebalance_within_s, agent
+    No tasks of the app: those begin after the first recovery, and whoever asks for our health does not wait for that.
+    """
+
+    def __init__(self, app: faust.App, settings: Settings, agent: ReadingsAgent, bound: socket.socket) -> None:
+        self._app, self._settings, self._agent, self._bound = app, settings, agent, bound
         super().__init__()
 
+    @property
+    def _has_joined(self) -> bool:
+        """Whether the group's coordinator has been found and partitions were assigned, or are on their way."""
+        return bool(self._app.rebalancing_count > 0)
+
+    async def on_start(self) -> None:
+        """Answer, before there is anything else."""
+        self._http = await health.serve(self._bound, self._agent.health, self._agent.metrics.registry)
+
+    async def on_stop(self) -> None:
+        """Answer no more."""
+        await self._http.cleanup()
+
     @Service.task  # type: ignore[untyped-decorator]
-    async def _watch(self) -> None:
-        app, settled_at = self._app, time.monotonic()
-        while not app.should_stop:
-            has_joined = app.rebalancing_count > 0  # else the group's coordinator has not even been found
-            if (has_joined and not app.rebalancing) or app.in_recovery:
-                settled_at = time.monotonic()
-            elif time.monotonic() - settled_at > self._within_s:
-                self._agent.fail(StartError(f"a rebalance did not end within {self._within_s:.0f} s"))
+    async def _run_timers(self) -> None:
+        app, agent = self._app, self._agent
+        while not self.should_stop:
+            agent.health.touch()
+            if self._has_joined and not app.rebalancing:
+                agent.lanes = app.consumer.lanes
+                try:
+                    await agent.tick(lambda partition: _lag(app, self._settings, agent, partition))
+                except Exception as error:
+                    agent.fail(error)
             await self.sleep(TICK_S)
 
-
-def _add_tasks(app: faust.App, settings: Settings, agent: ReadingsAgent, bound: socket.socket) -> None:
-    """What goes on beside the readings: timers and HTTP, a look at the topics, new models."""
-
-    @app.task  # type: ignore[untyped-decorator]
-    async def run_timers() -> None:
-        runner = await health.serve(bound, agent.health, agent.metrics.registry)
-        try:
-            while not app.should_stop:
-                agent.lanes = app.consumer.lanes
-                if not app.rebalancing:
-                    try:
-                        await agent.tick(lambda partition: _lag(app, settings, agent, partition))
-                    except Exception as error:
-                        agent.fail(error)
-                await asyncio.sleep(TICK_S)
-        finally:
-            await runner.cleanup()
-
-    @app.task  # type: ignore[untyped-decorator]
-    async def watch_topics() -> None:
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _end_rebalances(self) -> None:
+        app, within_s, settled_at = self._app, self._settings.rebalance_within_s, time.monotonic()
         while not app.should_stop:
-            if agent.doubts_topics():
+            if (self._has_joined and not app.rebalancing) or app.in_recovery:
+                settled_at = time.monotonic()
+            elif time.monotonic() - settled_at > within_s:
+                self._agent.fail(StartError(f"a rebalance did not end within {within_s:.0f} s"))
+            await self.sleep(TICK_S)
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_topics(self) -> None:
+        while not self.should_stop:
+            if self._agent.doubts_topics():
                 try:
-                    problems = await asyncio.to_thread(check_topics, settings)
+                    problems = await asyncio.to_thread(check_topics, self._settings)
                 except (BrokerUnreachableError, KafkaFaultError):
                     problems = []  # the lanes know how long to wait for a broker
                 if problems:
-                    agent.fail(StartError(problems[0]))
-            await asyncio.sleep(TICK_S)
+                    self._agent.fail(StartError(problems[0]))
+            await self.sleep(TICK_S)
 
-    @app.task  # type: ignore[untyped-decorator]
-    async def follow_models() -> None:
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _follow_models(self) -> None:
         is_hung_up = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, is_hung_up.set)
-        while not app.should_stop:
+        while not self.should_stop:
             await is_hung_up.wait()
             is_hung_up.clear()
-            await agent.reload_models()
+            await self._agent.reload_models()
 
 
 def _lag(app: faust.App, settings: Settings, agent: ReadingsAgent, partition: int) -> int | None:

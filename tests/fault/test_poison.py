@@ -61,7 +61,8 @@ def test_hostile_records_do_no_harm(kafka: Broker, start_worker: WorkerStarter) 
     create_topics(servers, topics.readings, config={"max.message.bytes": str(2 * TEN_MEGABYTES)})
     create_topics(servers, *topics.outputs)
     create_topics(servers, topics.changelog, config={"cleanup.policy": "compact"})
-    worker = start_worker(**topics.settings)
+    # Among a million hostile ones the good ones are fewer than the usual limit asks for.
+    worker = start_worker(**topics.settings, dead_letter_limit=1.0)
     good = list(ward(STAYS, MINUTES))
     giants = [(b"giant", b"[" * TEN_MEGABYTES), (b"giant", b"\xff" * TEN_MEGABYTES)]
     sent = [*mixed(good, hostile(HOSTILE), HOSTILE // len(good)), *giants]

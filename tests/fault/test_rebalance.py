@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 
 import pytest
 
@@ -125,6 +126,12 @@ def test_a_rebalance_that_does_not_end_ends_the_worker(
     produce(servers, topics.readings, sent[: len(sent) // 2])
     frozen.pause()  # the group waits for it for as long as its session
     newcomer = start_worker(None, **limits)  # so that all must meet
+    # A probe must not end it while it starts.
+    until = time.monotonic() + 10
+    while newcomer.status("/health/live") != 200 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert (newcomer.status("/health/live"), newcomer.status("/health/ready")) == (200, 503)
+    assert "vitalcast_ready 0" in newcomer.metrics()
     for stuck in (worker, newcomer):  # one has worked before, one joins for the first time
         assert stuck.wait(60) == 1
         assert f"a rebalance did not end within {REBALANCE_WITHIN_S} s" in stuck.log
