@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def _odd_types(chance: random.Random) -> bytes:
         where = chance.choice((message, vitals)) if isinstance(vitals, dict) and vitals else message
         odd: Any = chance.choice((_ODD_VALUES, _ODD_STRINGS, _ODD_TIMES))
         more = ("hr", "units", "quality", "device_id", "care_unit", "observations", "unknown")
-        where[chance.choice((*where, *more))] = chance.choice(odd)
+        where[chance.choice((*where, *more))] = copy.deepcopy(chance.choice(odd))
     return _text(message)
 
 
