@@ -130,6 +130,7 @@ class Lane:
             self._writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
+        self._is_drained.set()  # of what is dropped too
         await self._producer.stop()
 
     async def _write_forever(self) -> None:

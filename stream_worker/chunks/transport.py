@@ -27,6 +27,7 @@ log = structlog.get_logger("vitalcast")
 # What a rebalance may wait for the last chunks: less than Kafka's rebalance timeout (60 s), more than a broker restart.
 DRAIN_TIMEOUT_S: Final = 20.0
 MAX_FETCH_BYTES: Final = 2 << 20
+NEWER_WITHIN_S: Final = 0.005
 # Partitions that were added to a topic are noticed after so long; Kafka's own default is 5 min.
 METADATA_MAX_AGE_MS: Final = 10_000
 
@@ -64,6 +65,7 @@ class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._reached: dict[TP, int] = {}  # what was fetched last; after a rebalance only a guess at what is waiting
+        self.is_behind = False  # the last fetch has left half a chunk or more
         super().__init__(*args, **kwargs)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
@@ -96,28 +98,41 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         would hold one partition only, and few stays with many readings each.
         """
         fetch = super()._fetch_records
-        behind = {tp: max(0, (consumer.highwater(tp) or 0) - self._reached.get(tp, 0)) for tp in active_partitions}
+        waiting = self._waiting(consumer, active_partitions)
         fetched: dict[TP, Records] = {}
-        for partition, share in fetch_shares(behind, max_records).items():
+        for partition, share in fetch_shares(waiting, max_records).items():
             fetched.update(await fetch(consumer, {partition}, timeout=0, max_records=share))
+        missing = max_records - sum(map(len, fetched.values()))
         if not fetched:
             share = max(1, max_records // len(active_partitions))
             fetched = await fetch(consumer, active_partitions, timeout=timeout, max_records=share)
+        elif missing > 0:
+            # These were here since the chunk before; what has come since is one request away.
+            newer = await fetch(consumer, active_partitions, timeout=NEWER_WITHIN_S, max_records=missing)
+            for partition, records in newer.items():
+                fetched[partition] = [*fetched.get(partition, ()), *records]
         self._reached.update({partition: records[-1].offset + 1 for partition, records in fetched.items()})
+        self.is_behind = sum(self._waiting(consumer, active_partitions).values()) >= max_records // 2
         return fetched
 
+    def _waiting(self, consumer: aiokafka.AIOKafkaConsumer, partitions: set[TP]) -> dict[TP, int]:
+        """How many records of each partition are to be fetched, as far as the broker has told."""
+        ours = consumer.assignment()  # which may have changed by now
+        ends = {tp: consumer.highwater(tp) or 0 if tp in ours else 0 for tp in partitions}
+        return {tp: max(0, end - self._reached.get(tp, 0)) for tp, end in ends.items()}
 
-def fetch_shares(behind: Mapping[TP, int], max_records: int) -> dict[TP, int]:
-    """How many records of each partition a fetch takes, by how far the partitions are behind.
+
+def fetch_shares(waiting: Mapping[TP, int], max_records: int) -> dict[TP, int]:
+    """How many records of each partition a fetch takes, by how many are waiting in each.
 
     A quarter is divided equally, so that nobody waits for another's backlog; the rest by what is waiting, so that
     backlogs end together: a replay's chunks then hold many stays until its end.
     """
-    equal, waiting = max_records // 4 // len(behind), sum(behind.values())
-    rest = max_records - equal * len(behind)
+    equal, total = max_records // 4 // len(waiting), sum(waiting.values())
+    rest = max_records - equal * len(waiting)
     return {
-        partition: max(1, equal + (rest * records // waiting if waiting else rest // len(behind)))
-        for partition, records in behind.items()
+        partition: max(1, equal + (rest * records // total if total else rest // len(waiting)))
+        for partition, records in waiting.items()
     }
 
 
@@ -147,8 +162,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         end within one fetch. Nobody can tell then whether the records were fetched before or after the new assignment's
         seek, so they are fetched again.
         """
-        # What comes while a chunk is processed goes into the next: one fetched ahead would be smaller, and older.
+        # What comes meanwhile goes into the next chunk: fetched sooner it would be smaller, and no sooner answered.
         await self._is_free.wait()
+        if not self._thread.is_behind:
+            await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         generation = self.app.consumer_generation_id
@@ -187,7 +204,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         yield from (chunk for chunk in (redone, new) if chunk)
 
     async def _fetch(self, timeout: float) -> Mapping[TP, Records]:
-        active = self._get_active_partitions()
+        active = set(self._get_active_partitions())  # Faust changes its own as soon as a rebalance begins
         if not active:
             await asyncio.sleep(0.01)  # Faust's own second of sleep would be felt at each start
             return {}

@@ -53,7 +53,7 @@ class Feed(threading.Thread):
         self.taken_ms[message.partition(), message.offset()] = message.timestamp()[1]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("rate", [1, 100, 1000, 10_000, 18_000])
+@pytest.mark.parametrize("rate", [1, 100, 1000, 10_000, 12_500, 18_000])
 def bench_latency(kafka: Broker, topics: Topics, start_worker: WorkerStarter, rate: float) -> None:
     worker = start_worker()
     os.sched_setaffinity(worker.pid, {0})
