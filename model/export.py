@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import warnings
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,8 @@ from model.config import ForecasterConfig
 from model.features import Scaling
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, Training, write_manifest
 from model.network import Forecaster
+from model.predictor import torchscript
+from model.steps import NEVER_S
 
 CARD = Path(__file__).parent / "card.md"
 TOLERANCE = 1e-4  # of a clinical unit, eager against scripted: arithmetic in another order, nothing more
@@ -59,8 +60,7 @@ def write_artifact(
 
 def script(forecaster: Forecaster) -> torch.jit.ScriptModule:
     """The frozen TorchScript module with `initial_state` and `step`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
+    with torchscript():
         module = torch.jit.script(forecaster.eval())
         frozen: torch.jit.ScriptModule = torch.jit.freeze(module, preserved_attrs=["initial_state", "step"])
     return frozen
@@ -75,13 +75,13 @@ def largest_difference(forecaster: Forecaster, module: torch.jit.ScriptModule, c
     with torch.inference_mode():
         for batch in (1, 3, 17):
             ours = theirs = forecaster.initial_state(batch)
-            elapsed = torch.full((batch, len(low)), 86_400.0)
+            elapsed = torch.full((batch, len(low)), NEVER_S)
             for _ in range(8):
                 shape = elapsed.shape
                 # Around the middle of the range, where signals live: at its edges clamping would hide differences.
                 x = low + (high - low) * (0.4 + 0.2 * torch.rand(shape, generator=generator))
                 observed = (torch.rand(shape, generator=generator) < 0.7).float()
-                elapsed = torch.where(observed > 0, 0.0, (elapsed + config.step_s).clamp(max=86_400.0))
+                elapsed = torch.where(observed > 0, 0.0, (elapsed + config.step_s).clamp(max=NEVER_S))
                 a, ours = forecaster.step(x, observed, elapsed, ours)
                 b, theirs = module.step(x, observed, elapsed, theirs)
                 worst = max(worst, _distance(a, b))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ForecasterConfig
+from model.steps import NEVER_S
 
 # Time constants of the averages, in steps: powers of two from "smooths one spike" to "this patient's usual".
 TAUS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
@@ -25,7 +26,6 @@ DESCRIPTORS = 12
 LEVEL_FEATURE = OWN_CANDIDATES  # the first descriptor: how far from usual the last value is
 LIMIT = 8.0  # candidates further off than this many spreads are no nearer the truth for it
 STILL = 0.5  # of a precision step: less than that is "unchanged"
-DAY_S = 86_400.0
 
 
 class Scaling(NamedTuple):
@@ -73,7 +73,7 @@ class Features(nn.Module):
         self.step_s = float(config.step_s)
         # TorchScript sees attributes, not globals.
         self.averages, self.clipped, self.spreads, self.lags = len(TAUS), len(CLIPPED), len(SPREADS), LAGS
-        self.limit, self.day_s = LIMIT, DAY_S
+        self.limit, self.day_s = LIMIT, NEVER_S
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32).view(-1, 1)

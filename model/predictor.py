@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,9 +16,17 @@ from torch import Tensor, nn
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, read_manifest
 from model.steps import NEVER_S
 
-__all__ = ["DEFAULT_ARTIFACT", "ArtifactError", "Predictor"]
+__all__ = ["DEFAULT_ARTIFACT", "ArtifactError", "Predictor", "torchscript"]
 
 DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts"
+
+
+@contextmanager
+def torchscript() -> Iterator[None]:
+    """Without its warnings: deprecated since torch 2.13, which is pinned; what replaces it has one entry point."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
+        yield
 
 
 class Predictor:
@@ -25,7 +36,6 @@ class Predictor:
         self.manifest = manifest
         self.device = device
         self._module = module
-        self._silence = torch.jit.script(_Silence(module, manifest))
 
     @classmethod
     def load(cls, directory: Path, device: str = "auto") -> Predictor:
@@ -44,11 +54,7 @@ class Predictor:
             raise ArtifactError(f"{path}: sha256 is {found[:12]}, the manifest says {manifest.sha256[:12]}")
         target = _device_of(device)
         try:
-            with warnings.catch_warnings():
-                # Deprecated since torch 2.13, which is pinned; the replacement cannot carry two entry points yet.
-                warnings.filterwarnings(
-                    "ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning
-                )
+            with torchscript():
                 module = torch.jit.load(io.BytesIO(payload), map_location=target)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ArtifactError(f"{path}: not a TorchScript module") from error
@@ -87,10 +93,15 @@ class Predictor:
             after: Tensor = self._silence(elapsed.to(self.device), state.to(self.device, torch.float32), steps)
         return after.cpu()
 
+    @cached_property
+    def _silence(self) -> torch.jit.ScriptModule:
+        with torchscript():
+            scripted: torch.jit.ScriptModule = torch.jit.script(_Silence(self._module, self.manifest))
+        return scripted
+
     def round_state(self, state: Tensor) -> Tensor:
         """`state` as it is after storing and reading: its second part went through float16."""
-        exact = self.manifest.state_float32
-        return torch.cat([state[:, :exact], state[:, exact:].to(torch.float16).to(torch.float32)], dim=1)
+        return _rounded(state, self.manifest.state_float32)
 
     def _check_shapes(self) -> None:
         manifest = self.manifest
@@ -103,6 +114,10 @@ class Predictor:
             raise ArtifactError("the module does not take what its manifest says") from error
         if state.shape != (2, manifest.state_size) or after.shape != state.shape or quantiles.shape != expected:
             raise ArtifactError("the module's state or forecasts have another shape than its manifest says")
+
+
+def _rounded(state: Tensor, exact: int) -> Tensor:
+    return torch.cat([state[:, :exact], state[:, exact:].to(torch.float16).to(torch.float32)], dim=1)
 
 
 class _Silence(nn.Module):
@@ -119,8 +134,7 @@ class _Silence(nn.Module):
         nothing = torch.zeros_like(elapsed, dtype=torch.float32)
         for step in range(steps):
             age = (elapsed + self.step_s * (step + 1)).clamp(max=self.limit).float()
-            state = self.module.step(nothing, nothing, age, state)[1]
-            state = torch.cat([state[:, : self.exact], state[:, self.exact :].half().float()], dim=1)
+            state = _rounded(self.module.step(nothing, nothing, age, state)[1], self.exact)
         return state
 
 

@@ -122,6 +122,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
     """What goes on beside the readings: HTTP, timers, a look at the topics, new models, an end to rebalances.
 
     No tasks of the app: those begin after the first recovery, and whoever asks for our health does not wait for that.
+    They end when the app begins to stop; HTTP goes on until it has stopped.
     """
 
     def __init__(self, app: faust.App, settings: Settings, agent: ReadingsAgent, bound: socket.socket) -> None:
@@ -144,7 +145,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
     @Service.task  # type: ignore[untyped-decorator]
     async def _run_timers(self) -> None:
         app, agent = self._app, self._agent
-        while not self.should_stop:
+        while not app.should_stop:
             agent.health.touch()
             if self._has_joined and not app.rebalancing:
                 agent.lanes = app.consumer.lanes
@@ -166,7 +167,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch_topics(self) -> None:
-        while not self.should_stop:
+        while not self._app.should_stop:
             if self._agent.doubts_topics():
                 try:
                     problems = await asyncio.to_thread(check_topics, self._settings)
@@ -180,7 +181,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
     async def _follow_models(self) -> None:
         is_hung_up = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, is_hung_up.set)
-        while not self.should_stop:
+        while not self._app.should_stop:
             await is_hung_up.wait()
             is_hung_up.clear()
             await self._agent.reload_models()

@@ -118,8 +118,7 @@ class Chain:
         """Close the steps up to `last_closed` (n,), of which none has a reading, without a look at each."""
         stays = self._stays
         layout, head, body = stays.layout, stays.head, stays.body
-        closed_step = head["closed_step"][slots]
-        steps = last_closed - closed_step
+        steps = last_closed - head["closed_step"][slots]
         age = np.arange(layout.manifest.context_steps)
         row, emptied = np.nonzero(age < steps[:, None])
         body["window"][slots[row], (last_closed[row] - age[emptied]) % layout.manifest.context_steps] = layout.missing

@@ -276,14 +276,12 @@ class _Chunk:
         A stay's clock only goes ahead. A day sent twice would otherwise take a round for each reading of a stay.
         """
         head = self.stays.head
-        newest = head["newest"][slots]
         step_us = self.stays.layout.step_us
-        closed = window.last_closed_step(np.maximum(newest, 0), self.p._grace_us, step_us)
-        is_late = (newest != NEVER) & (readings.observed_us[rows] // step_us <= closed)
-        if is_late.any():
-            is_late &= self.offsets[readings.rows[rows]] > head["offset"][slots]
-            self._reject_as_late(readings.rows[rows[is_late]])
-        in_time: Bools = ~is_late
+        late = window.is_late(head["newest"][slots], readings.observed_us[rows], self.p._grace_us, step_us)
+        if late.any():
+            late &= self.offsets[readings.rows[rows]] > head["offset"][slots]
+            self._reject_as_late(readings.rows[rows[late]])
+        in_time: Bools = ~late
         return in_time
 
     def _reject_as_late(self, chunk_rows: Slots) -> None:

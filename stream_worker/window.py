@@ -30,17 +30,21 @@ def last_closed_step(newest_us: Ints, grace_us: int, step_us: int) -> Ints:
     return (newest_us - grace_us) // step_us - 1
 
 
+def is_late(newest: Ints, observed_us: Ints, grace_us: int, step_us: int) -> Bools:
+    """Whether the step of each reading (n,) is closed, by the stay's newest one until then; never for the first."""
+    closed = last_closed_step(np.where(newest == NEVER, observed_us, newest), grace_us, step_us)
+    late: Bools = observed_us // step_us <= closed
+    return late
+
+
 def classify(
     stays: Stays, slots: Slots, observed_us: Ints, fingerprints: NDArray[np.uint64], offsets: Ints, grace_us: int
 ) -> NDArray[np.int8]:
     """ACCEPTED, DUPLICATE, LATE or DONE for each reading, (n,)."""
     head = stays.head[slots]
-    step_us = stays.layout.step_us
-    is_first = head["newest"] == NEVER
-    closed = last_closed_step(np.where(is_first, observed_us, head["newest"]), grace_us, step_us)
-    is_late = observed_us // step_us <= closed
-    is_duplicate = (head["fingerprints"] == fingerprints[:, None]).any(axis=1) & ~is_first
-    outcome = np.where(is_late, LATE, np.where(is_duplicate, DUPLICATE, ACCEPTED)).astype(np.int8)
+    is_duplicate = (head["fingerprints"] == fingerprints[:, None]).any(axis=1) & (head["newest"] != NEVER)
+    late = is_late(head["newest"], observed_us, grace_us, stays.layout.step_us)
+    outcome = np.where(late, LATE, np.where(is_duplicate, DUPLICATE, ACCEPTED)).astype(np.int8)
     outcome[offsets <= head["offset"]] = DONE
     return outcome
 

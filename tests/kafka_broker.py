@@ -65,9 +65,7 @@ def make_certificate(
     sections = {**parts, "any": "commonName=supplied"}
     config.write_text("".join(f"[{name}]\n{text}\n" for name, text in sections.items()), encoding="utf-8")
     extensions.write_text(f"subjectAltName={names}\nbasicConstraints=CA:TRUE", encoding="utf-8")
-    index.write_text(
-        "", encoding="utf-8"
-    )  # anew: the same name is not signed twice, and the kind before may have failed
+    index.write_text("", encoding="utf-8")  # no name is signed twice, and a broker before may have failed to start
     first, last = (
         f"{datetime.now(UTC) + timedelta(days=day, hours=-1):%Y%m%d%H%M%SZ}" for day in (first_day, last_day)
     )

@@ -27,6 +27,7 @@ log = structlog.get_logger("vitalcast")
 # What a rebalance may wait for the last chunks: less than Kafka's rebalance timeout (60 s), more than a broker restart.
 DRAIN_TIMEOUT_S: Final = 20.0
 MAX_FETCH_BYTES: Final = 2 << 20
+# What a chunk waits for the newest records: longer than one request to a broker nearby takes.
 NEWER_WITHIN_S: Final = 0.005
 # Partitions that were added to a topic are noticed after so long; Kafka's own default is 5 min.
 METADATA_MAX_AGE_MS: Final = 10_000
@@ -92,7 +93,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def _fetch_records(
         self, consumer: aiokafka.AIOKafkaConsumer, active_partitions: set[TP], timeout: float, max_records: int
     ) -> Mapping[TP, Records]:
-        """Some records of every partition that has any; waits only if none has.
+        """Some records of every partition that has any, and what has come since they were fetched.
+
+        Waits for long only if there are none.
 
         Stock aiokafka fills a fetch from one partition before it looks at the next, so that under load each chunk
         would hold one partition only, and few stays with many readings each.

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from torch import Tensor, nn
 
 from model.config import ForecasterConfig
 from model.dataset import Stay, read_stay
@@ -55,13 +56,37 @@ def test_unreadable_manifest_is_refused(copied: Path, text: bytes) -> None:
         read_manifest(copied)
 
 
+def put_model(artifact: Path, payload: bytes) -> None:
+    """Write other bytes as the artifact's model, with a manifest whose hash fits."""
+    (artifact / "model.pt").write_bytes(payload)
+    digest = hashlib.sha256(payload).hexdigest()
+    write_manifest(artifact, msgspec.structs.replace(read_manifest(artifact), sha256=digest))
+
+
 def test_foreign_bytes_with_a_fitting_hash_are_refused(copied: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"weights": torch.zeros(2)}, buffer)
-    (copied / "model.pt").write_bytes(buffer.getvalue())
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    write_manifest(copied, msgspec.structs.replace(read_manifest(copied), sha256=digest))
+    put_model(copied, buffer.getvalue())
     with pytest.raises(ArtifactError):
+        Predictor.load(copied, "cpu")
+
+
+class WithoutSteps(nn.Module):
+    """A module that knows where to begin, and nothing else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    @torch.jit.export
+    def initial_state(self, batch: int) -> Tensor:
+        return torch.zeros(batch, 3)
+
+
+def test_a_module_without_steps_is_refused(copied: Path) -> None:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(WithoutSteps()), buffer)
+    put_model(copied, buffer.getvalue())
+    with pytest.raises(ArtifactError, match="does not take"):
         Predictor.load(copied, "cpu")
 
 
