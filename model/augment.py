@@ -1,6 +1,7 @@
 """Training copies of stays as a live worker may see them: started late, thinned, jittered, with sensors off.
 
 The recordings have one value a minute and few gaps; wards have not. What a copy shows changes, the truth does not.
+And stays that never were, but might have been: `backwards` and `faster` ones. There the truth changes too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
 from model.dataset import Bools, Floats, Stay
@@ -22,6 +24,7 @@ OFF_STEPS = (5, 360)  # a sensor comes off for so long ...
 OFF_EVERY = 720  # ... once in so many steps, on average
 JITTER_SHARE = 0.5  # of the copies have signals whose last reading is not the step's last
 WHOLE_SHARE = 0.2  # of the copies come from a monitor that shows whole numbers
+SPEEDS = (1.1, 1.6)  # of a `faster` stay; a slower one would show values that were never measured, or each twice
 
 
 class Copy(NamedTuple):
@@ -41,6 +44,23 @@ def copies(stays: Sequence[Stay], config: ForecasterConfig, random: np.random.Ge
             start = stop
             if piece.length >= config.context_steps and piece.observed.any():
                 yield degraded(piece, config, random)
+
+
+def backwards(stay: Stay, config: ForecasterConfig) -> Stay:
+    """The stay from its end to its beginning: most of what vital signs do, they do in either direction."""
+    return _rearranged(stay, np.arange(stay.length)[::-1], config)
+
+
+def faster(stay: Stay, config: ForecasterConfig, random: np.random.Generator) -> Stay:
+    """The stay as if its time ran faster, with some steps left out: as patients differ in how fast they change."""
+    return _rearranged(stay, np.arange(0.0, stay.length, random.uniform(*SPEEDS)).astype(np.int64), config)
+
+
+def _rearranged(stay: Stay, steps: NDArray[np.int64], config: ForecasterConfig) -> Stay:
+    """Only those steps of the stay, in that order, each reading at its step's end."""
+    observed = stay.observed[steps]
+    elapsed = elapsed_of(observed, np.zeros(observed.shape, np.float32), config.step_s)
+    return Stay(stay.stay_id, stay.x[steps], observed, elapsed)
 
 
 def degraded(stay: Stay, config: ForecasterConfig, random: np.random.Generator) -> Copy:

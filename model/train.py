@@ -17,7 +17,7 @@ import torch
 from rich.progress import Progress, TextColumn, track
 from torch import Tensor, nn
 
-from model.augment import Copy, copies
+from model.augment import Copy, backwards, copies, faster
 from model.config import ForecasterConfig, config_for
 from model.dataset import Stay, read_stay, scored_origins, split, steps_of, survey, truth
 from model.evaluate import evaluate
@@ -29,8 +29,8 @@ from model.network import Forecaster, Network
 from model.predictor import Predictor
 from schemas.recordings import stay_id_of
 
-UPDATES = 4000
-DEGRADED_COPIES = 1  # of each stay, beside the recording as it is
+UPDATES = 8000
+DEGRADED_COPIES = 2  # of each stay, beside the recording as it is
 SEGMENT = 768  # steps of one stay in a batch: long against the LSTM's memory, short against a stay
 CHUNK = 96  # steps between updates; the LSTM's state is carried over, its gradient is not
 SEGMENTS = 24  # side by side in a batch
@@ -169,6 +169,8 @@ def fit(
     changes, mean_scale = typical_changes(samples)
     for _ in range(DEGRADED_COPIES):
         samples += samples_of(list(copies(stays, config, random)), features, config)
+    others = [*(backwards(stay, config) for stay in stays), *(faster(stay, config, random) for stay in stays)]
+    samples += samples_of([Copy(other, other) for other in others], features, config)
     forecaster = Forecaster(config, scaling, (changes / mean_scale).t())
     network = forecaster.network.train()
     average = copy.deepcopy(network).eval()

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.augment import OFF_STEPS, copies, degraded, elapsed_of, irregular, rare, sensors_off
+from model.augment import (
+    OFF_STEPS,
+    SPEEDS,
+    backwards,
+    copies,
+    degraded,
+    elapsed_of,
+    faster,
+    irregular,
+    rare,
+    sensors_off,
+)
 from model.config import ForecasterConfig
 from model.steps import NEVER_S
 from tests.model.synthetic import synthetic_stay
@@ -74,3 +85,28 @@ def test_same_seed_same_copies(vitals: ForecasterConfig, seed: int) -> None:
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a.seen.x, b.seen.x)
         np.testing.assert_array_equal(a.seen.elapsed, b.seen.elapsed)
+
+
+def test_a_stay_runs_backwards(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 200, seed=4)
+    found = backwards(stay, vitals)
+    np.testing.assert_array_equal(found.x, stay.x[::-1])
+    np.testing.assert_array_equal(found.observed, stay.observed[::-1])
+    # Ages run forwards: an input is as old as the last value that this stay, not the recorded one, has shown.
+    np.testing.assert_array_equal(found.elapsed == 0, found.observed)
+    again = backwards(found, vitals)
+    np.testing.assert_array_equal(again.x, stay.x)
+
+
+def test_a_faster_stay_leaves_steps_out_and_shows_none_twice(vitals: ForecasterConfig) -> None:
+    stay = synthetic_stay(vitals, 1000, seed=5)
+    stay = stay._replace(x=np.arange(1000, dtype=np.float32)[:, None].repeat(stay.x.shape[1], axis=1))
+    lengths = set()
+    for seed in range(20):
+        found = faster(stay, vitals, np.random.default_rng(seed))
+        steps = found.x[:, 0].astype(int)
+        assert set(np.diff(steps).tolist()) <= {1, 2}
+        assert 1000 / SPEEDS[1] <= found.length <= 1 + 1000 / SPEEDS[0]
+        np.testing.assert_array_equal(found.observed, stay.observed[steps])
+        lengths.add(found.length)
+    assert len(lengths) > 10
