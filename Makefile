@@ -18,8 +18,7 @@ export RECORDINGS
 .PHONY: help install demo test lint typecheck check bench fault train screenshot lock
 
 help:  ## list what can be made
-	@sed -n 's/^\([a-z]*\):.*##/  make \1#/p' $(MAKEFILE_LIST) | column -t -s '#'
-	@awk -F ":.*## " "/^[a-z]+:.*## / {printf \"  make %-11s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
+	@awk -F ":.*## " "/^[a-z]+:.*## / {printf \"  make %-12s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv with vitalcast in it; nothing to do if nothing changed
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
 from schemas.signals import VITALS_BY_NAME, Signal
+
+SIGNIFICANT_DIGITS: Final = 6  # of a signal that is no vital sign: what float32 can tell apart
 
 
 class Witness(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +28,7 @@ class ForecasterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Frozen description of a forecaster; `vital_signs()` is the product's own, `univariate()` the smallest.
 
     groups : signals of one device, whose recent averages are candidates for each other's forecast.
-    hidden, direct : units of the LSTM and of the path past it. Sizes were chosen by skill per cost (docs/model.md).
+    hidden, direct : units of the LSTM and of the path past it. Chosen by skill per cost (docs/experiments.md).
     """
 
     inputs: tuple[Signal, ...]
@@ -102,20 +106,26 @@ def restricted(config: ForecasterConfig, names: Collection[str]) -> ForecasterCo
     )
 
 
-def config_for(ranges: Mapping[str, tuple[float, float]], steps: int) -> ForecasterConfig:
-    """The forecaster for recordings with these columns (smallest and largest value), the longest `steps` long.
+class Column(NamedTuple):
+    """What a column of recordings holds: its smallest and largest value, and the most digits after a point."""
 
-    Vital signs are forecast as such. Columns of another kind, where there is no vital sign at all, are signals of their
-    own, plausible within their range and as much again to either side. Context and horizons shrink with the recordings.
+    low: float
+    high: float
+    decimals: int
+
+
+def config_for(columns: Mapping[str, Column], steps: int) -> ForecasterConfig:
+    """The forecaster for recordings with these columns, the longest `steps` long.
+
+    Vital signs are forecast as such. Where none of the default forecaster's is there, all columns are forecast; what is
+    no vital sign is plausible within its range and as much again to either side, and as precise as it is written, at
+    least to tenths, at most to six significant digits. Context and horizons shrink with the recordings.
     """
     config = vital_signs()
-    if set(config.signals) & set(ranges):
-        config = restricted(config, ranges)
+    if set(config.signals) & set(columns):
+        config = restricted(config, columns)
     else:
-        signals = tuple(
-            Signal(name=name, unit="1", low=low - max(high - low, 1.0), high=high + max(high - low, 1.0))
-            for name, (low, high) in sorted(ranges.items())
-        )
+        signals = tuple(VITALS_BY_NAME.get(name) or _signal_of(name, columns[name]) for name in sorted(columns))
         config = ForecasterConfig(inputs=signals, signals=tuple(signal.name for signal in signals))
     kept = [
         horizon for horizon, ahead in zip(config.horizons_s, config.horizon_steps, strict=True) if ahead <= steps / 3
@@ -125,3 +135,11 @@ def config_for(ranges: Mapping[str, tuple[float, float]], steps: int) -> Forecas
         horizons_s=tuple(kept) or config.horizons_s[:1],
         context_steps=max(min(config.context_steps, steps // 5), 1),
     )
+
+
+def _signal_of(name: str, column: Column) -> Signal:
+    margin = (column.high - column.low) or 1.0
+    largest = max(abs(column.low), abs(column.high)) + margin
+    coarsest = 10.0 ** (math.ceil(math.log10(largest)) - SIGNIFICANT_DIGITS)
+    precision = max(10.0 ** -max(column.decimals, 1), coarsest)
+    return Signal(name=name, unit="1", low=column.low - margin, high=column.high + margin, precision=precision)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import ForecasterConfig
+from model.config import SIGNIFICANT_DIGITS, Column, ForecasterConfig
 from model.steps import NEVER_S, step_value
 from schemas.recordings import read_rows, stay_id_of
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
+
+FRESH_S = 600.0  # a value older than this says little about the next minutes
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -46,20 +48,23 @@ def read_stay(path: Path, config: ForecasterConfig) -> Stay:
     return from_readings(stay_id_of(path), np.array(times), np.array(rows).reshape(len(times), len(names)), config)
 
 
-def survey(paths: Iterable[Path], step_s: int) -> tuple[dict[str, tuple[float, float]], int]:
-    """Smallest and largest value of each column that has any, and the steps of the longest recording."""
-    ranges: dict[str, tuple[float, float]] = {}
+def survey(paths: Iterable[Path], step_s: int) -> tuple[dict[str, Column], int]:
+    """What each column that has any value holds, and the steps of the longest recording."""
+    columns: dict[str, Column] = {}
     longest = 0
     for path in paths:
         times = []
         for row in read_rows(path):
             times.append(row.time)
             for name, value in row.values.items():
-                low, high = ranges.get(name, (value, value))
-                ranges[name] = min(low, value), max(high, value)
+                low, high, decimals = columns.get(name, (value, value, 0))
+                if round(value, decimals) != value:
+                    digits = (n for n in range(decimals, SIGNIFICANT_DIGITS) if round(value, n) == value)
+                    decimals = next(digits, SIGNIFICANT_DIGITS)
+                columns[name] = Column(min(low, value), max(high, value), decimals)
         if times:
             longest = max(longest, int((max(times) - min(times)).total_seconds() // step_s) + 1)
-    return ranges, longest
+    return columns, longest
 
 
 def from_readings(
@@ -154,7 +159,7 @@ def folds(paths: Sequence[Path], count: int, seed: int) -> list[list[Path]]:
 def split(paths: Sequence[Path], hold_out: int, seed: int) -> tuple[list[Path], list[Path]]:
     """(training, held out): `hold_out` stays drawn with `seed` are kept from training."""
     if not 0 <= hold_out < len(paths):
-        raise ValueError(f"cannot hold out {hold_out} of {len(paths)} stays")
+        raise ValueError(f"cannot hold out {hold_out} of {len(paths)} stays: --hold-out must be less")
     ordered = sorted(paths, key=lambda path: path.name)
     drawn = set(np.random.default_rng(seed).permutation(len(ordered))[:hold_out].tolist())
     return [p for i, p in enumerate(ordered) if i not in drawn], [p for i, p in enumerate(ordered) if i in drawn]

@@ -16,14 +16,12 @@ from rich.table import Table
 
 from model.augment import Copy, copies, irregular, rare
 from model.config import ForecasterConfig
-from model.dataset import Floats, Stay, by_length, read_stay, scored_origins, steps_of, truth
+from model.dataset import FRESH_S, Floats, Stay, by_length, read_stay, scored_origins, steps_of, truth
 from model.manifest import Manifest, Score
 from model.predictor import Predictor
 from schemas.recordings import stay_id_of
 
 Doubles = NDArray[np.float64]
-
-FRESH_S = 600.0  # a value older than this says little about the next minutes
 
 
 class Cell(NamedTuple):

@@ -20,7 +20,7 @@ CLIPPED = ((4.0, 0.7), (16.0, 1.0), (64.0, 1.5))
 LAGS = 10
 # Spread statistics, each an average of some deviation: (index of its time constant, weight of the population's prior).
 SPREADS = ((6, 20.0), (3, 3.0), (4, 5.0), (7, 20.0), (7, 10.0), (3, 3.0), (7, 10.0), (5, 3.0))
-LAST_AVERAGE, SHORT, LONG = 3, 1, 4  # indices into TAUS: reference of the spread; the averages other signals see
+SHORT, LONG = 1, 4  # indices into TAUS: the averages that other signals see
 OWN_CANDIDATES = len(TAUS) + len(CLIPPED) + 3 + LAGS
 DESCRIPTORS = 12
 LEVEL_FEATURE = OWN_CANDIDATES  # the first descriptor: how far from usual the last value is
@@ -69,7 +69,6 @@ class Features(nn.Module):
         self.witnesses = len(config.witnesses)
         self.rows_float32 = (len(TAUS) + len(CLIPPED) + len(SPREADS)) * self.signals + 1 + self.witnesses
         self.rows_float16 = (len(TAUS) + LAGS) * self.signals
-        self.shared = 2 * self.witnesses + 1
         self.step_s = float(config.step_s)
         # TorchScript sees attributes, not globals.
         self.averages, self.clipped, self.spreads, self.lags = len(TAUS), len(CLIPPED), len(SPREADS), LAGS

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 
-from schemas.signals import Signal
+from schemas.signals import Signal, known_signals
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pt"
+DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts"
 
 
 class ArtifactError(Exception):
@@ -104,6 +105,10 @@ def read_manifest(directory: Path) -> Manifest:
     names = [signal.name for signal in manifest.inputs]
     if len(set(names)) != len(names):
         raise ArtifactError(f"{path}: an input is named twice")
+    try:
+        known_signals(manifest.inputs)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}") from error
     if not manifest.signals or not set(manifest.signals) <= set(names):
         raise ArtifactError(f"{path}: the forecast signals are not among the inputs")
     if list(manifest.quantile_levels) != sorted(manifest.quantile_levels) or not manifest.horizons_s:

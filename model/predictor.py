@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, read_manifest
 from model.steps import NEVER_S
 
-__all__ = ["DEFAULT_ARTIFACT", "ArtifactError", "Predictor", "torchscript"]
-
-DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts"
+__all__ = ["ArtifactError", "Predictor", "torchscript"]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.augment import Copy, backwards, copies, faster
 from model.config import ForecasterConfig, config_for
-from model.dataset import Stay, read_stay, scored_origins, split, steps_of, survey, truth
+from model.dataset import FRESH_S, Stay, read_stay, scored_origins, split, steps_of, survey, truth
 from model.evaluate import evaluate
 from model.export import Checkpoint, save_checkpoint, write_artifact, write_card
 from model.features import LEVEL_FEATURE, Features, FeatureSet, Scaling
@@ -42,7 +42,6 @@ AVERAGING = 0.995  # of the weights; the average is what is exported
 MEDIAN_WEIGHT = 3.0  # the median is what most readers use
 LEVEL_JITTER = 0.7  # in population spreads: the network must not recognise a patient by the usual level
 STALE_WEIGHT = 0.1  # of origins that are not scored but fresh enough to be served
-FRESH_S = 600.0
 DEGRADED_WEIGHT = 0.5  # the same in degraded copies, where such origins are what is to be learned
 
 

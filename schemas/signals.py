@@ -95,12 +95,7 @@ def known_signals(declared: Iterable[Signal] = ()) -> tuple[Signal, ...]:
         vital = VITALS_BY_NAME.get(signal.name)
         if vital is None:
             extra.append(signal)
-        elif (vital.unit, vital.low, vital.high, vital.precision) != (
-            signal.unit,
-            signal.low,
-            signal.high,
-            signal.precision,
-        ):
+        elif vital.scale != signal.scale:
             raise ValueError(
                 f"signal {signal.name!r} is declared with another unit, range or precision than the contract's"
             )

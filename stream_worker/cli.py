@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -440,7 +441,7 @@ def settings(config: Config = None, bootstrap_servers: Bootstrap = None, app_id:
 def train(
     paths: Recordings,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the weights, and of which stays are kept from training.")] = 0,
     updates: Annotated[
         int | None, typer.Option(metavar="N", help="Steps of the optimiser.", min=1, show_default="the recipe's")
     ] = None,
@@ -460,6 +461,7 @@ def train(
 
     Scores it on held-out ones, and writes an artifact that `worker --model` takes.
     """
+    _needs_train_extra()
     from model.train import UPDATES, train_artifact
 
     with _value_errors_as_usage():
@@ -492,8 +494,9 @@ def evaluate(
 
     On those it has not seen, beside persistence (the last value stays), with plots.
     """
+    _needs_train_extra()
     from model.evaluate import evaluate_artifact
-    from model.predictor import DEFAULT_ARTIFACT
+    from model.manifest import DEFAULT_ARTIFACT
 
     with _value_errors_as_usage():
         report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
@@ -515,6 +518,7 @@ def backtest(
     The worker's own pipeline, without Kafka: alerts per patient-day, episodes that were alerted in time, early warning
     of low blood pressure beside plain rules, and whether probabilities come true.
     """
+    _needs_train_extra()
     from stream_worker.backtest.command import run_backtest
 
     run_backtest(_settings(config, model=model), paths, out, Console(), with_curve=curve)
@@ -529,10 +533,17 @@ def export(
 
     That is TorchScript, manifest and model card.
     """
+    _needs_train_extra()
     from model.export import export_artifact
 
     export_artifact(checkpoint, out)
     print(f"Artifact in {out}. Next: vitalcast evaluate PATH... --model {out}")
+
+
+def _needs_train_extra() -> None:
+    """Refuse at once, not after minutes, where what makes plots and pages is not installed."""
+    if missing := [name for name in ("matplotlib", "jinja2", "sklearn") if find_spec(name) is None]:
+        raise UsageError(f"no {', '.join(missing)} here: pip install 'vitalcast[train]'")
 
 
 def _find(paths: list[Path]) -> list[Path]:

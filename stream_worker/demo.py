@@ -34,7 +34,7 @@ from stream_worker.simulator.feed import admit, history, live, send
 from stream_worker.stopping import stop_on_signals
 from stream_worker.terminal_keys import pressed_keys
 from stream_worker.view.board import Board
-from stream_worker.view.command import address_of
+from stream_worker.view.command import address_of, listening
 from stream_worker.view.link import Link, page_board
 from stream_worker.view.server import serving
 from stream_worker.ward_feed import WardFeed
@@ -150,9 +150,9 @@ def _stop_after(seconds: float, stop: threading.Event) -> Iterator[None]:
 def _page(settings: Settings, board: Board, playback: Playback | None) -> Iterator[str]:
     """The live page, at its usual port or, if that is taken, at a free one; yields its address."""
     try:
-        bound = bind(settings.view_host, settings.view_port, "view")
+        bound = listening(settings, settings.view_port)
     except PortTakenError:
-        bound = bind(settings.view_host, 0, "view")
+        bound = listening(settings, 0)
     with bound, serving(settings, board, Link(), bound, playback):
         yield address_of(settings.view_host, bound.getsockname()[1])
 

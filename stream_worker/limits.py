@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from schemas.reading import LimitRange
 from schemas.signals import VITALS_BY_NAME
+
+ORDER: Final = "severe_low <= low < high <= severe_high must hold"
 
 
 class SignalLimits(BaseModel):
@@ -44,7 +46,7 @@ class SignalLimits(BaseModel):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if not self.is_usable:
-            raise ValueError("severe_low <= low < high <= severe_high must hold, all of them finite")
+            raise ValueError(f"{ORDER}, all of them finite")
         return self
 
     @property
@@ -60,16 +62,17 @@ class SignalLimits(BaseModel):
 
     def overridden(self, override: LimitRange) -> SignalLimits:
         """These limits with those of a stay's `limits` event; a severe limit never stays inside the new mild one."""
-        low = self.low if override.low is msgspec.UNSET else override.low
-        high = self.high if override.high is msgspec.UNSET else override.high
-        return self.model_copy(
-            update={
-                "low": low,
-                "high": high,
-                "severe_low": None if low is None or self.severe_low is None else min(self.severe_low, low),
-                "severe_high": None if high is None or self.severe_high is None else max(self.severe_high, high),
-            }
-        )
+        given = {"low": override.low, "high": override.high}
+        return self.changed({side: limit for side, limit in given.items() if limit is not msgspec.UNSET})
+
+    def changed(self, given: Mapping[str, Any]) -> SignalLimits:
+        """These limits but for what is `given`; severe limits that are not stay outside the mild ones."""
+        new = self.model_copy(update=dict(given))
+        severe = {
+            "severe_low": None if new.low is None or new.severe_low is None else min(new.severe_low, new.low),
+            "severe_high": None if new.high is None or new.severe_high is None else max(new.severe_high, new.high),
+        }
+        return new.model_copy(update={side: limit for side, limit in severe.items() if side not in given})
 
 
 class AlertLimits(RootModel[dict[str, SignalLimits]]):
@@ -86,30 +89,46 @@ class AlertLimits(RootModel[dict[str, SignalLimits]]):
 
 # Mean pressure: 65 mmHg is the target of the Surviving Sepsis Campaign (Evans et al. 2021); below 50 organs fail within
 # minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
-# NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, 5 or 3 min,
-# less the minute that the last of their readings stands for. forecast_probability of the mean pressure: where 82 % of
+# NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, less the
+# minute that the last of their readings stands for. forecast_probability of the mean pressure: where 82 % of
 # hypotensive episodes are announced (docs/alerts.md). Temperature is often taken by hand, every few hours.
 DEFAULT_LIMITS: Final = AlertLimits(
     {
         "abp_mean": SignalLimits(low=65, severe_low=50, forecast_probability=0.083),
-        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, high_delay_s=1800, hysteresis=3),
+        "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, high_delay_s=1740, hysteresis=3),
         "spo2": SignalLimits(low=90, severe_low=85, delay_s=120, hysteresis=1),
         "hr": SignalLimits(
             low=50, high=130, severe_low=40, severe_high=150, delay_s=120, high_delay_s=240, hysteresis=3
         ),
         "resp": SignalLimits(low=8, high=30, severe_low=4, severe_high=45, delay_s=120, high_delay_s=240, hysteresis=1),
-        "temp": SignalLimits(low=35, high=39.5, delay_s=600, hysteresis=0.3, data_lost_s=14_400),
+        "temp": SignalLimits(low=35, high=39.5, delay_s=540, hysteresis=0.3, data_lost_s=14_400),
     }
 )
+
+
+def completed(care_units: Mapping[str, AlertLimits]) -> dict[str, AlertLimits]:
+    """Every unit's limits in full: what a unit does not say is as in "default", and what that does not say as above.
+
+    Raises: ValueError if what is said contradicts what is not.
+    """
+    full: dict[str, AlertLimits] = {"default": DEFAULT_LIMITS}
+    for unit in sorted(care_units, key=lambda name: name != "default"):
+        limits = dict(full["default"].root)
+        for signal, given in care_units[unit].root.items():
+            said = {name: getattr(given, name) for name in given.model_fields_set}
+            limits[signal] = limits.get(signal, SignalLimits()).changed(said)
+            if not limits[signal].is_usable:
+                raise ValueError(f"{unit}.{signal}: {ORDER}, with what is not given as by default")
+        full[unit] = AlertLimits(limits)
+    return full
 
 
 def limits_of(
     care_units: Mapping[str, AlertLimits], care_unit: str | None, overrides: Mapping[str, LimitRange]
 ) -> dict[str, SignalLimits]:
-    """The limits that hold for a stay: the defaults, then its care unit's, then its own."""
-    merged: dict[str, SignalLimits] = dict(care_units.get("default", DEFAULT_LIMITS).root)
-    if care_unit is not None and care_unit in care_units:
-        merged.update(care_units[care_unit].root)
+    """The limits that hold for a stay: its care unit's (`completed`), else the default ones, then its own."""
+    unit = care_units.get(care_unit or "default", care_units["default"])
+    merged: dict[str, SignalLimits] = dict(unit.root)
     for signal, override in overrides.items():
         merged[signal] = merged.get(signal, SignalLimits()).overridden(override)
     return merged

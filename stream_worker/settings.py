@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-import model as _model
-from stream_worker.limits import DEFAULT_LIMITS, AlertLimits
+from model.manifest import DEFAULT_ARTIFACT
+from stream_worker.limits import AlertLimits, completed
 
-DEFAULT_ARTIFACT: Final = Path(str(_model.__file__)).parent / "artifacts"
 DEFAULT_CONFIG: Final = Path("vitalcast.toml")
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -80,18 +79,19 @@ class Settings(BaseSettings):
     dead_letter_limit: float = Field(0.99, gt=0, le=1)
     dead_letter_payload: bool = False
 
-    # Alerts: limits by care unit ("default" for all others), then by signal
+    # Alerts
     # What is raised beyond it makes the kinds that only advise rarer (docs/alerts.md); 0: no budget.
     alert_budget_per_patient_day: float = Field(20.0, ge=0)
     # Alerts of the NEWS2 score too. Off: in intensive care most patients have 5 points or more most of the time.
     news2: bool = False
-    limits: dict[str, AlertLimits] = Field(default_factory=lambda: {"default": DEFAULT_LIMITS})
+    # Limits by care unit ("default" for all others), then by signal; what is not given is as by default.
+    limits: Annotated[dict[str, AlertLimits], AfterValidator(completed)] = Field({}, validate_default=True)
 
     # HTTP
     http_host: str = "127.0.0.1"
     http_port: int = Field(9464, ge=0, le=65_535)
 
-    # The live page: patient data, so any other host than this machine needs a token, and TLS in front of it.
+    # The live page: patient data, so for others than this machine it needs a token, and TLS in front of it.
     view_host: str = "127.0.0.1"
     view_port: int = Field(8765, ge=0, le=65_535)
     view_token: SecretStr | None = Field(None, min_length=MIN_TOKEN_LENGTH)
@@ -125,8 +125,6 @@ class Settings(BaseSettings):
         for name, path in {**tls, "sasl_password_file": self.sasl_password_file}.items():
             if path is not None and not path.is_file():
                 raise ValueError(f"{name}: no such file")
-        if self.view_host not in LOOPBACK and self.view_token is None:
-            raise ValueError(f"view_host {self.view_host} is not this machine alone: set view_token")
         return self
 
     @property

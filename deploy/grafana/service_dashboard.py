@@ -137,7 +137,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Dead letters by reason",
             "eps",
             {"{{reason}}": per_second("vitalcast_dead_letters_total", "reason")},
-            "Why records left no forecast. The runbook of a reason starts at the sender.",
+            "Why records left no forecast: what a sender has to mend.",
         ),
         Panel(
             "Values ignored by reason",

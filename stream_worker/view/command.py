@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from contextlib import closing
 
 from rich.console import Console
 
 from stream_worker.health import bind
-from stream_worker.settings import Settings
+from stream_worker.settings import LOOPBACK, Settings, SettingsError
 from stream_worker.stopping import stop_on_signals
 from stream_worker.view.link import Link, follow, page_board
 from stream_worker.view.server import serving
@@ -18,11 +19,14 @@ from stream_worker.ward_feed import WardFeed
 def run_view(settings: Settings, console: Console, duration_s: float | None = None) -> None:
     """Serve the page of the settings' topics until Ctrl-C, or for so many seconds.
 
-    Raises: BrokerUnreachableError, KafkaFaultError, PortTakenError.
+    Raises: SettingsError, BrokerUnreachableError, KafkaFaultError, PortTakenError.
     """
     board, link = page_board(settings), Link()
-    feed = WardFeed(settings, every_forecast=True)
-    with closing(feed), bind(settings.view_host, settings.view_port, "view") as bound, stop_on_signals() as stop:
+    with (
+        listening(settings, settings.view_port) as bound,
+        closing(WardFeed(settings, every_forecast=True)) as feed,
+        stop_on_signals() as stop,
+    ):
         address = address_of(settings.view_host, bound.getsockname()[1])
         reader = threading.Thread(target=follow, args=(settings, feed, board, link, stop), name="reader", daemon=True)
         reader.start()
@@ -33,6 +37,16 @@ def run_view(settings: Settings, console: Console, duration_s: float | None = No
             stop.wait(duration_s)
         stop.set()
         reader.join(3)
+
+
+def listening(settings: Settings, port: int) -> socket.socket:
+    """A socket for the page at `port`; 0: at a free one.
+
+    Raises: SettingsError if others than this machine could look without a token; PortTakenError.
+    """
+    if settings.view_host not in LOOPBACK and settings.view_token is None:
+        raise SettingsError(f"view_host {settings.view_host} is not this machine alone: set view_token")
+    return bind(settings.view_host, port, "view")
 
 
 def address_of(host: str, port: int) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.predictor import DEFAULT_ARTIFACT, Predictor
+from model.manifest import DEFAULT_ARTIFACT
+from model.predictor import Predictor
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
 from stream_worker.stays import Stays

@@ -11,8 +11,7 @@ import pytest
 
 from model.config import vital_signs
 from model.export import write_artifact
-from model.manifest import read_manifest
-from model.predictor import DEFAULT_ARTIFACT
+from model.manifest import DEFAULT_ARTIFACT, read_manifest
 from model.train import fit
 from stream_worker.stays import BODY, HEAD, PARTITION, Layout, PartitionState
 from tests.conftest import WorkerStarter

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from model.predictor import DEFAULT_ARTIFACT, Predictor
+from model.manifest import DEFAULT_ARTIFACT
+from model.predictor import Predictor
 from stream_worker.stays import BODY, HEAD, PARTITION, Layout
 from tests.kafka_client import Topics, read_committed
 

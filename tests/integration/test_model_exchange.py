@@ -13,8 +13,7 @@ import pytest
 
 from model.config import ForecasterConfig, univariate, vital_signs
 from model.export import write_artifact
-from model.manifest import read_manifest
-from model.predictor import DEFAULT_ARTIFACT
+from model.manifest import DEFAULT_ARTIFACT, read_manifest
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed

@@ -12,7 +12,8 @@ import pytest
 
 from model.dataset import from_readings
 from model.evaluate import config_of, evaluate
-from model.predictor import DEFAULT_ARTIFACT, Predictor
+from model.manifest import DEFAULT_ARTIFACT
+from model.predictor import Predictor
 from schemas.reading import Reading
 from schemas.recordings import Row, find_recordings, read_rows
 from stream_worker.pipeline import Pipeline

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from model.predictor import DEFAULT_ARTIFACT
+from model.manifest import DEFAULT_ARTIFACT
 from tests.kafka_broker import Broker, free_port
 from tests.kafka_client import Topics, create_topics
 from tests.worker_process import run_vitalcast

@@ -17,8 +17,8 @@ from model.config import ForecasterConfig
 from model.dataset import Stay, read_stay
 from model.evaluate import evaluate
 from model.export import write_artifact
-from model.manifest import ArtifactError, read_manifest, write_manifest
-from model.predictor import DEFAULT_ARTIFACT, Predictor
+from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest, write_manifest
+from model.predictor import Predictor
 from tests.model.synthetic import NO_TRAINING, synthetic_stay, untrained
 
 

@@ -9,26 +9,28 @@ import msgspec
 import numpy as np
 import pytest
 
-from model.config import ForecasterConfig, config_for, restricted
+from model.config import Column, ForecasterConfig, Witness, config_for, restricted
 from model.dataset import read_stay, survey
 from model.evaluate import config_of, evaluate
 from model.predictor import Predictor
 from model.train import train_artifact
+from schemas.signals import VITALS_BY_NAME, known_signals
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        {"signals": ("temp",)},
-        {"signals": ()},
-        {"groups": (("hr", "pulse"),)},
-        {"horizons_s": (90,)},
-        {"quantile_levels": (0.1, 0.9)},
-        {"quantile_levels": (0.9, 0.5, 0.1)},
+        ({"signals": ("temp",), "groups": (), "witnesses": ()}, "the forecast signals must be among the inputs"),
+        ({"signals": (), "groups": (), "witnesses": ()}, "the forecast signals must be among the inputs"),
+        ({"groups": (("hr", "pulse"),)}, "a group may hold forecast signals only"),
+        ({"witnesses": (Witness(name="pulse", of="pulse", memory_s=60.0),)}, "a witness is an input"),
+        ({"horizons_s": (90,)}, "horizons must be whole steps"),
+        ({"quantile_levels": (0.1, 0.9)}, "quantile levels must rise"),
+        ({"quantile_levels": (0.9, 0.5, 0.1)}, "quantile levels must rise"),
     ],
 )
-def test_contradictions_are_refused(vitals: ForecasterConfig, change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r".+"):
+def test_contradictions_are_refused(vitals: ForecasterConfig, change: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
         msgspec.structs.replace(vitals, **change)
 
 
@@ -40,8 +42,33 @@ def test_missing_columns_take_what_depends_on_them_along(vitals: ForecasterConfi
 
 
 def test_vital_signs_are_recognised_by_their_columns(vitals: ForecasterConfig) -> None:
-    ranges = {signal.name: (50.0, 90.0) for signal in vitals.inputs}
-    assert config_for({**ranges, "weight": (60.0, 90.0)}, 10_000) == vitals
+    columns = {signal.name: Column(50.0, 90.0, 1) for signal in vitals.inputs}
+    assert config_for({**columns, "weight": Column(60.0, 90.0, 0)}, 10_000) == vitals
+
+
+def test_a_vital_sign_that_the_default_does_not_forecast_keeps_its_unit_and_range() -> None:
+    config = config_for({"temp": Column(36.0, 39.0, 1), "mood": Column(1.0, 5.0, 0)}, 10_000)
+    assert config.signals == ("mood", "temp")
+    assert config.inputs[1] == VITALS_BY_NAME["temp"]
+    assert known_signals(config.inputs)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "precision"),
+    [(0.0, 0.049, 0.001, 0.001), (0, 19, 1, 0.1), (0, 1, 1 / 3, 1e-5), (0, 2e9, 12_345_678.9, 1e4), (5, 5, 1, 0.1)],
+)
+def test_other_columns_are_as_precise_as_they_are_written(
+    tmp_path: Path, low: float, high: float, step: float, precision: float
+) -> None:
+    path = tmp_path / "x.csv.gz"
+    values = np.arange(low, high + step / 2, step)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write("time,value\n")
+        file.writelines(f"2026-01-01T{i // 60:02d}:{i % 60:02d}:00Z,{v:.9g}\n" for i, v in enumerate(values.tolist()))
+    config = config_for(*survey([path], 60))
+    assert config.inputs[0].precision == pytest.approx(precision)
+    read = read_stay(path, config).x[:, 0]
+    np.testing.assert_allclose(read, values, atol=0.51 * config.inputs[0].precision)
 
 
 def test_the_number_after_nineteen_is_twenty(tmp_path: Path) -> None:

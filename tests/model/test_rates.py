@@ -8,7 +8,8 @@ import pytest
 from model.config import ForecasterConfig
 from model.dataset import Stay, from_readings
 from model.evaluate import Evaluation, evaluate, evaluate_sparse
-from model.predictor import DEFAULT_ARTIFACT, Predictor
+from model.manifest import DEFAULT_ARTIFACT
+from model.predictor import Predictor
 from tests.model.synthetic import synthetic_stay, synthetic_values
 
 MINUTES = 90

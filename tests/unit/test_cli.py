@@ -8,25 +8,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from stream_worker.cli import app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError
 from tests.worker_process import run_vitalcast
 
-COMMANDS = (
-    "demo",
-    "worker",
-    "replay",
-    "simulate",
-    "watch",
-    "view",
-    "settings",
-    "train",
-    "evaluate",
-    "export",
-    "topics",
-)
+COMMANDS = tuple(getattr(get_command(app), "commands", ()))
+SUBCOMMANDS = (["topics", "create"], ["topics", "check"], ["state", "show"], ["state", "forget"])
 CLOSED = "127.0.0.1:1"  # nothing listens on port 1
 
 
@@ -38,7 +28,7 @@ def test_help_names_every_command_and_says_what_it_is_for() -> None:
     assert "..." not in text.partition("Commands:")[2], "a command's summary is cut off"
 
 
-@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["topics", "create"], ["topics", "check"]])
+@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), *SUBCOMMANDS])
 def test_every_command_explains_itself(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
