@@ -24,7 +24,7 @@ from stream_worker.log import describe
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import SCORING, Stays
+from stream_worker.stays import NEVER, SCORING, Stays
 
 log = structlog.get_logger("vitalcast")
 
@@ -110,31 +110,38 @@ class ReadingsAgent:
     async def process(self, chunk: Chunk) -> None:
         """Take a chunk; returns when the lanes have taken over. Partitions that were lost while it waited are left out:
         whoever has them now reads their records.
+
+        Every lane has its work before anything waits: a heartbeat that is queued meanwhile commits the position that
+        the chunk has moved to, and must come after the chunk's outputs.
         """
         ours = {tp.partition: records for tp, records in chunk.items() if tp in self.lanes}
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
         now = _newest_timestamp_us(ours) if is_redone else now_us()
         results = self.pipeline.process(ours, now)
+        hopeless = []
         for partition, result in results.items():
             if result.newest_us is not None:
                 self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
             timestamps = np.array([record.timestamp for record in ours[partition]], np.float64) / 1000
             if is_redone:  # all else was published before the state was lost
-                await self._hand_over(lanes[partition], ChunkResult(state=result.state))
+                self._hand_over(lanes[partition], ChunkResult(state=result.state))
                 continue
-            await self._hand_over(lanes[partition], result, timestamps)
+            self._hand_over(lanes[partition], result, timestamps)
             if self._is_nearly_all_dead(partition, len(ours[partition]), len(result.dead_letters)):
-                await lanes[partition].drain()  # a start goes on from here
-                raise LaneFailure("nearly all records are dead letters")
+                hopeless.append(partition)
+        if hopeless:
+            await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
+            raise LaneFailure("nearly all records are dead letters")
+        await asyncio.gather(*(lanes[partition].room() for partition in results))
         self._observe_inference()
         if self.shadow is not None:
             self._run_shadow(self.shadow, ours, now, is_counted=not is_redone)
 
-    async def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
+    def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
         settings = self._settings
         next_offset = self.pipeline.stays.next_offsets.get(lane.partition.partition)
-        await lane.add(
+        lane.put(
             Work(
                 outputs={
                     settings.forecasts_topic: list(result.forecasts),
@@ -232,10 +239,9 @@ class ReadingsAgent:
         if self.shadow is not None:
             self.shadow.chain.prime_outdated()
         self.partitions = partitions
+        newest_us = {partition: stays.head["newest"][stays.in_partition(partition)] for partition in partitions}
         self._newest_us = {
-            partition: int(stays.head["newest"][slots].max())
-            for partition in partitions
-            if len(slots := stays.in_partition(partition))
+            partition: int(times.max()) for partition, times in newest_us.items() if times.max(initial=NEVER) != NEVER
         }
         self.metrics.recovery.observe(seconds)
         self._set_ready(is_ready=True)
@@ -258,7 +264,7 @@ class ReadingsAgent:
 
     # --- timers ---
 
-    async def tick(self, lag_of: Callable[[int], int | None]) -> None:
+    def tick(self, lag_of: Callable[[int], int | None]) -> None:
         """What happens without readings, about once a second: heartbeats, silence, gauges."""
         now = now_us()
         for topic_partition, lane in list(self.lanes.items()):
@@ -271,22 +277,20 @@ class ReadingsAgent:
             if lag == 0:
                 result = self.pipeline.check_silence(partition, now)
                 if result.alerts or result.state:
-                    await self._hand_over(lane, result)
+                    self._hand_over(lane, result)
                 if self.shadow is not None:
                     self.shadow.check_silence(partition, now)
             if time.monotonic() - self._beat_at.get(partition, -np.inf) >= self._settings.heartbeat_s:
                 self._beat_at[partition] = time.monotonic()
-                await self.beat(lane)
+                self.beat(lane)
         self._show(now)
 
-    async def beat(self, lane: Lane, *, is_stopping: bool = False) -> None:
+    def beat(self, lane: Lane, *, is_stopping: bool = False) -> None:
         """Write the partition's heartbeat."""
         partition = lane.partition.partition
         newest_us = self._newest_us.get(partition)
-        if newest_us is not None and newest_us < 0:
-            newest_us = None
         beat = self.pipeline.encoder.heartbeat(partition, newest_us, now_us(), is_stopping=is_stopping)
-        await self._hand_over(lane, ChunkResult(alerts=[beat]))
+        self._hand_over(lane, ChunkResult(alerts=[beat]))
 
     def _show(self, now: int) -> None:
         stays, metrics = self.pipeline.stays, self.metrics

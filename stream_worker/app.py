@@ -15,7 +15,7 @@ from typing import Any, Final
 import faust
 import structlog
 import torch
-from aiokafka import TopicPartition
+from faust.types import TP
 from mode import Service
 
 from model.predictor import Predictor
@@ -112,7 +112,7 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         events.info("stopping")
         agent.on_stopping()
         for lane in list(app.consumer.lanes.values()):
-            await agent.beat(lane, is_stopping=True)
+            agent.beat(lane, is_stopping=True)
 
     app.add_dependency(Surroundings(app, settings, agent, bound))
     return app
@@ -150,7 +150,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
             if self._has_joined and not app.rebalancing:
                 agent.lanes = app.consumer.lanes
                 try:
-                    await agent.tick(lambda partition: _lag(app, self._settings, agent, partition))
+                    agent.tick(lambda partition: _lag(app, self._settings, agent, partition))
                 except Exception as error:
                     agent.fail(error)
             await self.sleep(TICK_S)
@@ -189,10 +189,12 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
 
 def _lag(app: faust.App, settings: Settings, agent: ReadingsAgent, partition: int) -> int | None:
     """Records that are not processed yet; None while that is not known."""
-    end = app.consumer.highwater(TopicPartition(settings.readings_topic, partition))
+    tp = TP(settings.readings_topic, partition)
+    end: int | None = app.consumer.highwater(tp)
     if end is None:
         return None
-    return max(0, int(end) - agent.pipeline.stays.next_offsets.get(partition, 0))
+    done: int = max(agent.pipeline.stays.next_offsets.get(partition, 0), app.consumer.done_until.get(tp, 0))
+    return max(0, end - done)
 
 
 def _load(settings: Settings, path: Path, role: str) -> Predictor:

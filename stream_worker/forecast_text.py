@@ -25,7 +25,6 @@ _LARGEST: Final = 9999  # quanta: 999.9, five characters
 _NUMBER: Final = 5
 _CELL: Final = _NUMBER + 1
 _DAY_US: Final = 86_400_000_000
-_AT: Final = len("YYYY-MM-DDTHH:MM:SSZ")
 
 
 def _cells(after: str) -> NDArray[np.uint64]:

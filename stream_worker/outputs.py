@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from math import isnan
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -25,6 +25,9 @@ from stream_worker.forecast_text import ForecastText, Numbers
 from stream_worker.stays import Layout
 
 Ints = NDArray[np.int64]
+
+# A record came within the broker's limit, by default 1,048,588 bytes, and what tells of it must too.
+MAX_DEAD_LETTER_BYTES: Final = 900_000
 
 
 @lru_cache(maxsize=65_536)
@@ -191,14 +194,16 @@ class OutputEncoder:
         rejection: Rejection,
         received_at: datetime,
     ) -> tuple[bytes | None, bytes]:
-        """Key (as received) and value of a dead letter."""
+        """Key (as received) and value of a dead letter; what would not fit into a record is left out."""
         payload = value or b""
+        key = key if key is None or len(key) <= MAX_DEAD_LETTER_BYTES else None
+        has_payload = self._with_payload and len(key or b"") + len(payload) * 4 // 3 <= MAX_DEAD_LETTER_BYTES
         letter = DeadLetter(
             reason=rejection.reason,
             detail=rejection.detail,
             source=Source(self._topic, partition, offset),
             received_at=received_at,
             payload_sha256=hashlib.sha256(payload).hexdigest(),
-            payload=base64.b64encode(payload).decode() if self._with_payload else None,
+            payload=base64.b64encode(payload).decode() if has_payload else None,
         )
         return key, codec.encode(letter)

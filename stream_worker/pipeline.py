@@ -308,6 +308,7 @@ class _Chunk:
         gap_us = np.where(newest == NEVER, 0, observed_us - newest)
         for slot in slots[gap_us > self.p._reset_us].tolist():
             self.stays.start_anew(slot)
+            self.changed_scorings.add(slot)
         silent_since: Ints = np.where(gap_us >= self.p._stale_us, newest, NEVER)
         return silent_since
 
@@ -316,7 +317,7 @@ class _Chunk:
         observed_us, observed = readings.observed_us[rows], readings.observed[rows]
         newest_before = head["newest"][slots]
         newest = np.maximum(newest_before, observed_us)
-        advance_us = np.where(newest_before == NEVER, 0, newest - np.maximum(newest_before, 0))
+        advance_us = np.where(newest_before == NEVER, 0, newest - newest_before)
         offsets_before = head["offset"][slots]
         step = observed_us // layout.step_us
         newest_step = newest // layout.step_us
@@ -432,7 +433,7 @@ class _Chunk:
         slot = self.stays.find(partition, event.stay_id)
         if slot is not None and offset <= self.stays.head["offset"][slot]:
             return
-        if event.limits is not None and not self._can_apply(slot, event.limits):
+        if event.event == "limits" and event.limits is not None and not self._can_apply(slot, event.limits):
             self._reject(row, Rejection("schema", "limits that contradict those in force"))
             return
         self.outcomes[row] = "event"

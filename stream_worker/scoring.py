@@ -74,11 +74,6 @@ class Tally:
         self.absolute_error = np.zeros((signals, horizons))
         self.persistence_error = np.zeros((signals, horizons))
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was scored."""
-        return not self.covered.any()
-
     def add(
         self, signal: Ints, horizon: Ints, truth: Ints, last: Ints, quantiles: Ints, precision: NDArray[np.float64]
     ) -> Bools:

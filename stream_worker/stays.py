@@ -175,6 +175,7 @@ class AlertEntry(Excursion, array_like=True):
     is_held: bool = False  # would be raised, were it not held back
     figure: float | None = None  # what was last told of it, where a change of that is worth telling
     known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
+    raised_us: int = NEVER  # when it was raised
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -379,41 +380,51 @@ class Stays:
             shared.pop(partition, None)
 
     def load(self, partition: int, records: Mapping[bytes, bytes]) -> int:
-        """Take over a partition's newest changelog records by key; returns how many could not be used as they are."""
+        """Take over a partition's newest changelog records by key; returns how many cannot be used.
+
+        If any, the caller forgets the partition: its state is made again from its readings.
+        """
         lost = 0
         for key, value in records.items():
             kind, stay_id = key[:1], key[1:].decode()
             if kind == PARTITION:
-                shared = msgspec.msgpack.decode(value, type=PartitionState)
-                self.next_offsets[partition], self.budgets[partition] = shared.next_offset, shared.budget
+                lost += not self._load_shared(partition, value)
             elif kind == HEAD:
                 body, scoring = records.get(BODY + key[1:]), records.get(SCORING + key[1:])
                 lost += not self._load_stay(partition, stay_id, value, body, scoring)
         return lost
 
-    def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
-        """Join what belongs together. False if it cannot be used: the stay then starts anew at its next reading."""
-        layout = self.layout
-        if not self._is_ours(head, layout.head.itemsize + 1):
+    def _load_shared(self, partition: int, record: bytes) -> bool:
+        try:
+            shared = msgspec.msgpack.decode(record, type=PartitionState)
+        except msgspec.DecodeError:
             return False
-        slot = self.find_or_add(partition, stay_id)
-        row = np.frombuffer(head, layout.head, 1)
+        self.next_offsets[partition], self.budgets[partition] = shared.next_offset, shared.budget
+        return shared.encoding == ENCODING
+
+    def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
+        """Join what belongs together; False if it cannot be used."""
+        layout = self.layout
+        if (
+            not self._is_ours(head, layout.head.itemsize + 1)
+            or body is None
+            or not self._is_ours(body, layout.state_at)
+        ):
+            return False
         try:
             extras = _decode_extras(head[layout.head.itemsize :])
         except msgspec.DecodeError:
             return False
-        self.extras[slot] = extras
-        self.has_alerts[slot] = extras.has_alerts
-        if body is None or not self._is_ours(body, layout.state_at):
-            self.head["offset"][slot] = row["offset"][0]
-            return False
+        row = np.frombuffer(head, layout.head, 1)
         # Another model's state may have another size: all before it is read, and the state primed again.
         stored = np.frombuffer(body[: layout.body.itemsize].ljust(layout.body.itemsize, b"\0"), layout.body, 1)
+        if stored["step"][0] != row["closed_step"][0]:
+            return False
+        slot = self.find_or_add(partition, stay_id)
+        self.extras[slot] = extras
+        self.has_alerts[slot] = extras.has_alerts
         self.head[slot] = row[0]
         self.body[slot] = stored[0]
-        if stored["step"][0] != row["closed_step"][0]:
-            self.start_anew(slot)
-            return False
         if scoring is not None and self._is_ours(scoring, layout.scoring.itemsize):
             self.scoring[slot] = np.frombuffer(scoring, layout.scoring, 1)[0]
         self._derive(slot)
@@ -430,6 +441,9 @@ class Stays:
         layout, steps = self.layout, self.layout.manifest.context_steps
         window = self.body["window"][slot][:, layout.forecast_inputs]
         self.is_filled[slot] = (window != layout.missing).any(axis=1)
+        closed, newest = int(self.head["closed_step"][slot]), int(self.head["newest"][slot]) // layout.step_us
+        if closed != NEVER:  # the rows of steps that are open still hold what was there a window ago
+            self.is_filled[slot, np.arange(closed + 1, newest + 1) % steps] = False
         for open_bin in self.head["bins"][slot]:
             if open_bin["step"] > self.head["closed_step"][slot]:
                 self.is_filled[slot, open_bin["step"] % steps] = bool((open_bin["count"][layout.forecast] > 0).any())

@@ -16,15 +16,18 @@ REPLICATION: Final = 3
 MIN_INSYNC_REPLICAS: Final = 2
 # Kafka compacts only closed segments: ones smaller than its default of 1 GiB keep the state short to read at a start.
 CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
+TIMESTAMP_TYPE: Final = "message.timestamp.type"
+ARRIVAL: Final = "LogAppendTime"
 
 Cleanup = Literal["delete", "compact"]
 
 
 class WantedTopic(NamedTuple):
-    """A topic as Vitalcast needs it."""
+    """A topic as Vitalcast needs it. `arrival`: its records' times should be the broker's, not their senders'."""
 
     name: str
     cleanup: Cleanup
+    arrival: bool = False
 
 
 class FoundTopic(NamedTuple):
@@ -33,6 +36,7 @@ class FoundTopic(NamedTuple):
     partitions: int
     replicas: int
     cleanup: str
+    arrival: bool
 
 
 class TopicReport(NamedTuple):
@@ -58,8 +62,12 @@ class TopicsResult(NamedTuple):
 
 def wanted_topics(settings: Settings) -> list[WantedTopic]:
     """The readings topic first, then what the worker writes, its state last."""
-    written = (settings.readings_topic, *settings.output_topics)
-    return [*(WantedTopic(name, "delete") for name in written), WantedTopic(settings.changelog_topic, "compact")]
+    return [
+        # A stay is silent if nothing arrives: told by its sender's clock, one that is slow would always be.
+        WantedTopic(settings.readings_topic, "delete", arrival=True),
+        *(WantedTopic(name, "delete") for name in settings.output_topics),
+        WantedTopic(settings.changelog_topic, "compact"),
+    ]
 
 
 def problem_of(topic: WantedTopic, found: FoundTopic | None, readings_partitions: int) -> str | None:
@@ -136,7 +144,12 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
         )
         for topic in wanted
     ]
-    return TopicsResult(reports, [])
+    warnings = [
+        f"topic {topic.name}: {TIMESTAMP_TYPE} should be {ARRIVAL}, or a sender whose clock is slow counts as silent"
+        for topic in wanted
+        if topic.arrival and (there := found.get(topic.name)) is not None and not there.arrival
+    ]
+    return TopicsResult(reports, warnings)
 
 
 def _find(client: KafkaAdminClient, topics: Sequence[WantedTopic]) -> Mapping[str, FoundTopic]:
@@ -145,13 +158,14 @@ def _find(client: KafkaAdminClient, topics: Sequence[WantedTopic]) -> Mapping[st
     described = [topic for topic in client.describe_topics() if topic["name"] in names and topic["error_code"] == 0]
     if not described:
         return {}
-    resources = [ConfigResource("topic", topic["name"], ["cleanup.policy"]) for topic in described]
+    resources = [ConfigResource("topic", topic["name"], ["cleanup.policy", TIMESTAMP_TYPE]) for topic in described]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
     return {
         topic["name"]: FoundTopic(
             partitions=len(topic["partitions"]),
             replicas=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
             cleanup=configs[topic["name"]]["cleanup.policy"]["value"],
+            arrival=configs[topic["name"]][TIMESTAMP_TYPE]["value"] == ARRIVAL,
         )
         for topic in described
     }
@@ -163,6 +177,8 @@ def _new_topic(topic: WantedTopic, partitions: int, brokers: int) -> NewTopic:
         "cleanup.policy": topic.cleanup,
         "min.insync.replicas": str(MIN_INSYNC_REPLICAS if is_replicated else 1),
     }
+    if topic.arrival:
+        config[TIMESTAMP_TYPE] = ARRIVAL
     if topic.cleanup == "compact":
         config["segment.bytes"] = str(CHANGELOG_SEGMENT_BYTES)
     return NewTopic(topic.name, partitions, REPLICATION if is_replicated else 1, topic_configs=config)

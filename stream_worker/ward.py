@@ -6,7 +6,7 @@ Pure: records go in, nothing else. The terminal table and any other view read th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from schemas.alert import Alert, Heartbeat, Priority
@@ -19,6 +19,7 @@ RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info":
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
 # The worker's heartbeats come every 10 s by default: three in a row missed.
 SILENT_AFTER: Final = timedelta(seconds=30)
+FORGET_EVERY: Final = timedelta(hours=1)
 
 Trend = Literal["up", "down", "steady"]
 Record = Reading | StayEvent | Forecast | Alert | Heartbeat | DeadLetter
@@ -84,9 +85,11 @@ class Ward:
     Other records may come in any order, so that the past can be read after the present.
     """
 
-    def __init__(self, stale_after: timedelta) -> None:
-        """`stale_after`: a stay unobserved for longer is stale."""
+    def __init__(self, stale_after: timedelta, forget_after: timedelta) -> None:
+        """A stay unobserved for longer than `stale_after` is stale, one without an open alert is forgotten later."""
         self._stale_after = stale_after
+        self._forget_after = forget_after
+        self._forgot_at = datetime.min.replace(tzinfo=UTC)
         self.beds: dict[str, Bed] = {}
         self.newest: datetime | None = None  # event time
         self._alerts: dict[str, Alert] = {}
@@ -108,6 +111,18 @@ class Ward:
                 self._heartbeats[record.partition] = record
             case DeadLetter():
                 pass
+        if self.newest is not None and self.newest - self._forgot_at >= FORGET_EVERY:
+            self._forget(self.newest)
+
+    def _forget(self, now: datetime) -> None:
+        """Let go of stays that nobody has heard of for long and that have no open alert, as the worker does."""
+        self._forgot_at = now
+        alerting = {alert.stay_id for alert in self._alerts.values()}
+        for stay_id, bed in [*self.beds.items()]:
+            heard = bed.newest or (bed.forecast.issued_at if bed.forecast else None)
+            if stay_id not in alerting and (heard is None or now - heard > self._forget_after):
+                del self.beds[stay_id]
+        self._ended = {stay_id: at for stay_id, at in self._ended.items() if now - at <= self._forget_after}
 
     @property
     def open_alerts(self) -> list[Alert]:
@@ -190,7 +205,7 @@ class Ward:
     def _place_event(self, event: StayEvent) -> None:
         if event.event != "ended":
             return
-        self._ended[event.stay_id] = event.at
+        self._ended[event.stay_id] = max(event.at, self._ended.get(event.stay_id, event.at))
         bed = self.beds.get(event.stay_id)
         if bed is not None and (bed.newest is None or bed.newest <= event.at):
             del self.beds[event.stay_id]
@@ -247,7 +262,8 @@ def usable_values(reading: Reading) -> dict[str, float]:
     usable = {}
     for name, value in reading.vitals.items():
         signal = VITALS_BY_NAME.get(name)
-        if signal is None or value is None or (reading.quality or {}).get(name) == "invalid":
+        quality = (reading.quality or {}).get(name) or "good"
+        if signal is None or value is None or quality not in ("good", "questionable"):
             continue
         unit = (reading.units or {}).get(name) or signal.unit
         factor_offset = conversion(signal, unit)

@@ -11,7 +11,7 @@ import msgspec
 from kafka.structs import TopicPartition
 
 from schemas.codec import InvalidReading, decode, decode_output
-from schemas.reading import Reading
+from schemas.reading import Reading, StayEvent
 from stream_worker import clients
 from stream_worker.settings import Settings
 from stream_worker.ward import Message, Record, Ward
@@ -92,25 +92,31 @@ class WardFeed:
 
 def take_in(ward: Ward, record: Any, settings: Settings) -> None:
     """Apply one record of the three topics, as kafka-python has it, if it can be read and its time can be true."""
-    decoded = _decode(record.value, is_reading=record.topic == settings.readings_topic)
+    is_reading = record.topic == settings.readings_topic
+    decoded = _decode(record.value, settings.max_message_bytes, is_reading=is_reading)
     if decoded is None or _is_of_the_future(decoded, record.timestamp / 1000 + settings.max_future_s):
         return
     ward.apply(decoded, Message(record.topic, record.partition, record.offset, record.timestamp, record.value))
 
 
-def _decode(value: bytes | None, *, is_reading: bool) -> Record | None:
+def _decode(value: bytes | None, max_bytes: int, *, is_reading: bool) -> Record | None:
     """The record, or None: what does not decode is the worker's to report, not the viewer's."""
     try:
         if is_reading:
-            return decode(value)
+            return decode(value, max_bytes)
         return None if value is None else decode_output(value)
     except (InvalidReading, msgspec.DecodeError):
         return None
 
 
 def _is_of_the_future(record: Record, latest_s: float) -> bool:
-    """Whether it is a reading that the worker rejects for its time, which would make all others look old."""
-    return isinstance(record, Reading) and record.observed_at.timestamp() > latest_s
+    """Whether the worker rejects it for its time: it would make all others look old, or a stay look over for good."""
+    match record:
+        case Reading():
+            return record.observed_at.timestamp() > latest_s
+        case StayEvent():
+            return record.at.timestamp() > latest_s
+    return False
 
 
 def _newest_by_key(records: Iterable[Any]) -> list[Any]:

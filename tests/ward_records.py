@@ -65,7 +65,7 @@ def alert(alert_id: str = "x", stay_id: str = "a", minutes: float = 0, **changes
 
 def ward_of(*records: Any) -> Ward:
     """A ward that has seen these records."""
-    ward = Ward(STALE_AFTER)
+    ward = Ward(STALE_AFTER, timedelta(days=1))
     for record in records:
         ward.apply(record)
     return ward

@@ -188,7 +188,7 @@ def _raise(
         return None
     entry.is_held = False
     entry.priority = "high" if is_high else finding.priority
-    entry.raised_offset = offset
+    entry.raised_offset, entry.raised_us = offset, at_us
     entry.revision = 0
     entry.figure = finding.figure
     entry.rested_until_us = at_us + int(finding.rearm_s * SECOND)
@@ -304,7 +304,8 @@ def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
     _rest(entries, key, raised.at_us)
     cleared = _cleared(key, announced, raised.at_us, "superseded")
     cleared.superseded_by = raised.key
-    cleared.lead_time_s = max(0.0, (raised.since_us - announced.since_us) / SECOND)
+    if announced.raised_us != NEVER:  # as in a state of before that was kept
+        cleared.lead_time_s = max(0.0, (raised.since_us - announced.raised_us) / SECOND)
     yield cleared
 
 

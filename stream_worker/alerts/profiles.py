@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from schemas.reading import LimitRange
 from stream_worker.alerts.rules import LimitRule, limit_rules
 from stream_worker.limits import AlertLimits, SignalLimits, limits_of
 
-MAX_UNITS: Final = 1000  # remembered at once: a sender can make up any number of care units
+MAX_PROFILES: Final = 1000  # remembered at once: a sender can make up any number of care units
 
 
 class Profile(NamedTuple):
@@ -30,7 +30,7 @@ class Profiles:
         """`signals` are those forecast, in order."""
         self._limits = limits
         self._signals = signals
-        self._by_unit: dict[str | None, Profile] = {}
+        self._made: dict[tuple[Any, ...], Profile] = {}
 
     @property
     def units(self) -> Collection[str]:
@@ -39,15 +39,14 @@ class Profiles:
 
     def of(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
         """The profile of a stay in `care_unit` that has limits of its `own`."""
-        if own:
-            return self._made(care_unit, own)
-        if care_unit not in self._by_unit:
-            if len(self._by_unit) >= MAX_UNITS:
-                self._by_unit.clear()
-            self._by_unit[care_unit] = self._made(care_unit, {})
-        return self._by_unit[care_unit]
+        key = care_unit, *own.items()
+        if key not in self._made:
+            if len(self._made) >= MAX_PROFILES:
+                self._made.clear()
+            self._made[key] = self._make(care_unit, own)
+        return self._made[key]
 
-    def _made(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
+    def _make(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
         limits = limits_of(self._limits, care_unit, own)
         return Profile(
             limit_rules(limits), limit_values(limits, self._signals, "low"), limit_values(limits, self._signals, "high")

@@ -145,11 +145,11 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         _remember(entry, seen.at_us, rule, is_beyond=is_beyond)
     if is_beyond:
         return None  # the limit rule speaks; the announcement stands until that is confirmed
-    away = abs(value - rule.mild) / rule.mild
+    away, scale = abs(value - rule.mild), abs(rule.mild)
     if is_open(entry):
         is_on = ahead >= rule.threshold
     else:
-        is_on = ahead >= rule.threshold - FORECAST_ONSET and away <= FORECAST_WATCH
+        is_on = ahead >= rule.threshold - FORECAST_ONSET and away <= FORECAST_WATCH * scale
     if entry is None and not is_on:
         return None
     probability = round(probability_of(ahead), 2)
@@ -162,7 +162,7 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         rearm_s=rule.rests.raised_s,
         renews=True,
         evidence=evidence,
-        is_enough=ahead >= rule.threshold and away <= FORECAST_REACH,
+        is_enough=ahead >= rule.threshold and away <= FORECAST_REACH * scale,
         held=_budget_holds(seen, ahead - rule.threshold),
         figure=probability,
         material=FORECAST_MATERIAL,

@@ -105,14 +105,17 @@ class Lane:
         await self._producer.start()
         self._writer = asyncio.create_task(self._write_forever(), name=f"lane-{self.partition.partition}")
 
-    async def add(self, work: Work) -> None:
-        """Queue `work`; waits only while too many chunks are queued already."""
+    def put(self, work: Work) -> None:
+        """Queue `work`."""
         self._waiting.append(work)
         self._is_drained.clear()
         self._wake.set()
         if len(self._waiting) >= MAX_WAITING_CHUNKS:
             self._has_room.clear()
-            await self._has_room.wait()
+
+    async def room(self) -> None:
+        """Wait while too many chunks are queued."""
+        await self._has_room.wait()
 
     async def drain(self) -> None:
         """Wait until all that was queued is durable."""
@@ -130,6 +133,7 @@ class Lane:
             self._writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
+        self._has_room.set()
         self._is_drained.set()  # of what is dropped too
         await self._producer.stop()
 
@@ -192,8 +196,7 @@ class Lane:
             if builder.append(key=key, value=value, timestamp=None) is None:
                 futures.append(await self._send_batch(builder, topic))
                 builder = self._producer.create_batch()
-                if builder.append(key=key, value=value, timestamp=None) is None:
-                    raise LaneFailure(f"a record for {topic} is larger than a batch may be")
+                builder.append(key=key, value=value, timestamp=None)  # the first is taken whatever its size
         if builder.record_count():
             futures.append(await self._send_batch(builder, topic))
         return futures

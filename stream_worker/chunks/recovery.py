@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -59,7 +60,9 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
         if title != "active":
             return
         try:
-            await self._load([TopicPartition(*tp) for tp in tps])
+            # Faust waits for so long, and then goes on with what there is.
+            async with asyncio.timeout(0.9 * self.app.conf.broker_request_timeout):
+                await self._load([TopicPartition(*tp) for tp in tps])
         except Exception as error:
             self.app.connection.on_failure(error)
 

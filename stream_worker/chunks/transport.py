@@ -66,6 +66,7 @@ class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._reached: dict[TP, int] = {}  # what was fetched last; after a rebalance only a guess at what is waiting
+        self.positions: dict[TP, int] = {}  # where the last fetch has come to, transactions' markers included
         self.is_behind = False  # the last fetch has left half a chunk or more
         super().__init__(*args, **kwargs)
 
@@ -115,6 +116,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             for partition, records in newer.items():
                 fetched[partition] = [*fetched.get(partition, ()), *records]
         self._reached.update({partition: records[-1].offset + 1 for partition, records in fetched.items()})
+        self.positions = positions_of(consumer)
         self.is_behind = sum(self._waiting(consumer, active_partitions).values()) >= max_records // 2
         return fetched
 
@@ -123,6 +125,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         ours = consumer.assignment()  # which may have changed by now
         ends = {tp: consumer.highwater(tp) or 0 if tp in ours else 0 for tp in partitions}
         return {tp: max(0, end - self._reached.get(tp, 0)) for tp, end in ends.items()}
+
+
+def positions_of(consumer: aiokafka.AIOKafkaConsumer) -> dict[TP, int]:
+    """Where the consumer is in each partition. Its own `position` would wait for those that it does not know."""
+    assignment = consumer._subscription.subscription.assignment
+    states = {tp: assignment.state_value(tp) for tp in assignment.tps}
+    return {tp: state.position for tp, state in states.items() if state.has_valid_position}
 
 
 def fetch_shares(waiting: Mapping[TP, int], max_records: int) -> dict[TP, int]:
@@ -145,6 +154,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.lanes: dict[TopicPartition, Lane] = {}
         self._sought_generation: int | None = None  # whose partitions stand where their state ends
+        # Where all has been processed to. Not the offset after the last record: there may be markers behind it.
+        self.done_until: Mapping[TP, int] = {}
         self._is_free = asyncio.Event()  # no chunk is under way
         self._is_free.set()
         super().__init__(*args, **kwargs)
@@ -167,6 +178,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """
         # What comes meanwhile goes into the next chunk: fetched sooner it would be smaller, and no sooner answered.
         await self._is_free.wait()
+        self.done_until = self._thread.positions
         if not self._thread.is_behind:
             await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
         if not self.flow_active:
@@ -178,8 +190,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await self._rewind()
             return
         if self.should_stop or not self.flow_active:
+            self._thread.positions = {}
             return
         if self.app.consumer_generation_id != generation:
+            self._thread.positions = {}
             await self._rewind()
             return
         for chunk in self._split(fetched):
@@ -331,6 +345,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
         self.stop_flow()  # Faust does so only if there were partitions to revoke
+        self.done_until = self._thread.positions = {}
         self._sought_generation = None
         inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
         new = [partition for partition in inputs if partition not in self.lanes]

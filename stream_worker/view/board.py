@@ -11,7 +11,7 @@ import secrets
 import threading
 from bisect import insort
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Alert
@@ -82,14 +82,12 @@ class Board(Ward):
     """A ward that remembers the last hours, and names stays by handles that reveal nothing outside of this process."""
 
     def __init__(self, limits: Mapping[str, AlertLimits], stale_after: timedelta, forget_after: timedelta) -> None:
-        """`limits`: those of the care units; a stay without an open alert is forgotten after `forget_after`."""
-        super().__init__(stale_after)
+        """`limits`: those of the care units."""
+        super().__init__(stale_after, forget_after)
         self.lock = threading.Lock()  # held while a record is taken in; readers in other threads hold it too
         self._limits = limits
-        self._forget_after = forget_after
         self._pasts: dict[str, Past] = {}
         self._key = secrets.token_bytes(32)
-        self._forgot_at = datetime.min.replace(tzinfo=UTC)
         self._handles: dict[str, str] = {}
         self._stay_ids: dict[str, str] = {}
 
@@ -98,17 +96,10 @@ class Board(Ward):
         with self.lock:
             super().apply(record, message)
             self._keep(record, message)
-            if self.newest is not None and self.newest - self._forgot_at >= FORGET_EVERY:
-                self._forget(self.newest)
 
     def _forget(self, now: datetime) -> None:
-        """Let go of stays that nobody has heard of for long and that have no open alert, as the worker does."""
-        self._forgot_at = now
+        super()._forget(now)
         alerting = {alert.stay_id for alert in self.open_alerts}
-        for stay_id, bed in [*self.beds.items()]:
-            heard = bed.newest or (bed.forecast.issued_at if bed.forecast else None)
-            if stay_id not in alerting and (heard is None or now - heard > self._forget_after):
-                del self.beds[stay_id]
         for stay_id in self._pasts.keys() - self.beds.keys() - alerting:
             del self._pasts[stay_id]
         for stay_id in self._handles.keys() - self.beds.keys() - alerting:
@@ -128,7 +119,7 @@ class Board(Ward):
                 return
         if message is not None:
             past = self._pasts.get(record.stay_id)
-            if past is not None:
+            if past is not None and message not in past.messages:
                 insort(past.messages, message, key=lambda known: known.timestamp_ms)
                 del past.messages[:-MESSAGES_KEPT]
 

@@ -29,9 +29,7 @@ def test_a_lane_that_is_closed_counts_what_it_commits(kafka: Broker, topics: Top
             on_failure=failures.append,
         )
         await lane.open()
-        await lane.add(
-            Work({topics.forecasts: [(b"key", b"value")]}, {b"state": b"1"}, None, lambda: counted.append("work"))
-        )
+        lane.put(Work({topics.forecasts: [(b"key", b"value")]}, {b"state": b"1"}, None, lambda: counted.append("work")))
         while not lane.stalled_s:
             await asyncio.sleep(0)
         await lane.close()

@@ -13,6 +13,7 @@ STATE = WantedTopic("vitalcast-stays-changelog", "compact")
 
 def test_the_topics_are_those_of_the_contract() -> None:
     wanted = wanted_topics(load_settings(app_id="icu-east"))
+    assert [topic.name for topic in wanted if topic.arrival] == ["vitals.readings"]
     assert [(topic.name, topic.cleanup) for topic in wanted] == [
         ("vitals.readings", "delete"),
         ("vitals.forecasts", "delete"),
@@ -25,16 +26,24 @@ def test_the_topics_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("topic", "found", "problem"),
     [
-        (FORECASTS, FoundTopic(4, 3, "delete"), None),
-        (FORECASTS, FoundTopic(8, 3, "delete"), None),
-        (STATE, FoundTopic(4, 3, "compact"), None),
+        (FORECASTS, FoundTopic(4, 3, "delete", arrival=True), None),
+        (FORECASTS, FoundTopic(8, 3, "delete", arrival=True), None),
+        (STATE, FoundTopic(4, 3, "compact", arrival=True), None),
         (FORECASTS, None, "does not exist"),
-        (FORECASTS, FoundTopic(3, 3, "delete"), "has 3 partitions, fewer than the 4 of the readings"),
-        (FORECASTS, FoundTopic(4, 3, "compact"), "cleanup.policy is compact, must be delete: records would be lost"),
-        (STATE, FoundTopic(4, 3, "delete"), "cleanup.policy is delete, must be compact: state would be lost"),
+        (FORECASTS, FoundTopic(3, 3, "delete", arrival=True), "has 3 partitions, fewer than the 4 of the readings"),
+        (
+            FORECASTS,
+            FoundTopic(4, 3, "compact", arrival=True),
+            "cleanup.policy is compact, must be delete: records would be lost",
+        ),
         (
             STATE,
-            FoundTopic(4, 3, "compact,delete"),
+            FoundTopic(4, 3, "delete", arrival=True),
+            "cleanup.policy is delete, must be compact: state would be lost",
+        ),
+        (
+            STATE,
+            FoundTopic(4, 3, "compact,delete", arrival=True),
             "cleanup.policy is compact,delete, must be compact: state would be lost",
         ),
     ],

@@ -127,7 +127,7 @@ def test_the_past_may_be_read_after_the_present() -> None:
 
 
 def test_stale_is_what_the_settings_say() -> None:
-    ward = Ward(stale_after=timedelta(minutes=3))
+    ward = Ward(stale_after=timedelta(minutes=3), forget_after=timedelta(days=1))
     ward.apply(reading("a", 0, hr=80))
     ward.apply(reading("b", 3, hr=80))
     assert not ward.is_stale(ward.beds["a"])
