@@ -101,7 +101,7 @@ def _doubled_keys(chance: random.Random) -> bytes:
 
 
 def _event(chance: random.Random) -> bytes:
-    limit = {chance.choice(("low", "high", "medium")): chance.choice(_ODD_VALUES)}
+    limit = {chance.choice(("low", "high", "medium")): chance.choice((*_ODD_VALUES, 0))}
     message = {
         "schema": chance.choice(("vitals.stay-event.v1", "vitals.stay-event.v9", "vitals.reading.v2", 7)),
         "stay_id": f"x-{chance.randrange(_STAYS)}",

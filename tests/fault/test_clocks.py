@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_a_thousand_stays_out_of_order_within_the_grace_lose_nothing() -> None:
 def test_a_clock_that_is_wrong_but_steady_is_as_good_as_any(ahead_s: int) -> None:
     values = [reading("s", HOUR + ahead_s + (minute - 59) * MINUTE, {"hr": 80}) for minute in range(60)]
     assert outcomes(values) == {"accepted": 60}
+
+
+@pytest.mark.parametrize("epoch", ["1904-01-01T00:00:00Z", "1969-12-31T23:59:00Z"])
+def test_a_clock_that_counts_from_before_1970_monitors_as_long_as_any(epoch: str) -> None:
+    ahead_s = int(datetime.fromisoformat(epoch).timestamp() - NOW_US / 1_000_000)
+    pipelines = [new_pipeline(grace_s=GRACE_S) for _ in range(2)]
+    for pipeline, shift_s in zip(pipelines, (ahead_s, -2 * HOUR), strict=True):
+        values = [reading("s", HOUR + shift_s + minute * MINUTE, {"hr": 80}) for minute in range(90)]
+        assert outcomes(values, pipeline) == {"accepted": 90}
+    monitored = [pipeline.stays.budgets[0].monitored_us for pipeline in pipelines]
+    assert monitored == [89 * 60_000_000] * 2
 
 
 def test_a_clock_that_is_further_ahead_than_max_future_is_refused_and_moves_no_time() -> None:

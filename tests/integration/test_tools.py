@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from schemas.codec import encode
@@ -46,6 +47,23 @@ def test_topics_are_made_once_and_then_found_good(kafka: Broker, tmp_path: Path)
         assert run(kafka, topics, tmp_path, "topics", "create", "--partitions", "6").returncode == 0
     assert run(kafka, topics, tmp_path, "topics", "check").returncode == 0
     assert {partitions_of(kafka, name) for name in (topics.readings, *topics.outputs, topics.changelog)} == {6}
+
+
+def test_readings_are_to_carry_the_time_of_their_arrival(kafka: Broker, tmp_path: Path) -> None:
+    topics = Topics.unique()
+    assert run(kafka, topics, tmp_path, "topics", "create").returncode == 0
+    assert "LogAppendTime" not in run(kafka, topics, tmp_path, "topics", "check").stdout
+    sent_ms = 1_000_000_000_000
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    producer.produce(topics.readings, value=b"{}", timestamp=sent_ms)
+    assert producer.flush(30) == 0
+    (record,) = read_committed(kafka.bootstrap_servers, topics.readings)
+    assert record.timestamp_ms > sent_ms + 10**9
+
+    by_senders = Topics.unique().create(kafka.bootstrap_servers)
+    checked = run(kafka, by_senders, tmp_path, "topics", "check")
+    assert checked.returncode == 0
+    assert "message.timestamp.type should be LogAppendTime" in checked.stdout
 
 
 def test_one_broker_means_one_replica_and_a_warning(kafka: Broker, tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ def test_a_stay_has_its_own_limits_after_a_limits_event() -> None:
     assert states(run(own, *minutes("s", *[52] * 9)), "limit") == [("raised", 0, "medium", None)]
 
 
+def test_a_limit_of_zero_is_one_like_any_other() -> None:
+    own = event("s", 0, "limits", limits={"abp_mean": {"low": 0}})
+    assert states(run(*minutes("s", 80), own, *minutes("s", *[60] * 9, start=1)), "limit") == []
+
+
+def test_a_stay_ends_whatever_else_its_event_holds() -> None:
+    pipeline = new_pipeline()
+    ended = event("s", 60, "ended", limits={"abp_mean": {"low": 90, "high": 80}})
+    result = process(pipeline, records([*minutes("s", 80), ended]))
+    assert (result.outcomes["event"], len(pipeline.stays)) == (1, 0)
+
+
 def test_limits_end_with_the_stay() -> None:
     own = event("s", 0, "limits", limits={"abp_mean": {"low": 50}})
     alerts = run(own, event("s", 1, "ended"), *minutes("s", *[60] * 9))

@@ -63,6 +63,13 @@ def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None
     assert message_of(ended)[0].endswith("is raised anew")
 
 
+def test_how_far_ahead_it_was_counts_from_when_it_was_raised() -> None:
+    course = [*[(72.0, BAR - 0.5)] * 50, *[(72.0, BAR + 0.1)] * 2, *[(60.0, BAR + 0.1)] * 8]
+    (raised_at, raised), (_, cleared) = announced(course)
+    assert (raised_at, raised.since_us) == (50, 0)
+    assert (cleared.clear_reason, cleared.lead_time_s) == ("superseded", 120.0)
+
+
 def test_what_the_budget_holds_back_is_not_announced_anew_and_stays_open() -> None:
     held = Counter[str]({"seen": 0})
     assert [t.state for _, t in announced([(72, BAR + 0.1)] * 120, may_advise=False, held=held)] == ["raised"]

@@ -145,6 +145,34 @@ def test_head_and_body_of_different_steps_are_not_joined() -> None:
     assert lost == 1
 
 
+def test_what_the_stays_of_a_partition_share_is_not_guessed_at_either() -> None:
+    for shared in (b"\xc1", msgspec.msgpack.encode({"encoding": 99, "next_offset": 5})):
+        changelog = changelog_of(*minutes("s", 0, 3))
+        changelog.newest[PARTITION] = shared
+        assert recovered_with(MANIFEST, changelog)[1] == 1
+
+
+def rows_of(pipeline: Pipeline) -> dict[str, bytes]:
+    """All that is kept of the stay "s", stored or derived."""
+    stays, slot = pipeline.stays, pipeline.stays.find(0, "s")
+    return {name: getattr(stays, name)[slot].tobytes() for name in ("head", "body", "scoring", "is_filled")}
+
+
+def test_a_stay_that_began_anew_does_so_for_a_restart_too() -> None:
+    changelog, pipeline = Changelog(), new_pipeline()
+    long_after = records(minutes("s", 1000, 1001), first_offset=90)
+    for chunk in (records(minutes("s", 0, 90)), long_after):
+        changelog.apply(pipeline.process({0: chunk}, NOW_US + 10**12)[0])
+    assert rows_of(pipeline) == rows_of(changelog.recover())
+
+
+def test_a_minute_without_readings_before_the_newest_is_missing_after_a_restart_too() -> None:
+    changelog, pipeline = Changelog(), new_pipeline()
+    values = [*minutes("s", 0, 28), reading("s", 60 * 29 + 5, {"hr": 80})]  # within the grace: 28 is open still
+    changelog.apply(process(pipeline, records(values)))
+    assert rows_of(pipeline) == rows_of(changelog.recover())
+
+
 def test_a_model_of_any_one_signal_is_served() -> None:
     value = msgspec.structs.replace(MANIFEST.inputs[0], name="value", unit="1", low=-500, high=90_000, precision=0.01)
     manifest = msgspec.structs.replace(MANIFEST, inputs=(value,), signals=("value",))

@@ -172,6 +172,12 @@ def test_cuff_pressure_stands_in_for_the_arterial_line() -> None:
     assert [row["signal"] for row in rows] == ["hr", "nibp_mean", "temp"]
 
 
+def test_what_is_read_back_once_more_is_there_once() -> None:
+    board = board_of(reading(hr=80))
+    board.apply(reading(hr=80), Message("t", 0, 0, 1000, b"{}"))
+    assert len(board.past("a").messages) == 1
+
+
 def test_only_changes_are_sent() -> None:
     before = {"a": {"x": 1}, "b": 2}
     assert changes(before, {"a": {"x": 1}, "b": 2}) is None

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
 
 from schemas.alert import Heartbeat
+from schemas.codec import encode
 from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
+from stream_worker.settings import Settings
 from stream_worker.ward import Band, Ward, usable_values
+from stream_worker.ward_feed import take_in
 from tests.ward_records import T0, alert, at, forecast, reading, ward_of
 
 
@@ -96,6 +102,38 @@ def test_an_ended_stay_leaves_and_its_last_forecasts_do_not_bring_it_back() -> N
     assert ward.beds == {}
     ward.apply(reading(minutes=60, hr=81))
     assert list(ward.beds) == ["a"]
+
+
+def test_an_earlier_end_that_is_read_later_does_not_bring_a_stay_back() -> None:
+    ends = [StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(minutes), event="ended") for minutes in (10, 5)]
+    assert ward_of(*ends, reading(minutes=7, hr=80)).beds == {}
+
+
+def test_an_end_in_the_future_which_the_worker_refuses_is_none() -> None:
+    settings = Settings()
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(60), event="ended")
+    ward = ward_of()
+    for offset, record in enumerate((ended, reading(minutes=0, hr=80))):
+        sent = {"offset": offset, "timestamp": int(at(0).timestamp() * 1000), "value": encode(record)}
+        take_in(ward, SimpleNamespace(topic=settings.readings_topic, partition=0, **sent), settings)
+    assert list(ward.beds) == ["a"]
+
+
+def test_what_nobody_has_heard_of_for_long_is_forgotten() -> None:
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="ended", at=at(1), event="ended")
+    ward = ward_of(reading("gone", 0, hr=80), reading("open", 0, hr=80), alert(stay_id="open"), ended)
+    ward.apply(reading("here", 60 * 25 + 2, hr=80))
+    assert set(ward.beds) == {"open", "here"}
+    ward.apply(reading("ended", 1, hr=80))  # long over, and no longer remembered as such
+    assert "ended" in ward.beds
+
+
+@pytest.mark.parametrize(
+    ("quality", "is_shown"), [("good", True), ("questionable", True), ("invalid", False), ("odd", False)]
+)
+def test_values_of_a_quality_that_nobody_knows_are_not_shown(quality: str, is_shown: bool) -> None:
+    taken = usable_values(Reading(stay_id="a", observed_at=at(0), vitals={"hr": 80.0}, quality={"hr": quality}))
+    assert ("hr" in taken) == is_shown
 
 
 def test_age_is_against_the_newest_event_time() -> None:

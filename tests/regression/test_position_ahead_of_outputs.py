@@ -1,0 +1,58 @@
+"""While a lane was full, heartbeats of the others committed a position whose outputs were not in any lane yet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from aiokafka import TopicPartition
+
+from model.manifest import Manifest
+from stream_worker.agent import ReadingsAgent
+from stream_worker.chunks import Work
+from stream_worker.health import Health
+from stream_worker.metrics import Metrics
+from tests.records import new_pipeline, reading, records
+
+TOPIC = "vitals.readings"
+
+
+class FullLane:
+    """Notes what is queued, and never has room."""
+
+    stalled_s = 0.0
+
+    def __init__(self, partition: int) -> None:
+        self.partition = TopicPartition(TOPIC, partition)
+        self.published_until = 0
+        self.works: list[Work] = []
+
+    def put(self, work: Work) -> None:
+        self.works.append(work)
+
+    async def room(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def chunk_then_tick(agent: ReadingsAgent, lanes: list[FullLane]) -> None:
+    """A chunk of both partitions that waits for room, and what the timers do meanwhile."""
+    agent.lanes = cast(Any, {lane.partition: lane for lane in lanes})
+    chunk: Any = {lane.partition: records([reading("s", 60, {"hr": 80})]) for lane in lanes}
+    waiting = asyncio.create_task(agent.process(chunk))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    agent.tick(lambda partition: 1)
+    waiting.cancel()
+
+
+def test_no_lane_commits_a_position_before_it_has_the_outputs() -> None:
+    pipeline, lanes = new_pipeline(), [FullLane(0), FullLane(1)]
+    manifest: Manifest = pipeline.model
+    agent = ReadingsAgent(pipeline._settings, pipeline, Metrics(manifest, "test"), Health())
+    agent.partitions = frozenset({0, 1})
+    asyncio.run(chunk_then_tick(agent, lanes))
+    for lane in lanes:
+        chunk, heartbeat = lane.works
+        assert len(chunk.outputs["vitals.forecasts"]) == 1
+        assert chunk.next_offset == heartbeat.next_offset == 1
+        assert len(heartbeat.outputs["vitals.alerts"]) == 1

@@ -1,0 +1,31 @@
+"""A recovery that took longer than Faust waits went on with what had been read by then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import faust
+from aiokafka import TopicPartition
+
+from stream_worker.chunks.recovery import BulkRecovery
+
+
+class Endless(BulkRecovery):
+    """Reads for ever."""
+
+    async def _load(self, partitions: list[TopicPartition]) -> None:
+        await asyncio.Event().wait()
+
+
+def test_a_recovery_that_does_not_end_is_a_failure() -> None:
+    failures: list[BaseException] = []
+
+    async def recover() -> None:
+        app = faust.App("app", broker="memory://", broker_request_timeout=0.1)
+        app.connection = cast(Any, type("", (), {"on_failure": failures.append}))
+        recovery = Endless(app, app.tables)
+        await recovery._build_offsets(None, {TopicPartition("changelog", 0)}, {}, "active")
+
+    asyncio.run(recover())
+    assert [type(failure) for failure in failures] == [TimeoutError]

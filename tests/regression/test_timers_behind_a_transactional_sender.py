@@ -1,0 +1,38 @@
+"""Markers of a sender's transactions are offsets too: a worker that had read all was never caught up, by its count."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+
+from confluent_kafka import Producer
+
+from tests.conftest import WorkerStarter
+from tests.kafka_broker import Broker
+from tests.kafka_client import Topics, read_committed
+from tests.patients import reading
+
+
+def test_timers_run_once_all_is_read(kafka: Broker, topics: Topics, start_worker: WorkerStarter) -> None:
+    worker = start_worker(stale_after_s=3)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": topics.app_id})
+    producer.init_transactions(30)
+    for abort in (False, True):
+        producer.begin_transaction()
+        value = json.dumps(reading("s", datetime.now(UTC), {"hr": 80}))
+        producer.produce(topics.readings, key=b"s", value=value)
+        producer.flush(30)
+        producer.abort_transaction(30) if abort else producer.commit_transaction(30)
+    alerts = read_committed(
+        kafka.bootstrap_servers,
+        topics.alerts,
+        until=lambda messages: any(message.json().get("cause") == "no_data" for message in messages),
+    )
+    assert len(alerts) >= 1
+    end = time.monotonic() + 10
+    while "vitalcast_consumer_lag_records" not in (text := worker.metrics()) and time.monotonic() < end:
+        time.sleep(0.2)
+    lags = [line for line in text.splitlines() if line.startswith("vitalcast_consumer_lag_records{")]
+    assert lags
+    assert all(line.endswith(" 0.0") for line in lags)
