@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     # Kafka gives the members of a group 60 s to meet, and the last chunks have 20 s; reading the state is not counted.
     rebalance_within_s: float = Field(120.0, gt=0)
     # Records handed over at once: batches the model well, and a chunk still takes well under 0.1 s.
-    chunk_records: int = Field(2048, ge=1, le=8192)
+    chunk_records: int = Field(8192, ge=1, le=65_536)
 
     # Model
     model: Path = DEFAULT_ARTIFACT

@@ -29,6 +29,8 @@ DRAIN_TIMEOUT_S: Final = 20.0
 MAX_FETCH_BYTES: Final = 2 << 20
 # What a chunk waits for the newest records: longer than one request to a broker nearby takes.
 NEWER_WITHIN_S: Final = 0.005
+# So many records that wait are a backlog: the next chunk does not wait for the outputs of the one before.
+BEHIND_RECORDS: Final = 1024
 # Partitions that were added to a topic are noticed after so long; Kafka's own default is 5 min.
 METADATA_MAX_AGE_MS: Final = 10_000
 
@@ -67,7 +69,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._reached: dict[TP, int] = {}  # what was fetched last; after a rebalance only a guess at what is waiting
         self.positions: dict[TP, int] = {}  # where the last fetch has come to, transactions' markers included
-        self.is_behind = False  # the last fetch has left half a chunk or more
+        self.is_behind = False  # the last fetch has left BEHIND_RECORDS or more
         super().__init__(*args, **kwargs)
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
@@ -117,7 +119,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 fetched[partition] = [*fetched.get(partition, ()), *records]
         self._reached.update({partition: records[-1].offset + 1 for partition, records in fetched.items()})
         self.positions = positions_of(consumer)
-        self.is_behind = sum(self._waiting(consumer, active_partitions).values()) >= max_records // 2
+        self.is_behind = sum(self._waiting(consumer, active_partitions).values()) >= BEHIND_RECORDS
         return fetched
 
     def _waiting(self, consumer: aiokafka.AIOKafkaConsumer, partitions: set[TP]) -> dict[TP, int]:

@@ -73,7 +73,7 @@ def measure(worker: WorkerProcess, readings: int) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("stays", "every_s", "chunk_records"),
-    [(5000, 1, 1024), (5000, 1, 2048), (5000, 1, 4096), (5000, 60, 2048), (100, 1, 2048), (40, 60, 2048)],
+    [(5000, 1, 2048), (5000, 1, 4096), (5000, 1, 8192), (5000, 60, 8192), (100, 1, 8192), (40, 60, 8192)],
 )
 def bench_backlog(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, stays: int, every_s: float, chunk_records: int
