@@ -133,7 +133,8 @@ class ReadingsAgent:
         if hopeless:
             await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
             raise LaneFailure("nearly all records are dead letters")
-        await asyncio.gather(*(lanes[partition].room() for partition in results))
+        for partition in results:
+            await lanes[partition].room()
         self._observe_inference()
         if self.shadow is not None:
             self._run_shadow(self.shadow, ours, now, is_counted=not is_redone)

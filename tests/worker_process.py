@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,10 @@ class WorkerProcess:
             text: str = answer.read().decode()
             return text
 
+    def metric(self, series: str) -> float:
+        """The value of a series, or the sum of all of a metric; 0 if there is none."""
+        return sum_of(self.metrics(), series)
+
     def wait(self, timeout_s: float = 60) -> int:
         """Wait until it exits by itself; its exit code (negative: the signal that ended it)."""
         return self._running().wait(timeout_s)
@@ -154,3 +159,9 @@ class WorkerProcess:
     def log(self) -> str:
         """All it wrote, of all its starts."""
         return self._log_file.read_text(encoding="utf-8", errors="replace") if self._log_file.exists() else ""
+
+
+def sum_of(metrics: str, series: str) -> float:
+    """The same in what /metrics said."""
+    found = re.findall(rf"^{re.escape(series)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
+    return sum(map(float, found))

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 
-from tests.bench.bench_worker import metric
 from tests.bench.load import Load
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
@@ -27,10 +26,10 @@ def bench_latency(kafka: Broker, topics: Topics, start_worker: WorkerStarter, ra
 
     def look() -> None:
         load.warm.wait()
-        cpu_s.append(metric(worker.metrics(), "process_cpu_seconds_total"))
+        cpu_s.append(worker.metric("process_cpu_seconds_total"))
 
     threading.Thread(target=look, daemon=True).start()
     waits = load.waits().wait_ms
-    used_s = metric(worker.metrics(), "process_cpu_seconds_total") - cpu_s[0]
+    used_s = worker.metric("process_cpu_seconds_total") - cpu_s[0]
     figures = ", ".join(f"p{q:g} {np.percentile(waits, q):.0f} ms" for q in (50, 99, 99.9))
     print(f"\n{rate} readings/s: {figures}, {100 * used_s / SECONDS:.0f} % of a core")

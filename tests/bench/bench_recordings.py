@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.bench.bench_worker import measure, metric
+from tests.bench.bench_worker import measure
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, read_committed
-from tests.worker_process import run_vitalcast
+from tests.worker_process import run_vitalcast, sum_of
 
 
 def bench_all_recordings(
@@ -45,7 +45,7 @@ def bench_all_recordings(
                 assert open_alerts[body["alert_id"]] == body["revision"]
                 if body["state"] == "cleared":
                     del open_alerts[body["alert_id"]]
-    duplicates = metric(done, 'vitalcast_readings_total{outcome="duplicate"}')
+    duplicates = sum_of(done, 'vitalcast_readings_total{outcome="duplicate"}')
     assert sent == len(forecasts) + dead + duplicates
     print(f"\n{sent} sent = {len(forecasts)} forecasts + {dead} dead letters + {duplicates:.0f} duplicates")
     print(f"{len(open_alerts)} alerts are still open")

@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from tests.bench.bench_worker import READINGS, backlog, metric
+from tests.bench.bench_worker import READINGS, backlog
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
-from tests.worker_process import WorkerProcess
+from tests.worker_process import WorkerProcess, sum_of
 
 
 def totals(workers: list[WorkerProcess]) -> dict[str, float]:
@@ -23,7 +23,7 @@ def totals(workers: list[WorkerProcess]) -> dict[str, float]:
         "bytes": "process_resident_memory_bytes",
         "recovery_s": "vitalcast_recovery_seconds_sum",
     }
-    return {"at": time.monotonic()} | {key: sum(metric(text, name) for text in texts) for key, name in names.items()}
+    return {"at": time.monotonic()} | {key: sum(sum_of(text, name) for text in texts) for key, name in names.items()}
 
 
 def work_through(workers: list[WorkerProcess], readings: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -54,7 +54,7 @@ def bench_stays(kafka: Broker, topics: Topics, start_worker: WorkerStarter, stay
     """From a hundred stays to a hundred thousand, then the recovery of them all."""
     turns = max(READINGS // stays, 3)
     produce(kafka.bootstrap_servers, topics.readings, backlog(stays, 1, turns))
-    worker = start_worker(ready_within_s=None, chunk_records=2048)
+    worker = start_worker(ready_within_s=None)
     os.sched_setaffinity(worker.pid, {0})
     worker.wait_ready()
     empty = totals([worker])
@@ -73,7 +73,7 @@ def bench_partitions(kafka: Broker, start_worker: WorkerStarter, topics: Topics,
     topics = Topics.unique().create(kafka.bootstrap_servers, partitions)
     readings = READINGS // 5000 * 5000
     produce(kafka.bootstrap_servers, topics.readings, backlog(5000, 1))
-    started = [start_worker(ready_within_s=None, chunk_records=2048, **topics.settings) for _ in range(workers)]
+    started = [start_worker(ready_within_s=None, **topics.settings) for _ in range(workers)]
     for core, worker in enumerate(started):
         os.sched_setaffinity(worker.pid, {core})
     for worker in started:

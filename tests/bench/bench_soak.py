@@ -12,12 +12,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from tests.bench.bench_worker import metric
 from tests.bench.load import WARM_UP_S, Load, Waits
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics
-from tests.worker_process import WorkerProcess
+from tests.worker_process import WorkerProcess, sum_of
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -43,7 +42,7 @@ def watch(worker: WorkerProcess, load: Load, samples: list[Sample]) -> None:
     start = time.monotonic()
     while load.is_alive():
         text = worker.metrics()
-        memory, cpu_s = metric(text, "process_resident_memory_bytes"), metric(text, "process_cpu_seconds_total")
+        memory, cpu_s = sum_of(text, "process_resident_memory_bytes"), sum_of(text, "process_cpu_seconds_total")
         samples.append(Sample(time.monotonic() - start, memory / 1e6, cpu_s))
         time.sleep(SECONDS / SLICES / 2)
 

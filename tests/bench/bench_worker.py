@@ -7,7 +7,6 @@ CPU time of a reading first: it is steadier than the rate where other processes 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ import pytest
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
-from tests.worker_process import WorkerProcess
+from tests.worker_process import WorkerProcess, sum_of
 
 READINGS = int(os.environ.get("VITALCAST_BENCH_READINGS", "200000"))
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
@@ -43,31 +42,25 @@ def backlog(stays: int, every_s: float, turns: int | None = None) -> Iterator[tu
             yield stay_id, orjson.dumps(message)
 
 
-def metric(text: str, name: str) -> float:
-    """The sum of a metric's series."""
-    found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-    return sum(map(float, found))
-
-
 def measure(worker: WorkerProcess, readings: int) -> dict[str, float]:
     """Rate, CPU time and memory from the first durable reading to the last."""
     samples: list[tuple[float, float, float]] = []
     text = ""
     while not samples or samples[-1][1] < readings:
         text = worker.metrics()
-        done, cpu_s = metric(text, "vitalcast_readings_total"), metric(text, "process_cpu_seconds_total")
+        done, cpu_s = sum_of(text, "vitalcast_readings_total"), sum_of(text, "process_cpu_seconds_total")
         if done:
             samples.append((time.monotonic(), done, cpu_s))
         time.sleep(0.2)
     (t0, n0, c0), (t1, n1, c1) = samples[0], samples[-1]
-    batches = metric(text, "vitalcast_inference_batch_size_count")
+    batches = sum_of(text, "vitalcast_inference_batch_size_count")
     return {
         "readings/s": (n1 - n0) / (t1 - t0),
         "CPU us a reading": (c1 - c0) / (n1 - n0) * 1e6,
         "readings/s on a whole core": (n1 - n0) / (c1 - c0),
-        "model us a reading": metric(text, "vitalcast_inference_seconds_sum") / n1 * 1e6,
-        "stays a model call": metric(text, "vitalcast_inference_batch_size_sum") / batches,
-        "memory MB": metric(text, "process_resident_memory_bytes") / 1e6,
+        "model us a reading": sum_of(text, "vitalcast_inference_seconds_sum") / n1 * 1e6,
+        "stays a model call": sum_of(text, "vitalcast_inference_batch_size_sum") / batches,
+        "memory MB": sum_of(text, "process_resident_memory_bytes") / 1e6,
     }
 
 

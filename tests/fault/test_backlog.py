@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from tests.conftest import WorkerStarter
-from tests.fault.test_poison import counted
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
 from tests.patients import ward
@@ -30,7 +29,7 @@ def test_a_backlog_is_caught_up_in_bounded_memory(kafka: Broker, topics: Topics,
     sent = produce(kafka.bootstrap_servers, topics.readings, ward(STAYS, BACKLOG // STAYS))
     worker.unpause()
     largest, end = before, time.monotonic() + 180 + BACKLOG // 1000
-    while (taken := counted(worker, "readings_total")) < len(sent) and time.monotonic() < end:
+    while (taken := worker.metric("vitalcast_readings_total")) < len(sent) and time.monotonic() < end:
         largest = max(largest, process.memory_info().rss)
         time.sleep(0.2)
     assert taken == len(sent)

@@ -23,17 +23,10 @@ from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, create_topics, produce, read_committed
 from tests.patients import ward
 from tests.records import decoded, records
-from tests.worker_process import WorkerProcess
 
 HOSTILE = int(os.environ.get("VITALCAST_TEST_POISON", "10000"))
 STAYS, MINUTES = 20, 200
 TEN_MEGABYTES = 10_000_000
-
-
-def counted(worker: WorkerProcess, name: str) -> int:
-    """The sum of a counter over its labels."""
-    lines = [line for line in worker.metrics().splitlines() if line.startswith(f"vitalcast_{name}{{")]
-    return round(sum(float(line.rpartition(" ")[2]) for line in lines))
 
 
 def mixed(good: list[Any], bad: Iterator[Any], bad_for_each: int) -> Iterator[Any]:
@@ -70,14 +63,14 @@ def test_hostile_records_do_no_harm(kafka: Broker, start_worker: WorkerStarter) 
     produce(servers, topics.readings, sent, **{"message.max.bytes": 2 * TEN_MEGABYTES})
 
     deadline = time.monotonic() + 120 + HOSTILE // 1000
-    while (taken := counted(worker, "readings_total")) < len(sent) and time.monotonic() < deadline:
+    while (taken := worker.metric("vitalcast_readings_total")) < len(sent) and time.monotonic() < deadline:
         assert worker.is_running, worker.log[-2000:]
         time.sleep(0.2)
     assert taken == len(sent)
     answers = [message.json() for message in read_committed(servers, topics.forecasts)]
     letters = [message.json() for message in read_committed(servers, topics.dead_letters)]
     assert all(message.json() for message in read_committed(servers, topics.alerts))  # JSON, whatever limits were set
-    assert len(answers) == counted(worker, "forecasts_total")
+    assert len(answers) == worker.metric("vitalcast_forecasts_total")
     assert len({tuple(letter["source"].values()) for letter in letters}) == len(letters) > HOSTILE / 2
     assert {letter["reason"] for letter in letters} == {"too_large", "malformed", "schema", "future", "empty", "late"}
     expected = alone(good)

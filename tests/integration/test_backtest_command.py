@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from model.config import vital_signs
-from tests.model.synthetic import write_recording
+from tests.model.synthetic import synthetic_recording
 from tests.worker_process import run_vitalcast
 
 
@@ -14,7 +14,7 @@ def test_a_backtest_writes_its_report(tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     folder.mkdir()
     for seed in range(5):  # enough for the folds of the curve
-        write_recording(folder, vital_signs(), 240, seed)
+        synthetic_recording(folder, vital_signs(), 240, seed)
     run = run_vitalcast(
         "backtest", str(folder), "--out", str(tmp_path / "report"), "--curve", folder=tmp_path, timeout_s=180
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from stream_worker.settings import Settings
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Message, Topics, read_committed
+from tests.recordings import write_recording
 from tests.worker_process import run_vitalcast
 
 ROWS = 900
@@ -49,13 +49,6 @@ def recorded(folder: Path) -> list[list[Row]]:
     return stays
 
 
-def write(folder: Path, name: str, rows: list[Row]) -> Path:
-    lines = [",".join([row.time.isoformat(), *(str(row.values.get(signal, "")) for signal in SIGNALS)]) for row in rows]
-    path = folder / f"{name}.csv.gz"
-    path.write_bytes(gzip.compress("\n".join([",".join(["time", *SIGNALS]), *lines, ""]).encode()))
-    return path
-
-
 def alerts_in(messages: list[Message], partition: int) -> list[Alert]:
     own = [m for m in messages if m.partition == partition and m.json()["schema"] == ALERT_V1]
     return [timeless(msgspec.json.decode(m.value or b"", type=Alert)) for m in sorted(own, key=lambda m: m.offset)]
@@ -79,7 +72,7 @@ def test_live_and_backtest_raise_the_same_alerts(
     stays = [synthetic(stay) for stay in range(STAYS)]
     if source == "recorded":
         stays = recorded(request.getfixturevalue("recordings"))
-    paths = [write(tmp_path, f"stay-{i}", rows) for i, rows in enumerate(stays)]
+    paths = [write_recording(tmp_path, f"stay-{i}", rows) for i, rows in enumerate(stays)]
 
     # A small budget, so that its controller has a say; small chunks, so that live cuts elsewhere than the backtest.
     chosen: dict[str, Any] = {"alert_budget_per_patient_day": 6.0, "chunk_records": 100}

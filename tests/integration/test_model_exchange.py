@@ -41,11 +41,6 @@ def wait_for(condition: Callable[[], bool], worker: WorkerProcess, timeout_s: fl
         time.sleep(0.1)
 
 
-def count(worker: WorkerProcess, series: str) -> float:
-    """The value of one series, 0 if it is not there."""
-    return sum(float(line.rsplit(" ", 1)[1]) for line in worker.metrics().splitlines() if line.startswith(series))
-
-
 def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, tmp_path: Path
 ) -> None:
@@ -56,7 +51,7 @@ def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(
     readings = encoded(ward(BEDS, MINUTES))
     half = len(readings) // 2
     produce(kafka.bootstrap_servers, topics.readings, readings[:half])
-    wait_for(lambda: count(worker, "vitalcast_forecasts_total") == half, worker)
+    wait_for(lambda: worker.metric("vitalcast_forecasts_total") == half, worker)
 
     shutil.copytree(write(univariate(VALUE), tmp_path / "other-task"), model, dirs_exist_ok=True)
     worker.hang_up()
@@ -67,7 +62,7 @@ def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(
     worker.hang_up()
     wait_for(lambda: "model_changed" in worker.log, worker)
     produce(kafka.bootstrap_servers, topics.readings, readings[half:])
-    wait_for(lambda: count(worker, "vitalcast_forecasts_total") == len(readings), worker)
+    wait_for(lambda: worker.metric("vitalcast_forecasts_total") == len(readings), worker)
 
     forecasts = [message.json() for message in read_committed(kafka.bootstrap_servers, topics.forecasts)]
     assert [f["model"]["sha256"] for f in forecasts].count(first) == half
@@ -87,11 +82,11 @@ def test_a_shadow_model_is_scored_and_never_published(
     half = len(readings) // 2
     if is_restarted:
         produce(kafka.bootstrap_servers, topics.readings, readings[:half])
-        wait_for(lambda: count(worker, "vitalcast_forecasts_total") == half, worker)
+        wait_for(lambda: worker.metric("vitalcast_forecasts_total") == half, worker)
         worker.restart()
         readings = readings[half:]
     produce(kafka.bootstrap_servers, topics.readings, readings)
-    wait_for(lambda: count(worker, "vitalcast_forecasts_total") == len(readings), worker)
+    wait_for(lambda: worker.metric("vitalcast_forecasts_total") == len(readings), worker)
 
     live = read_manifest(DEFAULT_ARTIFACT).sha256[:12]
     forecasts = [message.json() for message in read_committed(kafka.bootstrap_servers, topics.forecasts)]
@@ -100,13 +95,13 @@ def test_a_shadow_model_is_scored_and_never_published(
 
     def scored(role: str) -> float:
         cell = f'vitalcast_forecast_scored_total{{band="90",covered="%s",horizon_s="60",role="{role}",signal="hr"}}'
-        return sum(count(worker, cell % covered) for covered in ("true", "false"))
+        return sum(worker.metric(cell % covered) for covered in ("true", "false"))
 
     wait_for(lambda: scored("shadow") > 0, worker)
     if not is_restarted:
         assert scored("shadow") == scored("live")
     errors = {
-        role: count(worker, f'vitalcast_forecast_absolute_error_total{{horizon_s="60",role="{role}",signal="hr"}}')
+        role: worker.metric(f'vitalcast_forecast_absolute_error_total{{horizon_s="60",role="{role}",signal="hr"}}')
         for role in ("live", "shadow")
     }
     assert 0 < errors["live"] < errors["shadow"]  # random weights are worse

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from schemas.codec import encode
+from tests import recordings
 from tests.kafka_broker import SASL_PASSWORD, SASL_USERNAME, Broker
 from tests.kafka_client import Message, Topics, create_topics, produce, read_committed
 from tests.ward_records import alert, forecast, reading
@@ -32,10 +32,8 @@ def partitions_of(kafka: Broker, topic: str) -> int:
 
 def write_recording(folder: Path, stay_id: str, minutes: int) -> None:
     """A recording whose every tenth row is empty."""
-    rows = [
-        f"{(START + timedelta(minutes=m)).isoformat()},{'' if m % 10 == 9 else 60 + m % 50}" for m in range(minutes)
-    ]
-    (folder / f"{stay_id}.csv.gz").write_bytes(gzip.compress("\n".join(["time,hr", *rows, ""]).encode()))
+    values = [None if minute % 10 == 9 else 60 + minute % 50 for minute in range(minutes)]
+    recordings.write_recording(folder, stay_id, recordings.minutes(START, values))
 
 
 def test_topics_are_made_once_and_then_found_good(kafka: Broker, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +14,9 @@ from model.dataset import Stay, from_readings
 from model.features import Scaling
 from model.manifest import Training
 from model.network import Forecaster
+from schemas.recordings import Row
 from schemas.signals import Signal
+from tests.recordings import write_recording
 
 VALUE = Signal(name="value", unit="1", low=-1000.0, high=1000.0, precision=0.1)
 MIDDLE = {"hr": 85, "resp": 19, "spo2": 96, "abp_sys": 120, "abp_dia": 60, "abp_mean": 80, "pulse": 85, "nibp_mean": 80}
@@ -43,17 +43,18 @@ def synthetic_stay(config: ForecasterConfig, minutes: int = 600, seed: int = 0) 
     return from_readings(f"synthetic-{seed}", times, synthetic_values(config, minutes, seed), config)
 
 
-def write_recording(folder: Path, config: ForecasterConfig, minutes: int, seed: int) -> Path:
-    """A gzip CSV of `synthetic_values`."""
-    path = folder / f"synthetic-{seed:02d}.csv.gz"
+def synthetic_recording(folder: Path, config: ForecasterConfig, minutes: int, seed: int) -> Path:
+    """A recording of `synthetic_values`."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["time", *(signal.name for signal in config.inputs)])
-        for minute, row in enumerate(synthetic_values(config, minutes, seed)):
-            cells = ["" if np.isnan(value) else f"{value:.1f}" for value in row]
-            writer.writerow([(start + timedelta(minutes=minute)).isoformat(), *cells])
-    return path
+    names = [signal.name for signal in config.inputs]
+    rows = (
+        Row(
+            start + timedelta(minutes=minute),
+            {name: value for name, value in zip(names, values, strict=True) if not np.isnan(value)},
+        )
+        for minute, values in enumerate(synthetic_values(config, minutes, seed).tolist())
+    )
+    return write_recording(folder, f"synthetic-{seed:02d}", rows)
 
 
 def untrained(config: ForecasterConfig, seed: int = 0) -> Forecaster:

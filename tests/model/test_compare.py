@@ -6,11 +6,11 @@ from pathlib import Path
 
 from model.compare import cross_validate, summary
 from model.config import ForecasterConfig
-from tests.model.synthetic import write_recording
+from tests.model.synthetic import synthetic_recording
 
 
 def test_every_stay_is_forecast_once_beside_quantile_trees(value_config: ForecasterConfig, tmp_path: Path) -> None:
-    recordings = [write_recording(tmp_path, value_config, 400, seed) for seed in range(4)]
+    recordings = [synthetic_recording(tmp_path, value_config, 400, seed) for seed in range(4)]
     report = cross_validate(
         recordings, value_config, tmp_path / "out", count=2, updates=4, baselines=False, quantile_rows=500
     )

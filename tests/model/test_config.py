@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import msgspec
@@ -15,6 +14,8 @@ from model.evaluate import config_of, evaluate
 from model.predictor import Predictor
 from model.train import train_artifact
 from schemas.signals import VITALS_BY_NAME, known_signals
+from tests.patients import START
+from tests.recordings import minutes, write_recording
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,8 @@ def test_a_vital_sign_that_the_default_does_not_forecast_keeps_its_unit_and_rang
 def test_other_columns_are_as_precise_as_they_are_written(
     tmp_path: Path, low: float, high: float, step: float, precision: float
 ) -> None:
-    path = tmp_path / "x.csv.gz"
     values = np.arange(low, high + step / 2, step)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.write("time,value\n")
-        file.writelines(f"2026-01-01T{i // 60:02d}:{i % 60:02d}:00Z,{v:.9g}\n" for i, v in enumerate(values.tolist()))
+    path = write_recording(tmp_path, "x", minutes(START, values.tolist(), "value"))
     config = config_for(*survey([path], 60))
     assert config.inputs[0].precision == pytest.approx(precision)
     read = read_stay(path, config).x[:, 0]
@@ -72,10 +70,7 @@ def test_other_columns_are_as_precise_as_they_are_written(
 
 
 def test_the_number_after_nineteen_is_twenty(tmp_path: Path) -> None:
-    path = tmp_path / "numbers.csv.gz"
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.write("time,value\n")
-        file.writelines(f"2026-01-01T00:{i:02d}:00Z,{i}\n" for i in range(20))
+    path = write_recording(tmp_path, "numbers", minutes(START, range(20), "value"))
     config = config_for(*survey([path], 60))
     assert (config.signals, config.context_steps, config.horizons_s) == (("value",), 4, (60, 300))
     train_artifact([path], tmp_path / "out", updates=300, hold_out=0, name="next-number")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
 from model.dataset import by_length, folds, from_readings, read_stay, scored_origins, split, steps_of, truth
-from tests.model.synthetic import synthetic_stay, write_recording
+from tests.model.synthetic import synthetic_recording, synthetic_stay
 
 MINUTE = 60.0
 
@@ -84,7 +84,7 @@ def test_origins_need_their_signal_and_half_a_window(vitals: ForecasterConfig) -
 
 
 def test_a_recording_reads_as_its_readings(vitals: ForecasterConfig, tmp_path: Path) -> None:
-    path = write_recording(tmp_path, vitals, 50, seed=2)
+    path = synthetic_recording(tmp_path, vitals, 50, seed=2)
     stay, same = read_stay(path, vitals), synthetic_stay(vitals, 50, seed=2)
     assert stay.stay_id == "synthetic-02"
     np.testing.assert_allclose(stay.x, same.x, atol=1e-4)

@@ -17,7 +17,7 @@ from model.manifest import ArtifactError, read_manifest
 from model.network import Forecaster
 from model.predictor import Predictor
 from model.train import fit, train_artifact
-from tests.model.synthetic import synthetic_stay, untrained, write_recording
+from tests.model.synthetic import synthetic_recording, synthetic_stay, untrained
 
 
 def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster: Forecaster) -> None:
@@ -30,7 +30,7 @@ def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster
 
 
 def test_a_trained_artifact_serves_and_carries_its_scores(value_config: ForecasterConfig, tmp_path: Path) -> None:
-    recordings = [write_recording(tmp_path, value_config, 500, seed) for seed in range(4)]
+    recordings = [synthetic_recording(tmp_path, value_config, 500, seed) for seed in range(4)]
     made = [
         train_artifact(recordings, tmp_path / out, updates=60, hold_out=1, name="toy", config=value_config)
         for out in ("a", "b")
@@ -104,7 +104,7 @@ def test_evaluation_walks_the_steps_of_serving(predictor: Predictor, vitals: For
 
 
 def test_a_checkpoint_gives_the_artifact_again_and_a_report(value_config: ForecasterConfig, tmp_path: Path) -> None:
-    recordings = [write_recording(tmp_path, value_config, 400, seed) for seed in range(5)]
+    recordings = [synthetic_recording(tmp_path, value_config, 400, seed) for seed in range(5)]
     trained = train_artifact(
         recordings,
         tmp_path / "trained",

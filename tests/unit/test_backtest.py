@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,6 +31,7 @@ from stream_worker.backtest.page import write_page
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import DEFAULT_LIMITS
 from tests.arithmetic_model import MANIFEST
+from tests.recordings import write_recording
 from tests.records import new_pipeline
 
 NAN = np.nan
@@ -126,18 +126,9 @@ def test_calibration_asks_whether_an_episode_began_within_the_horizon() -> None:
     assert [(b.low, b.alerts, b.true) for b in bins] == [(0.3, 2, 1), (0.6, 1, 1)]
 
 
-def write(path: Path, pressures: Sequence[float | None]) -> Path:
-    lines = [
-        f"{row.time.isoformat()},{row.values.get('hr', '')},{row.values.get('abp_mean', '')}"
-        for row in rows(*pressures)
-    ]
-    path.write_bytes(gzip.compress("\n".join(["time,hr,abp_mean", *lines]).encode()))
-    return path
-
-
 def test_recordings_go_through_the_pipeline_and_their_alerts_are_judged(tmp_path: Path) -> None:
-    paths = [write(tmp_path / "low.csv.gz", [*[80.0] * 20, *[60.0] * 10, *[80.0, None] * 6])]
-    paths.append(write(tmp_path / "calm.csv.gz", [80.0] * 30))
+    paths = [write_recording(tmp_path, "low", rows(*[*[80.0] * 20, *[60.0] * 10, *[80.0, None] * 6]))]
+    paths.append(write_recording(tmp_path, "calm", rows(*[80.0] * 30)))
     recordings = {path.name.split(".")[0]: recording_of(path.name.split(".")[0], read_rows(path)) for path in paths}
     done: list[int] = []
     alerts = list(alerts_of(results_of(new_pipeline(), paths, report=done.append)))

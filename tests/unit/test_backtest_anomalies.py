@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
@@ -12,12 +11,14 @@ import pytest
 from rich.console import Console
 
 from model.manifest import read_manifest
+from schemas.recordings import Row
 from schemas.signals import ARTERIAL_TRIPLE, VITALS
 from stream_worker.backtest import detectors
 from stream_worker.backtest.anomalies import OURS, report_of, show, spells, threshold_of
 from stream_worker.backtest.faults import DURATION_MIN, LEAD_MIN, Fault, Kind, Values, inject, plan
 from stream_worker.backtest.scored import score_recordings
 from stream_worker.settings import Settings
+from tests.recordings import write_recording
 
 NAN = np.nan
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -143,12 +144,11 @@ def test_the_threshold_is_the_lowest_that_keeps_to_the_budget() -> None:
 
 def write(folder: Path, stay_id: str, values: Values) -> Path:
     """A recording of `values`, one row a minute."""
-    names = list(USUAL)
-    lines = [f"{(START + timedelta(minutes=i)).isoformat()}," for i in range(len(values["hr"]))]
-    rows = [line + ",".join(f"{values[name][i]:.1f}" for name in names) for i, line in enumerate(lines)]
-    path = folder / f"{stay_id}.csv.gz"
-    path.write_bytes(gzip.compress("\n".join([",".join(["time", *names]), *rows]).encode()))
-    return path
+    columns = zip(*(np.round(values[name], 1).tolist() for name in USUAL), strict=True)
+    rows = (
+        Row(START + timedelta(minutes=i), dict(zip(USUAL, column, strict=True))) for i, column in enumerate(columns)
+    )
+    return write_recording(folder, stay_id, rows)
 
 
 def test_the_study_finds_the_faults_of_a_calm_patient(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,14 @@ from schemas.recordings import Extent, RecordingError, Row, extent_of, find_reco
 from stream_worker.playback import SPEEDS, Playback
 from stream_worker.replay import Progress, encode_row, merge, replay, tracks_of
 from tests.outbox import ListOutbox
+from tests.recordings import minutes, write_recording
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
 def write(folder: Path, stay_id: str, start: str, values: Sequence[float | None]) -> Path:
     """A recording of one signal, a row a minute from `start`."""
-    begin = datetime.fromisoformat(start)
-    rows = [f"{(begin + timedelta(minutes=m)).isoformat()},{'' if v is None else v}" for m, v in enumerate(values)]
-    path = folder / f"{stay_id}.csv.gz"
-    path.write_bytes(gzip.compress("\n".join(["time,hr", *rows, ""]).encode()))
-    return path
+    return write_recording(folder, stay_id, minutes(datetime.fromisoformat(start), values))
 
 
 @pytest.fixture
@@ -76,9 +73,8 @@ def test_begun_together_the_longest_recording_ends_now(ward: list[Path]) -> None
 
 
 def test_a_stay_stays_in_the_order_of_its_file_even_if_that_goes_back(tmp_path: Path) -> None:
-    path = tmp_path / "c.csv.gz"
-    lines = ["time,hr", "2011-06-02T16:02:00Z,1", "2011-06-02T16:00:00Z,2", "2011-06-02T16:01:00Z,3"]
-    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    times = (datetime(2011, 6, 2, 16, minute, tzinfo=UTC) for minute in (2, 0, 1))
+    path = write_recording(tmp_path, "c", [Row(time, {"hr": value}) for value, time in enumerate(times, 1)])
     other = write(tmp_path, "d", "2011-06-02T16:00:00Z", [4, 5, 6])
     order = [due.row.values["hr"] for due in merge(tracks_of([path, other])) if due.stay_id == "c"]
     assert order == [1, 2, 3]
