@@ -6,7 +6,7 @@ Pure: records go in, nothing else. The terminal table and any other view read th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
 from schemas.alert import Alert, Heartbeat, Priority
@@ -19,7 +19,7 @@ RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info":
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
 # The worker's heartbeats come every 10 s by default: three in a row missed.
 SILENT_AFTER: Final = timedelta(seconds=30)
-FORGET_EVERY: Final = timedelta(hours=1)
+FORGET_EVERY_MS: Final = 3_600_000
 
 Trend = Literal["up", "down", "steady"]
 Record = Reading | StayEvent | Forecast | Alert | Heartbeat | DeadLetter
@@ -86,10 +86,15 @@ class Ward:
     """
 
     def __init__(self, stale_after: timedelta, forget_after: timedelta) -> None:
-        """A stay unobserved for longer than `stale_after` is stale, one without an open alert is forgotten later."""
+        """A stay unobserved for longer than `stale_after` is stale.
+
+        One that nothing has come of for longer than `forget_after` is forgotten, unless it has an open alert: by when
+        records came, as the worker does, since recordings of many years may be replayed side by side.
+        """
         self._stale_after = stale_after
-        self._forget_after = forget_after
-        self._forgot_at = datetime.min.replace(tzinfo=UTC)
+        self._forget_after_ms = forget_after // timedelta(milliseconds=1)
+        self._heard_ms: dict[str, int] = {}  # when the newest record of each stay came
+        self._newest_ms = self._forgot_ms = 0
         self.beds: dict[str, Bed] = {}
         self.newest: datetime | None = None  # event time
         self._alerts: dict[str, Alert] = {}
@@ -111,18 +116,22 @@ class Ward:
                 self._heartbeats[record.partition] = record
             case DeadLetter():
                 pass
-        if self.newest is not None and self.newest - self._forgot_at >= FORGET_EVERY:
-            self._forget(self.newest)
+        if message is not None:
+            if isinstance(record, Reading | StayEvent | Forecast):
+                heard_ms = self._heard_ms.get(record.stay_id, message.timestamp_ms)
+                self._heard_ms[record.stay_id] = max(heard_ms, message.timestamp_ms)
+            self._newest_ms = max(self._newest_ms, message.timestamp_ms)
+            if self._newest_ms - self._forgot_ms >= FORGET_EVERY_MS:
+                self._forgot_ms = self._newest_ms
+                self._forget()
 
-    def _forget(self, now: datetime) -> None:
-        """Let go of stays that nobody has heard of for long and that have no open alert, as the worker does."""
-        self._forgot_at = now
+    def _forget(self) -> None:
+        """Let go of the stays that have been silent for too long."""
         alerting = {alert.stay_id for alert in self._alerts.values()}
-        for stay_id, bed in [*self.beds.items()]:
-            heard = bed.newest or (bed.forecast.issued_at if bed.forecast else None)
-            if stay_id not in alerting and (heard is None or now - heard > self._forget_after):
-                del self.beds[stay_id]
-        self._ended = {stay_id: at for stay_id, at in self._ended.items() if now - at <= self._forget_after}
+        for stay_id, heard_ms in [*self._heard_ms.items()]:
+            if self._newest_ms - heard_ms > self._forget_after_ms and stay_id not in alerting:
+                for known in (self._heard_ms, self._ended, self.beds):
+                    known.pop(stay_id, None)
 
     @property
     def open_alerts(self) -> list[Alert]:

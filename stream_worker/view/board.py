@@ -29,7 +29,6 @@ REVISIONS_KEPT: Final = 30  # of each alert
 MESSAGES_KEPT: Final = 12  # of each stay
 SIGNALS_KEPT: Final = 40  # of each stay: a guard against models or senders that invent names
 
-FORGET_EVERY: Final = timedelta(hours=1)
 
 
 class Due(NamedTuple):
@@ -97,8 +96,8 @@ class Board(Ward):
             super().apply(record, message)
             self._keep(record, message)
 
-    def _forget(self, now: datetime) -> None:
-        super()._forget(now)
+    def _forget(self) -> None:
+        super()._forget()
         alerting = {alert.stay_id for alert in self.open_alerts}
         for stay_id in self._pasts.keys() - self.beds.keys() - alerting:
             del self._pasts[stay_id]

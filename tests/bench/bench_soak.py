@@ -78,6 +78,7 @@ def plot(waits: Waits, samples: list[Sample]) -> None:
     latency.set(ylabel="wait for the forecast, ms", ylim=(0, None), title=f"{RATE:,.0f} readings/s on one core")
     latency.legend()
     memory.plot([sample.at_s / 60 for sample in samples], [sample.resident_mb for sample in samples])
-    memory.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, None))
+    most = max(sample.resident_mb for sample in samples)
+    memory.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, 1.1 * most))
     OUT.parent.mkdir(exist_ok=True)
     figure.savefig(OUT, dpi=120)

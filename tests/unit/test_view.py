@@ -121,10 +121,17 @@ def test_a_stay_that_ended_is_forgotten_its_last_alerts_too() -> None:
 
 
 def test_a_stay_unheard_of_for_a_day_is_forgotten_unless_it_has_an_open_alert() -> None:
-    day = 24 * 60
-    board = board_of(reading("a", hr=80), reading("b", hr=80), alert("x", "b"), reading("c", day - 60, hr=80))
+    hour_ms = 3_600_000
+    board = board_of()
+    for hour, record in (
+        (0, reading("a", hr=80)),
+        (0, reading("b", hr=80)),
+        (0, alert("x", "b")),
+        (2, reading("c", hr=80)),
+    ):
+        board.apply(record, Message("t", 0, hour, hour * hour_ms, b"{}"))
     handle = board.handle("a")
-    board.apply(reading("d", day + 60, hr=80))
+    board.apply(reading("d", hr=80), Message("t", 0, 25, 25 * hour_ms, b"{}"))
     assert sorted(board.beds) == ["b", "c", "d"]
     assert board.stay_of(handle) is None
     assert not board.past("a").tracks

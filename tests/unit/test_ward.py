@@ -11,7 +11,7 @@ from schemas.alert import Heartbeat
 from schemas.codec import encode
 from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
 from stream_worker.settings import Settings
-from stream_worker.ward import Band, Ward, usable_values
+from stream_worker.ward import Band, Message, Ward, usable_values
 from stream_worker.ward_feed import take_in
 from tests.ward_records import T0, alert, at, forecast, reading, ward_of
 
@@ -121,9 +121,18 @@ def test_an_end_in_the_future_which_the_worker_refuses_is_none() -> None:
 
 def test_what_nobody_has_heard_of_for_long_is_forgotten() -> None:
     ended = StayEvent(schema=STAY_EVENT_V1, stay_id="ended", at=at(1), event="ended")
-    ward = ward_of(reading("gone", 0, hr=80), reading("open", 0, hr=80), alert(stay_id="open"), ended)
-    ward.apply(reading("here", 60 * 25 + 2, hr=80))
-    assert set(ward.beds) == {"open", "here"}
+    ward = Ward(stale_after=timedelta(minutes=15), forget_after=timedelta(days=1))
+    hour_ms = 3_600_000
+    for hour, record in (
+        (0, reading("gone", 0, hr=80)),
+        (0, reading("open", 0, hr=80)),
+        (0, alert(stay_id="open")),
+        (0, ended),
+        (2, reading("of years ago", -1_000_000, hr=80)),
+        (25, reading("here", 0, hr=80)),
+    ):
+        ward.apply(record, Message("t", 0, hour, hour * hour_ms, b""))
+    assert set(ward.beds) == {"open", "of years ago", "here"}
     ward.apply(reading("ended", 1, hr=80))  # long over, and no longer remembered as such
     assert "ended" in ward.beds
 
