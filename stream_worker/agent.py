@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +29,23 @@ from stream_worker.stays import NEVER, SCORING, Stays
 log = structlog.get_logger("vitalcast")
 
 DEAD_LETTER_WINDOW: Final = 10_000  # records of a partition
+# At once through the pipeline: with more, its arrays no longer stay in the processor's cache. Their outputs are made
+# durable together, chunk by chunk.
+PIPELINE_RECORDS: Final = 2048
 STALLED_AFTER_S: Final = 5.0  # a transaction takes 0.1 s; a broker that is slow or restarts, seconds
 
 
 def now_us() -> int:
     """The clock, microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def parts_of(chunk: Mapping[int, Records], records: int) -> Iterator[Mapping[int, Records]]:
+    """The chunk in parts of at most about so many records, each with its share of every partition, in order."""
+    count = -(-sum(map(len, chunk.values())) // records)
+    for part in range(count):
+        bounds = {p: (len(rows) * part // count, len(rows) * (part + 1) // count) for p, rows in chunk.items()}
+        yield {p: chunk[p][first:last] for p, (first, last) in bounds.items() if first < last}
 
 
 def _newest_timestamp_us(chunk: Mapping[int, Records]) -> int:
@@ -118,26 +129,26 @@ class ReadingsAgent:
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
         now = _newest_timestamp_us(ours) if is_redone else now_us()
-        results = self.pipeline.process(ours, now)
-        hopeless = []
-        for partition, result in results.items():
-            if result.newest_us is not None:
-                self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
-            timestamps = np.array([record.timestamp for record in ours[partition]], np.float64) / 1000
-            if is_redone:  # all else was published before the state was lost
-                self._hand_over(lanes[partition], ChunkResult(state=result.state))
-                continue
-            self._hand_over(lanes[partition], result, timestamps)
-            if self._is_nearly_all_dead(partition, len(ours[partition]), len(result.dead_letters)):
-                hopeless.append(partition)
+        hopeless = set()
+        for part in parts_of(ours, PIPELINE_RECORDS):
+            for partition, result in self.pipeline.process(part, now).items():
+                if result.newest_us is not None:
+                    self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
+                timestamps = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
+                if is_redone:  # all else was published before the state was lost
+                    self._hand_over(lanes[partition], ChunkResult(state=result.state))
+                    continue
+                self._hand_over(lanes[partition], result, timestamps)
+                if self._is_nearly_all_dead(partition, len(part[partition]), len(result.dead_letters)):
+                    hopeless.add(partition)
+            self._observe_inference()
+            if self.shadow is not None:
+                self._run_shadow(self.shadow, part, now, is_counted=not is_redone)
         if hopeless:
             await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
             raise LaneFailure("nearly all records are dead letters")
-        for partition in results:
+        for partition in ours:
             await lanes[partition].room()
-        self._observe_inference()
-        if self.shadow is not None:
-            self._run_shadow(self.shadow, ours, now, is_counted=not is_redone)
 
     def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
         settings = self._settings

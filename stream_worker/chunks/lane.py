@@ -16,9 +16,9 @@ from aiokafka.structs import OffsetAndMetadata
 
 Record = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
 
-# Chunks that may wait for their commit before the agent is held back: more make transactions larger and cheaper,
-# fewer keep less uncommitted work in memory.
-MAX_WAITING_CHUNKS: Final = 8
+# So much work may wait for its commit before the agent is held back: more makes transactions larger and cheaper, less
+# keeps less in memory. A full chunk is four pieces of work.
+MAX_WAITING: Final = 32
 # Below the broker's default limit of a batch (1,048,588 bytes) even if nothing compresses.
 MAX_BATCH_BYTES: Final = 900_000
 TRANSACTION_TIMEOUT_MS: Final = 60_000
@@ -110,7 +110,7 @@ class Lane:
         self._waiting.append(work)
         self._is_drained.clear()
         self._wake.set()
-        if len(self._waiting) >= MAX_WAITING_CHUNKS:
+        if len(self._waiting) >= MAX_WAITING:
             self._has_room.clear()
 
     async def room(self) -> None:

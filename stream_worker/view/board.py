@@ -30,7 +30,6 @@ MESSAGES_KEPT: Final = 12  # of each stay
 SIGNALS_KEPT: Final = 40  # of each stay: a guard against models or senders that invent names
 
 
-
 class Due(NamedTuple):
     """What was forecast for one minute, 15 min before: quantiles along `levels`, and the value at that time."""
 
