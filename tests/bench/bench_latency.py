@@ -17,7 +17,7 @@ SECONDS = float(os.environ.get("VITALCAST_BENCH_SECONDS", "20"))
 STAYS = 1000
 
 
-@pytest.mark.parametrize("rate", [1, 100, 1000, 10_000, 12_500, 18_000])
+@pytest.mark.parametrize("rate", [1, 100, 1000, 10_000, 12_500, 16_000])
 def bench_latency(kafka: Broker, topics: Topics, start_worker: WorkerStarter, rate: float) -> None:
     worker = start_worker()
     os.sched_setaffinity(worker.pid, {0})

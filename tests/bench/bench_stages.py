@@ -76,7 +76,7 @@ class Stopwatch:
 
 @pytest.mark.parametrize(
     ("stays", "every_s", "chunk_records"),
-    [(5000, 1, 8192), (5000, 60, 8192), (100, 1, 8192), (40, 60, 8192), (8, 1, 8)],
+    [(5000, 1, 2048), (5000, 60, 2048), (100, 1, 2048), (40, 60, 2048), (8, 1, 8)],
 )
 def bench_stages(monkeypatch: pytest.MonkeyPatch, stays: int, every_s: float, chunk_records: int) -> None:
     watch = Stopwatch()
