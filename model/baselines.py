@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 
 from model.config import ForecasterConfig
 from model.dataset import Floats, Stay, scored_origins, truth
-from model.evaluate import Cell, Rival
+from model.scores import Cell, Rival
 from schemas.signals import Signal
 
 Doubles = NDArray[np.float64]

@@ -16,22 +16,12 @@ from rich.progress import track
 from model.baselines import quantile_cells
 from model.config import ForecasterConfig, vital_signs
 from model.dataset import Floats, Stay, folds, read_stay
-from model.evaluate import (
-    Cell,
-    Evaluation,
-    Report,
-    Rival,
-    evaluate,
-    evaluate_degraded,
-    publish,
-    rival_gains,
-    rivals_of,
-    score,
-)
+from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
 from model.manifest import Score, Training
 from model.predictor import Predictor
 from model.report import beside_trees
+from model.scores import Cell, Evaluation, Report, Rival, rival_gains, score
 from model.train import UPDATES, fit, one_thread
 from schemas.recordings import find_recordings
 

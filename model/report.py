@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
 from model.dataset import Stay, scored_origins, truth
-from model.evaluate import Evaluation, Report, rival_gains
 from model.manifest import Score
+from model.scores import Evaluation, Report, rival_gains
 
 TEMPLATE = Path(__file__).parent / "report.html"
 HISTORY = 120  # steps shown before a forecast

@@ -13,7 +13,7 @@ from faust.stores.memory import Store
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
-from stream_worker.chunks.transport import MAX_FETCH_BYTES, Connection
+from stream_worker.chunks.connection import MAX_FETCH_BYTES, Connection
 
 
 class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import aiokafka
@@ -16,6 +15,7 @@ from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
+from stream_worker.chunks.connection import MAX_FETCH_BYTES, Connection
 from stream_worker.chunks.lane import Lane
 from stream_worker.chunks.position import InputMismatch, look_at, start_of
 
@@ -26,7 +26,6 @@ log = structlog.get_logger("vitalcast")
 
 # What a rebalance may wait for the last chunks: less than Kafka's rebalance timeout (60 s), more than a broker restart.
 DRAIN_TIMEOUT_S: Final = 20.0
-MAX_FETCH_BYTES: Final = 2 << 20
 # What a chunk waits for the newest records: longer than one request to a broker nearby takes.
 NEWER_WITHIN_S: Final = 0.005
 # So many records that wait are a backlog: the next chunk does not wait for the outputs of the one before.
@@ -38,24 +37,6 @@ METADATA_MAX_AGE_MS: Final = 10_000
 Records = Sequence[aiokafka.ConsumerRecord]
 # What one event carries: the next records of some partitions, each in offset order.
 Chunk = Mapping[TopicPartition, Records]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Connection:
-    """How the transport reaches the broker and what it tells its owner."""
-
-    config: Mapping[str, Any]  # addresses and security, as aiokafka takes them
-    exactly_once: bool
-    session_timeout_s: float
-    chunk_records: int
-    instance_id: str | None
-    on_failure: Callable[[BaseException], None]
-    on_assigned: Callable[[frozenset[int]], None] = field(default=lambda partitions: None)
-
-    @property
-    def isolation_level(self) -> str:
-        """Records of aborted transactions must not be read back, neither as input nor as state."""
-        return "read_committed" if self.exactly_once else "read_uncommitted"
 
 
 class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped

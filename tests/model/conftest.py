@@ -15,7 +15,7 @@ from model.train import fit
 from tests.model.synthetic import NO_TRAINING, VALUE, synthetic_stay, untrained
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
 

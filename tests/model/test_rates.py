@@ -7,9 +7,10 @@ import pytest
 
 from model.config import ForecasterConfig
 from model.dataset import Stay, from_readings
-from model.evaluate import Evaluation, evaluate, evaluate_sparse
+from model.evaluate import evaluate, evaluate_sparse
 from model.manifest import DEFAULT_ARTIFACT
 from model.predictor import Predictor
+from model.scores import Evaluation
 from tests.model.synthetic import synthetic_stay, synthetic_values
 
 MINUTES = 90

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from model.config import ForecasterConfig
-from model.evaluate import Cell, evaluate, evaluate_artifact, evaluate_degraded, score
+from model.evaluate import evaluate, evaluate_artifact, evaluate_degraded
 from model.export import export_artifact
 from model.features import FeatureSet
 from model.losses import pinball
 from model.manifest import ArtifactError, read_manifest
 from model.network import Forecaster
 from model.predictor import Predictor
+from model.scores import Cell, score
 from model.train import fit, train_artifact
 from tests.model.synthetic import synthetic_recording, synthetic_stay, untrained
 

@@ -1,0 +1,27 @@
+"""How the transport, its recovery too, reaches the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+MAX_FETCH_BYTES: Final = 2 << 20  # of a partition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How the transport reaches the broker and what it tells its owner."""
+
+    config: Mapping[str, Any]  # addresses and security, as aiokafka takes them
+    exactly_once: bool
+    session_timeout_s: float
+    chunk_records: int
+    instance_id: str | None
+    on_failure: Callable[[BaseException], None]
+    on_assigned: Callable[[frozenset[int]], None] = field(default=lambda partitions: None)
+
+    @property
+    def isolation_level(self) -> str:
+        """Records of aborted transactions must not be read back, neither as input nor as state."""
+        return "read_committed" if self.exactly_once else "read_uncommitted"
