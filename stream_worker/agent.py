@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +97,14 @@ class StayStore(BulkStore):
                 self.stays.forget(partition)
                 if self.shadow_stays is not None:
                     self.shadow_stays.forget(partition)
+        _give_back_memory()
         self.on_loaded_callback(partitions, seconds)
+
+
+def _give_back_memory() -> None:
+    """Of the records that were joined: glibc would keep it, 5 kB a stay. Elsewhere it is as it is."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class ReadingsAgent:
