@@ -138,26 +138,36 @@ class ReadingsAgent:
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
         now = _newest_timestamp_us(ours) if is_redone else now_us()
-        hopeless = set()
         for part in parts_of(ours, PIPELINE_RECORDS):
-            for partition, result in self.pipeline.process(part, now).items():
-                if result.newest_us is not None:
-                    self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
-                timestamps = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
-                if is_redone:  # all else was published before the state was lost
-                    self._hand_over(lanes[partition], ChunkResult(state=result.state))
-                    continue
-                self._hand_over(lanes[partition], result, timestamps)
-                if self._is_nearly_all_dead(partition, len(part[partition]), len(result.dead_letters)):
-                    hopeless.add(partition)
-            self._observe_inference()
-            if self.shadow is not None:
-                self._run_shadow(self.shadow, part, now, is_counted=not is_redone)
-        if hopeless:
-            await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
-            raise LaneFailure("nearly all records are dead letters")
+            hopeless = self._process_part(part, now, lanes, is_redone=is_redone)
+            if hopeless:
+                await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
+                raise LaneFailure("nearly all records are dead letters")
         for partition in ours:
             await lanes[partition].room()
+
+    def _process_part(
+        self, part: Mapping[int, Records], now: int, lanes: Mapping[int, Lane], *, is_redone: bool
+    ) -> list[int]:
+        """Queue what the records leave; of those taken for their state alone, nothing else: the rest is out already.
+
+        Returns the partitions whose records are nearly all dead letters.
+        """
+        hopeless = []
+        for partition, result in self.pipeline.process(part, now).items():
+            if result.newest_us is not None:
+                self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
+            if is_redone:
+                self._hand_over(lanes[partition], ChunkResult(state=result.state))
+                continue
+            timestamps = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
+            self._hand_over(lanes[partition], result, timestamps)
+            if self._is_nearly_all_dead(partition, len(part[partition]), len(result.dead_letters)):
+                hopeless.append(partition)
+        self._observe_inference()
+        if self.shadow is not None:
+            self._run_shadow(self.shadow, part, now, is_counted=not is_redone)
+        return hopeless
 
     def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
         settings = self._settings
