@@ -20,7 +20,8 @@ from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
 from tests.worker_process import WorkerProcess, sum_of
 
-READINGS = int(os.environ.get("VITALCAST_BENCH_READINGS", "200000"))
+# Fewer flatter: within a minute no step closes, and chunks that are under way at first count for nothing.
+READINGS = int(os.environ.get("VITALCAST_BENCH_READINGS", "600000"))
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 
 
@@ -66,7 +67,7 @@ def measure(worker: WorkerProcess, readings: int) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("stays", "every_s", "chunk_records"),
-    [(5000, 1, 2048), (5000, 1, 4096), (5000, 1, 8192), (5000, 60, 8192), (100, 1, 8192), (40, 60, 8192)],
+    [(5000, 1, 2048), (5000, 1, 8192), (5000, 60, 8192), (100, 1, 8192), (40, 60, 8192)],
 )
 def bench_backlog(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, stays: int, every_s: float, chunk_records: int
