@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ DEFAULT_PARTITIONS: Final = 4
 # Survives the loss of one broker without losing or refusing a record.
 REPLICATION: Final = 3
 MIN_INSYNC_REPLICAS: Final = 2
+KNOWN_WITHIN_S: Final = 10.0  # to all brokers, of topics that were just made
 # Kafka compacts only closed segments: ones smaller than its default of 1 GiB keep the state short to read at a start.
 CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
 TIMESTAMP_TYPE: Final = "message.timestamp.type"
@@ -124,7 +126,11 @@ def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> T
             if missing:
                 client.create_topics([_new_topic(topic, partitions, brokers) for topic in missing])
                 client.wait_for_topics([topic.name for topic in missing])
-            result = _inspect(client, settings, created={topic.name for topic in missing})
+            created, end = {topic.name for topic in missing}, time.monotonic() + KNOWN_WITHIN_S
+            result = _inspect(client, settings, created)
+            while any(report.created and report.found is None for report in result.reports) and time.monotonic() < end:
+                time.sleep(0.1)  # another broker answers than has been asked to make them
+                result = _inspect(client, settings, created)
     finally:
         client.close()
     if missing and brokers < REPLICATION:
