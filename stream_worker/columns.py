@@ -23,7 +23,7 @@ from xxhash import xxh3_64_intdigest
 from schemas import codec
 from schemas.codec import InvalidReading
 from schemas.dead_letter import Rejection
-from schemas.reading import READING_V1, Observations, Reading, StayEvent, StayId, Timestamp
+from schemas.reading import READING_V1, USABLE, Observations, Reading, StayEvent, StayId, Timestamp
 from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, conversion, is_arterial_triple_consistent
 
 Floats = NDArray[np.float64]
@@ -172,7 +172,7 @@ class ReadingDecoder:
             verdict = quality.get(name) or "good"
             if factors is None:
                 ignored[name, "unit"] += 1
-            elif verdict not in ("good", "questionable"):
+            elif verdict not in USABLE:
                 ignored[name, "invalid"] += 1
             else:
                 values[k] = value if value in SENTINELS else value * factors[0] + factors[1]

@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
     # Kafka gives the members of a group 60 s to meet, and the last chunks have 20 s; reading the state is not counted.
     rebalance_within_s: float = Field(120.0, gt=0)
-    # Records handed over at once: batches the model well, and a chunk still takes well under 0.1 s.
+    # Records handed over at once, at most: only a backlog fills a chunk, which then takes a quarter of a second.
     chunk_records: int = Field(8192, ge=1, le=65_536)
 
     # Model

@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 from schemas.alert import Alert, Heartbeat, Priority
 from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
-from schemas.reading import Reading, StayEvent
+from schemas.reading import USABLE, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME, conversion
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
@@ -127,11 +127,16 @@ class Ward:
 
     def _forget(self) -> None:
         """Let go of the stays that have been silent for too long."""
-        alerting = {alert.stay_id for alert in self._alerts.values()}
+        alerting = self.alerting
         for stay_id, heard_ms in [*self._heard_ms.items()]:
             if self._newest_ms - heard_ms > self._forget_after_ms and stay_id not in alerting:
                 for known in (self._heard_ms, self._ended, self.beds):
                     known.pop(stay_id, None)
+
+    @property
+    def alerting(self) -> set[str]:
+        """The stays with an open alert."""
+        return {alert.stay_id for alert in self._alerts.values()}
 
     @property
     def open_alerts(self) -> list[Alert]:
@@ -272,7 +277,7 @@ def usable_values(reading: Reading) -> dict[str, float]:
     for name, value in reading.vitals.items():
         signal = VITALS_BY_NAME.get(name)
         quality = (reading.quality or {}).get(name) or "good"
-        if signal is None or value is None or quality not in ("good", "questionable"):
+        if signal is None or value is None or quality not in USABLE:
             continue
         unit = (reading.units or {}).get(name) or signal.unit
         factor_offset = conversion(signal, unit)

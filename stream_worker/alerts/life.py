@@ -304,7 +304,7 @@ def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
     _rest(entries, key, raised.at_us)
     cleared = _cleared(key, announced, raised.at_us, "superseded")
     cleared.superseded_by = raised.key
-    if announced.raised_us != NEVER:  # as in a state of before that was kept
+    if announced.raised_us != NEVER:  # else an earlier version raised it, which did not keep when
         cleared.lead_time_s = max(0.0, (raised.since_us - announced.raised_us) / SECOND)
     yield cleared
 

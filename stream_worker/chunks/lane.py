@@ -114,7 +114,7 @@ class Lane:
             self._has_room.clear()
 
     async def room(self) -> None:
-        """Wait while too many chunks are queued."""
+        """Wait while too much is queued."""
         await self._has_room.wait()
 
     async def drain(self) -> None:

@@ -97,7 +97,7 @@ class Board(Ward):
 
     def _forget(self) -> None:
         super()._forget()
-        alerting = {alert.stay_id for alert in self.open_alerts}
+        alerting = self.alerting
         for stay_id in self._pasts.keys() - self.beds.keys() - alerting:
             del self._pasts[stay_id]
         for stay_id in self._handles.keys() - self.beds.keys() - alerting:
