@@ -20,6 +20,7 @@ from model.predictor import torchscript
 from model.steps import NEVER_S
 
 CARD = Path(__file__).parent / "card.md"
+ENTRY_POINTS = ("initial_state", "step", "step_unobserved")
 TOLERANCE = 1e-4  # of a clinical unit, eager against scripted: arithmetic in another order, nothing more
 
 
@@ -59,10 +60,10 @@ def write_artifact(
 
 
 def script(forecaster: Forecaster) -> torch.jit.ScriptModule:
-    """The frozen TorchScript module with `initial_state` and `step`."""
+    """The frozen TorchScript module with its entry points."""
     with torchscript():
         module = torch.jit.script(forecaster.eval())
-        frozen: torch.jit.ScriptModule = torch.jit.freeze(module, preserved_attrs=["initial_state", "step"])
+        frozen: torch.jit.ScriptModule = torch.jit.freeze(module, preserved_attrs=list(ENTRY_POINTS))
     return frozen
 
 

@@ -7,11 +7,10 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, read_manifest
 from model.steps import NEVER_S
@@ -87,19 +86,22 @@ class Predictor:
 
         elapsed : float64 (B, I) seconds since each input's last value, as of the step before them. state : (B, S).
         """
+        if not hasattr(self._module, "step_unobserved"):  # the contract does not ask for it
+            nothing = torch.zeros_like(elapsed)
+            for step in range(1, steps + 1):
+                age = (elapsed + self.manifest.step_s * step).clamp(max=NEVER_S)
+                state = self.round_state(self.step(nothing, nothing, age, state)[1])
+            return state
         with torch.inference_mode():
-            after: Tensor = self._silence(elapsed.to(self.device), state.to(self.device, torch.float32), steps)
+            after: Tensor = self._module.step_unobserved(
+                elapsed.to(self.device, torch.float64), state.to(self.device, torch.float32), steps
+            )
         return after.cpu()
-
-    @cached_property
-    def _silence(self) -> torch.jit.ScriptModule:
-        with torchscript():
-            scripted: torch.jit.ScriptModule = torch.jit.script(_Silence(self._module, self.manifest))
-        return scripted
 
     def round_state(self, state: Tensor) -> Tensor:
         """`state` as it is after storing and reading: its second part went through float16."""
-        return _rounded(state, self.manifest.state_float32)
+        exact = self.manifest.state_float32
+        return torch.cat([state[:, :exact], state[:, exact:].to(torch.float16).to(torch.float32)], dim=1)
 
     def _check_shapes(self) -> None:
         manifest = self.manifest
@@ -112,28 +114,6 @@ class Predictor:
             raise ArtifactError("the module does not take what its manifest says") from error
         if state.shape != (2, manifest.state_size) or after.shape != state.shape or quantiles.shape != expected:
             raise ArtifactError("the module's state or forecasts have another shape than its manifest says")
-
-
-def _rounded(state: Tensor, exact: int) -> Tensor:
-    return torch.cat([state[:, :exact], state[:, exact:].to(torch.float16).to(torch.float32)], dim=1)
-
-
-class _Silence(nn.Module):
-    """Step after step without readings, in one call: a gap of hours has hundreds of them, for one stay at a time."""
-
-    def __init__(self, module: torch.jit.ScriptModule, manifest: Manifest) -> None:
-        super().__init__()
-        self.module = module
-        # TorchScript sees attributes, not globals.
-        self.exact, self.step_s, self.limit = manifest.state_float32, float(manifest.step_s), NEVER_S
-
-    def forward(self, elapsed: Tensor, state: Tensor, steps: int) -> Tensor:
-        """As `Predictor.step_unobserved`."""
-        nothing = torch.zeros_like(elapsed, dtype=torch.float32)
-        for step in range(steps):
-            age = (elapsed + self.step_s * (step + 1)).clamp(max=self.limit).float()
-            state = _rounded(self.module.step(nothing, nothing, age, state)[1], self.exact)
-        return state
 
 
 def _device_of(name: str) -> torch.device:

@@ -147,5 +147,8 @@ def test_steps_without_readings_are_steps(predictor: Predictor, vitals: Forecast
     nothing = torch.zeros(steps, *age.shape)
     ages = torch.stack([(age + 60.0 * step).clamp(max=NEVER_S) for step in range(1, steps + 1)])
     _, stepped = run(predictor, nothing, nothing, ages, state)
-    torch.testing.assert_close(predictor.step_unobserved(age, state, steps), stepped, atol=1e-4, rtol=1e-4)
+    at_once = predictor.step_unobserved(age, state, steps)
+    exact = predictor.manifest.state_float32
+    torch.testing.assert_close(at_once[:, :exact], stepped[:, :exact], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(at_once, stepped, atol=5e-4, rtol=1e-3)  # the last digit of float16
     assert predictor.step_unobserved(age, state, 0).equal(state)
