@@ -195,12 +195,10 @@ class Chain:
         if missing.any():
             older = StepInputs(stays, slots[missing], newest_step[missing] - 1)
             self._compute_older(slots[missing], older, np.arange(missing.sum()))
-        two = has_two_open[:, None]
-        state = self._state(
-            np.where(two, stays.open32[slots, 0], stays.body["state32"][slots]),
-            np.where(two, stays.open16[slots, 0], stays.body["state16"][slots]),
-        )
-        moved, state = self._run(StepInputs(stays, slots, newest_step), slice(None), state)
+        state32, state16 = stays.body["state32"][slots], stays.body["state16"][slots]
+        two = np.flatnonzero(has_two_open)
+        state32[two], state16[two] = stays.open32[slots[two], 0], stays.open16[slots[two], 0]
+        moved, state = self._run(StepInputs(stays, slots, newest_step), slice(None), self._state(state32, state16))
         self._keep(slots, has_two_open.astype(np.intp), state)
         quantiles: Floats32 = moved.numpy()
         return quantiles if self._calibrator is None else widened(quantiles, stays.scoring["width"][slots])

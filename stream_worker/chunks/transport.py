@@ -139,6 +139,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         self._sought_generation: int | None = None  # whose partitions stand where their state ends
         # Where all has been processed to. Not the offset after the last record: there may be markers behind it.
         self.done_until: Mapping[TP, int] = {}
+        self._fetched_until: Mapping[TP, int] = {}  # likewise, once the chunks under way are done
         self._is_free = asyncio.Event()  # no chunk is under way
         self._is_free.set()
         super().__init__(*args, **kwargs)
@@ -161,7 +162,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """
         # What comes meanwhile goes into the next chunk: fetched sooner it would be smaller, and no sooner answered.
         await self._is_free.wait()
-        self.done_until = self._thread.positions
+        self.done_until = self._fetched_until
         if not self._thread.is_behind:
             await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
         if not self.flow_active:
@@ -173,12 +174,11 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await self._rewind()
             return
         if self.should_stop or not self.flow_active:
-            self._thread.positions = {}
             return
         if self.app.consumer_generation_id != generation:
-            self._thread.positions = {}
             await self._rewind()
             return
+        self._fetched_until = self._thread.positions
         for chunk in self._split(fetched):
             partition, message = self._chunk_message(chunk)
             self._is_free.clear()
@@ -328,7 +328,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
         self.stop_flow()  # Faust does so only if there were partitions to revoke
-        self.done_until = self._thread.positions = {}
+        self.done_until = self._fetched_until = {}
         self._sought_generation = None
         inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
         new = [partition for partition in inputs if partition not in self.lanes]
