@@ -107,6 +107,29 @@ def _give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+class _Recent:
+    """How many of a partition's last DEAD_LETTER_WINDOW records, up to a chunk more, were dead letters."""
+
+    def __init__(self) -> None:
+        self.records = self.dead_letters = 0
+        self._chunks: deque[tuple[int, int]] = deque()
+
+    def add(self, records: int, dead_letters: int) -> None:
+        """Count a chunk, and forget those that are too long ago."""
+        self._chunks.append((records, dead_letters))
+        self.records += records
+        self.dead_letters += dead_letters
+        while self.records - self._chunks[0][0] >= DEAD_LETTER_WINDOW:
+            records, dead_letters = self._chunks.popleft()
+            self.records -= records
+            self.dead_letters -= dead_letters
+
+    @property
+    def share(self) -> float:
+        """Of dead letters among the records."""
+        return self.dead_letters / self.records
+
+
 class ReadingsAgent:
     """Processes chunks and timers of the assigned partitions. Whatever fails ends the process: the log is the truth."""
 
@@ -120,7 +143,7 @@ class ReadingsAgent:
         self._settings = settings
         self.metrics = metrics
         self.health = health
-        self._recent: defaultdict[int, deque[tuple[int, int]]] = defaultdict(deque)  # records, dead letters by chunk
+        self._recent: defaultdict[int, _Recent] = defaultdict(_Recent)  # by partition
         self._newest_us: dict[int, int] = {}
         self._beat_at: dict[int, float] = {}
         self._topics_may_have_changed = False
@@ -240,14 +263,10 @@ class ReadingsAgent:
     def _is_nearly_all_dead(self, partition: int, records: int, dead_letters: int) -> bool:
         """All bad input means a bad deployment, not bad records: stop, so that nobody mistakes it for a calm ward."""
         recent = self._recent[partition]
-        recent.append((records, dead_letters))
-        total = sum(n for n, _ in recent)
-        while total - recent[0][0] >= DEAD_LETTER_WINDOW:
-            total -= recent.popleft()[0]
-        share = sum(n for _, n in recent) / total
-        is_over = total >= DEAD_LETTER_WINDOW and share >= self._settings.dead_letter_limit
+        recent.add(records, dead_letters)
+        is_over = recent.records >= DEAD_LETTER_WINDOW and recent.share >= self._settings.dead_letter_limit
         if is_over:
-            log.error("dead_letter_limit", partition=partition, share=round(share, 3), records=total)
+            log.error("dead_letter_limit", partition=partition, share=round(recent.share, 3), records=recent.records)
         return is_over
 
     # --- assignment ---
@@ -305,16 +324,21 @@ class ReadingsAgent:
             lag = lag_of(partition)
             if lag is not None:
                 self.metrics.consumer_lag.labels(str(partition)).set(lag)
-            if lag == 0:
-                result = self.pipeline.check_silence(partition, now)
-                if result.alerts or result.state:
-                    self._hand_over(lane, result)
-                if self.shadow is not None:
-                    self.shadow.check_silence(partition, now)
+                self._check_silence(lane, now, is_caught_up=lag == 0)
             if time.monotonic() - self._beat_at.get(partition, -np.inf) >= self._settings.heartbeat_s:
                 self._beat_at[partition] = time.monotonic()
                 self.beat(lane)
         self._show(now)
+
+    def _check_silence(self, lane: Lane, now: int, *, is_caught_up: bool) -> None:
+        partition = lane.partition.partition
+        if self.pipeline.stays.next_offsets.get(partition, 0) < lane.published_until:
+            return  # state is made again from old readings: the alerts of then are out
+        result = self.pipeline.check_silence(partition, now, is_caught_up=is_caught_up)
+        if result.alerts or result.state:
+            self._hand_over(lane, result)
+        if self.shadow is not None:
+            self.shadow.check_silence(partition, now, is_caught_up=is_caught_up)
 
     def beat(self, lane: Lane, *, is_stopping: bool = False) -> None:
         """Write the partition's heartbeat."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -50,6 +51,10 @@ class StepInputs:
         precision = layout.precision[layout.inputs]
         self.x = np.where(self.observed, self.quanta * precision, 0.0).astype(np.float32)
         self.elapsed: Floats32 = _elapsed(self.as_of, self.at).astype(np.float32)
+
+
+def _batches(slots: Slots) -> Iterator[Slots]:
+    return (slots[first : first + MAX_BATCH] for first in range(0, len(slots), MAX_BATCH))
 
 
 def _elapsed(as_of: Ints, at: Ints) -> NDArray[np.float64]:
@@ -127,8 +132,8 @@ class Chain:
         done = 0
         for upto in np.unique(steps[started]).tolist():
             further = slots[started[steps[started] >= upto]]
-            for first in range(0, len(further), MAX_BATCH):
-                self._run_empty(further[first : first + MAX_BATCH], upto - done)
+            for part in _batches(further):
+                self._run_empty(part, upto - done)
             done = upto
         head["closed_step"][slots] = body["step"][slots] = last_closed
 
@@ -187,6 +192,9 @@ class Chain:
 
     def provisional(self, slots: Slots) -> Floats32:
         """Quantiles (n, V, H, Q) as of each stay's newest reading, through its open steps."""
+        return np.concatenate([self._provisional(part) for part in _batches(slots)])
+
+    def _provisional(self, slots: Slots) -> Floats32:
         stays = self._stays
         head = stays.head
         newest_step = head["newest"][slots] // stays.layout.step_us
@@ -218,21 +226,19 @@ class Chain:
 
     def _run(self, inputs: StepInputs, rows: Slots | slice, state: Tensor) -> tuple[Tensor, Tensor]:
         x, observed, elapsed = (torch.from_numpy(a[rows]) for a in (inputs.x, inputs.observed, inputs.elapsed))
-        quantiles, states = [], []
-        for first in range(0, len(x), MAX_BATCH):
-            part = slice(first, first + MAX_BATCH)
-            started = time.perf_counter()
-            q, s = self._predictor.step(x[part], observed[part], elapsed[part], state[part])
-            self.inference_seconds.append(time.perf_counter() - started)
-            self.inference_rows.append(len(x[part]))
-            quantiles.append(q)
-            states.append(s)
-        if len(quantiles) == 1:
-            return quantiles[0], states[0]
-        return torch.cat(quantiles), torch.cat(states)
+        started = time.perf_counter()
+        quantiles, state = self._predictor.step(x, observed, elapsed, state)
+        self.inference_seconds.append(time.perf_counter() - started)
+        self.inference_rows.append(len(x))
+        return quantiles, state
 
     def _state(self, state32: Floats32, state16: NDArray[np.float16]) -> Tensor:
-        return torch.cat([torch.from_numpy(state32), torch.from_numpy(state16).float()], dim=1)
+        """(n, S), each value of all stays side by side in memory: the network would turn it round otherwise."""
+        split = state32.shape[1]
+        turned = torch.empty(split + state16.shape[1], len(state32))
+        turned[:split] = torch.from_numpy(state32).t()
+        turned[split:] = torch.from_numpy(state16).t()
+        return turned.t()
 
     def _keep(self, slots: Slots, which: Slots, state: Tensor) -> None:
         """Cache `state` as that after the older (0) or the newest (1) of two open steps."""
@@ -251,8 +257,8 @@ class Chain:
         """Compute the closed states that another model left again, from their windows; returns how many."""
         stays = self._stays
         slots = np.flatnonzero(stays.is_used & (stays.body["model"] != stays.layout.model_key))
-        for first in range(0, len(slots), MAX_BATCH):
-            self._prime(slots[first : first + MAX_BATCH])
+        for part in _batches(slots):
+            self._prime(part)
         return len(slots)
 
     def _prime(self, slots: Slots) -> None:
@@ -283,5 +289,7 @@ class Chain:
 
 def in_quanta(quantiles: Floats32, layout: Layout) -> Ints:
     """Quantiles (n, V, H, Q) in whole steps of each signal's precision, inside its plausible range."""
-    quanta = np.rint(quantiles / layout.precision[layout.forecast][:, None, None])
-    return np.clip(quanta, layout.lowest[:, None, None], layout.highest[:, None, None]).astype(np.int64)
+    quanta = quantiles / layout.precision[layout.forecast][:, None, None]
+    np.rint(quanta, out=quanta)
+    np.clip(quanta, layout.lowest[:, None, None], layout.highest[:, None, None], out=quanta)
+    return quanta.astype(np.int64)

@@ -76,6 +76,8 @@ def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
         except ssl.SSLCertVerificationError as error:
             # The clients would only say that they could not connect.
             raise BrokerUnreachableError(f"{server}: its certificate is refused: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise BrokerUnreachableError(f"{server} does not answer in TLS as security_protocol has it") from error
         except OSError:
             continue
         return

@@ -31,7 +31,7 @@ from stream_worker.replay import replay, tracks_of
 from stream_worker.sender import LagLimit, Sender
 from stream_worker.settings import Settings, load_settings
 from stream_worker.simulator.feed import admit, history, live, send
-from stream_worker.stopping import stop_on_signals
+from stream_worker.stopping import stop_after, stop_on_signals
 from stream_worker.terminal_keys import pressed_keys
 from stream_worker.view.board import Board
 from stream_worker.view.command import address_of, listening
@@ -96,8 +96,7 @@ def run_demo(demo: Demo, console: Console) -> int:
 
         with console.status("Starting the worker: loading the model, joining the group"):
             worker.wait_until_ready(stop, check)
-        if demo.duration_s is not None:
-            stack.enter_context(_stop_after(demo.duration_s, stop))
+        stack.enter_context(stop_after(demo.duration_s, stop))
         feed = WardFeed(settings, ALL_RECORDS, every_forecast=True)
         stack.callback(feed.close)
         # The live page is served from here, beside the table and from the same ward.
@@ -133,17 +132,6 @@ def replay_line(state: PlayState) -> str:
     """How the replay stands, and what turns it."""
     how = "ended" if state.has_ended else "playing" if state.is_playing else "PAUSED"
     return f"Recording {hours(state.at_s)} · {how} at {state.speed:g}× · keys: P pause or play, + faster, - slower"
-
-
-@contextmanager
-def _stop_after(seconds: float, stop: threading.Event) -> Iterator[None]:
-    timer = threading.Timer(seconds, stop.set)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 @contextmanager

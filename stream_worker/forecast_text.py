@@ -103,8 +103,9 @@ class ForecastText:
     def fits(numbers: Numbers) -> Bools:
         """Which forecasts (n,) the table has room for: numbers from 0.0 to 999.9, times in whole seconds."""
         quantiles, last = numbers.quantiles, numbers.last
-        small = (quantiles >= 0).all(axis=(2, 3)) & (quantiles <= _LARGEST).all(axis=(2, 3))
-        small &= (last >= 0) & (last <= _LARGEST) & (numbers.last_at % 1_000_000 == 0)
+        # As unsigned numbers those below 0 are large too.
+        largest = quantiles.view(np.uint64).reshape(*last.shape, -1).max(axis=2)
+        small = (largest <= _LARGEST) & (last >= 0) & (last <= _LARGEST) & (numbers.last_at % 1_000_000 == 0)
         fitting: Bools = (small | ~numbers.observed).all(axis=1)
         return fitting
 
@@ -138,7 +139,7 @@ class ForecastText:
         for level in range(levels):
             offset = self._quantiles[v] + level * _CELL
             cells = np.ndarray((n, horizons), np.uint64, room, offset, (length, self._row))
-            cells[:] = (_THEN_NEXT if level < levels - 1 else _THEN_ROW)[quantiles[:, :, level]]
+            cells[:] = (_THEN_NEXT if level < levels - 1 else _THEN_ROW).take(quantiles[:, :, level])
 
     def _write_times(self, matrix: Bytes, at: int, us: Ints) -> None:
         days, inverse = np.unique(us // _DAY_US, return_inverse=True)

@@ -56,6 +56,12 @@ class SignalLimits(BaseModel):
         is_empty = self.low is not None and self.high is not None and self.low >= self.high
         return given == sorted(given) and not is_empty and all(map(isfinite, given))
 
+    @property
+    def severe_alone(self) -> str | None:
+        """The side of a severe limit that has no mild one, if there is such: no rule would look at it."""
+        pairs = {"low": (self.low, self.severe_low), "high": (self.high, self.severe_high)}
+        return next((side for side, (mild, severe) in pairs.items() if mild is None and severe is not None), None)
+
     def delay_of(self, side: str) -> float:
         """How long a mild excursion to this side must last."""
         return self.delay_s if side == "low" or self.high_delay_s is None else self.high_delay_s
@@ -119,6 +125,8 @@ def completed(care_units: Mapping[str, AlertLimits]) -> dict[str, AlertLimits]:
             limits[signal] = limits.get(signal, SignalLimits()).changed(said)
             if not limits[signal].is_usable:
                 raise ValueError(f"{unit}.{signal}: {ORDER}, with what is not given as by default")
+            if lonely := limits[signal].severe_alone:
+                raise ValueError(f"{unit}.{signal}: severe_{lonely} needs {lonely}")
         full[unit] = AlertLimits(limits)
     return full
 

@@ -109,6 +109,7 @@ class Pipeline:
         self._grace_us = int(settings.grace_s * MICROSECONDS)
         self._reset_us = int(settings.reset_after_s * MICROSECONDS)
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
+        self.steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
         self.screen = AlertScreen(settings, stays)
 
     # --- the model ---
@@ -156,15 +157,17 @@ class Pipeline:
 
     # --- timers ---
 
-    def check_silence(self, partition: int, now_us: int) -> ChunkResult:
+    def check_silence(self, partition: int, now_us: int, *, is_caught_up: bool = True) -> ChunkResult:
         """Raise no_data for stays that have been silent too long, and forget those that have been for much longer.
 
         Silence is counted from when a reading arrived, not from when it was observed: a replay of old recordings is
-        not silent. To be called only while the partition is caught up.
+        not silent. It is counted until now, or, where records wait, until the newest that was processed arrived.
         """
         stays, settings = self.stays, self._settings
         slots = stays.in_partition(partition)
-        silent_s = now_us / MICROSECONDS - stays.head["ingested_ms"][slots] / 1000
+        arrived_ms = stays.head["ingested_ms"][slots]
+        until_ms = now_us / 1000 if is_caught_up else arrived_ms.max(initial=0)
+        silent_s = (until_ms - arrived_ms) / 1000
         chunk = _Chunk(self, {partition: ()}, now_us)
         for slot in slots[silent_s >= settings.evict_after_s].tolist():
             chunk.evict(slot)
@@ -391,7 +394,7 @@ class _Chunk:
         last = head["last"][slots][:, layout.forecast].astype(np.int64)
         observed = last_at >= (first_step * layout.step_us)[:, None]
         is_stale = last_at.max(axis=1) < newest - self.p._stale_us
-        is_warm = stays.is_filled[slots].sum(axis=1) >= self.p._settings.min_observed_steps
+        is_warm = stays.is_filled[slots].sum(axis=1) >= self.p.steps_to_warm_up
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
         numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
         self.forecasts.append(_RoundForecasts(chunk_rows, newest, statuses, numbers))

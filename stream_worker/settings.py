@@ -20,6 +20,8 @@ SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 # As long as no guessing over a network can be expected to find it, if chosen at random.
 MIN_TOKEN_LENGTH: Final = 16
+REDACTED: Final = "***"
+_SECRET: Final = frozenset({"sasl_username", "view_token"})
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -138,15 +140,21 @@ class Settings(BaseSettings):
         return self.forecasts_topic, self.alerts_topic, self.dead_letters_topic
 
     def sasl_password(self) -> SecretStr | None:
-        """The password in sasl_password_file, without the newline an editor leaves."""
+        """The password in sasl_password_file, without the newline an editor leaves.
+
+        Raises: SettingsError if the file cannot be read.
+        """
         if self.sasl_password_file is None:
             return None
-        return SecretStr(self.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n"))
+        try:
+            return SecretStr(self.sasl_password_file.read_text(encoding="utf-8").rstrip("\r\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"sasl_password_file: cannot be read ({type(error).__name__})") from error
 
     def redacted(self) -> dict[str, Any]:
-        """All settings as plain values, for logs and `vitalcast settings`. Who connects is not shown."""
+        """All settings as plain values, for logs and `vitalcast settings`; who connects is REDACTED."""
         plain = self.model_dump(mode="json")
-        return {name: "***" if name in ("sasl_username",) and value else value for name, value in plain.items()}
+        return {name: REDACTED if name in _SECRET and value else value for name, value in plain.items()}
 
     @classmethod
     def settings_customise_sources(
@@ -180,6 +188,8 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         values = WithFile(**{name: value for name, value in flags.items() if value is not None})
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"settings file {path}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {path}: cannot be read ({type(error).__name__})") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(map(str, first["loc"])) or "settings"

@@ -7,11 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stream_worker.settings import Settings
+from stream_worker.settings import REDACTED, Settings
 
 
 def as_toml(settings: Settings) -> str:
-    """Every setting with its value, in a form that the settings file takes back; unset ones are comments."""
+    """Every setting with its value, in a form that the settings file takes back; unset and hidden ones are comments."""
     scalars, tables = [], []
     for name, value in settings.redacted().items():
         if isinstance(value, Mapping):
@@ -33,7 +33,9 @@ def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:
 
 
 def _line(key: str, value: Any) -> str:
-    return f"# {_key(key)} is not set" if value is None else f"{_key(key)} = {_value(value)}"
+    if value is None or value == REDACTED:
+        return f"# {_key(key)} is {'not set' if value is None else 'set, and not shown'}"
+    return f"{_key(key)} = {_value(value)}"
 
 
 def _key(key: str) -> str:

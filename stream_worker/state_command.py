@@ -27,7 +27,7 @@ from schemas.reading import STAY_EVENT_V1, StayEvent
 from stream_worker import clients
 from stream_worker.columns import to_time
 from stream_worker.settings import Settings
-from stream_worker.stays import BODY, ENCODING, HEAD, NEVER, SCORING, Extras, Layout, Stays
+from stream_worker.stays import BODY, HEAD, NEVER, SCORING, Extras, Layout, Stays
 
 POLL_MS: Final = 200
 READ_WITHIN_S: Final = 120.0
@@ -152,7 +152,7 @@ def describe_state(layout: Layout, stay_id: str, partition: int, records: dict[b
         "bytes": {name: len(part or b"") for name, part in (("head", head), ("body", body), ("scoring", scoring))},
     }
     size = layout.head.itemsize
-    if head is None or head[0] != ENCODING or len(head) <= size:
+    if head is None or not layout.owns(head, size + 1):
         return {**shown, "readable": False}
     row = np.frombuffer(head, layout.head, 1)[0]
     extras = msgspec.msgpack.decode(head[size:], type=Extras)
@@ -180,9 +180,9 @@ def describe_state(layout: Layout, stay_id: str, partition: int, records: dict[b
             for key, entry in extras.alerts.items()
         ],
     }
-    if body is not None and body[0] == ENCODING and len(body) == layout.body.itemsize:
+    if body is not None and layout.owns(body, layout.body.itemsize):
         shown |= _describe_body(layout, np.frombuffer(body, layout.body, 1)[0])
-    if scoring is not None and scoring[0] == ENCODING and len(scoring) == layout.scoring.itemsize:
+    if scoring is not None and layout.owns(scoring, layout.scoring.itemsize):
         waiting = np.frombuffer(scoring, layout.scoring, 1)[0]["due"] != NEVER
         shown["forecasts_to_be_scored"] = int(waiting.sum())
     return shown

@@ -144,6 +144,12 @@ class Layout(NamedTuple):
         """Which model a stored state belongs to: a state of another one is primed again from its window."""
         return int.from_bytes(hashlib.sha256(self.manifest.sha256.encode()).digest()[:8], "little")
 
+    def owns(self, record: bytes, size: int) -> bool:
+        """Whether a stored record is of this encoding and task, and holds `size` bytes; others are not guessed at."""
+        if len(record) < size or record[0] != ENCODING:
+            return False
+        return int.from_bytes(record[4:8], "little") == self.task_key
+
     @property
     def body_before_state(self) -> tuple[str, ...]:
         """The fields of a body that any model of the task reads alike."""
@@ -405,11 +411,7 @@ class Stays:
     def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
         """Join what belongs together; False if it cannot be used."""
         layout = self.layout
-        if (
-            not self._is_ours(head, layout.head.itemsize + 1)
-            or body is None
-            or not self._is_ours(body, layout.state_at)
-        ):
+        if not layout.owns(head, layout.head.itemsize + 1) or body is None or not layout.owns(body, layout.state_at):
             return False
         try:
             extras = _decode_extras(head[layout.head.itemsize :])
@@ -425,16 +427,10 @@ class Stays:
         self.has_alerts[slot] = extras.has_alerts
         self.head[slot] = row[0]
         self.body[slot] = stored[0]
-        if scoring is not None and self._is_ours(scoring, layout.scoring.itemsize):
+        if scoring is not None and layout.owns(scoring, layout.scoring.itemsize):
             self.scoring[slot] = np.frombuffer(scoring, layout.scoring, 1)[0]
         self._derive(slot)
         return True
-
-    def _is_ours(self, record: bytes, size: int) -> bool:
-        """Whether a stored record is of this encoding and task, and holds `size` bytes; others are not guessed at."""
-        if len(record) < size or record[0] != ENCODING:
-            return False
-        return int.from_bytes(record[4:8], "little") == self.layout.task_key
 
     def _derive(self, slot: int) -> None:
         """Rebuild what is not stored: which of the last T steps hold a forecast signal."""

@@ -10,6 +10,21 @@ from types import FrameType
 
 
 @contextmanager
+def stop_after(seconds: float | None, stop: threading.Event) -> Iterator[None]:
+    """Set `stop` when so many seconds are over; never for None."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Event]:
     """An event that Ctrl-C, SIGTERM and a closed terminal set.
 

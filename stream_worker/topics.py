@@ -18,6 +18,7 @@ MIN_INSYNC_REPLICAS: Final = 2
 KNOWN_WITHIN_S: Final = 10.0  # to all brokers, of topics that were just made
 # Kafka compacts only closed segments: ones smaller than its default of 1 GiB keep the state short to read at a start.
 CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
+INSYNC: Final = "min.insync.replicas"
 TIMESTAMP_TYPE: Final = "message.timestamp.type"
 ARRIVAL: Final = "LogAppendTime"
 
@@ -39,6 +40,7 @@ class FoundTopic(NamedTuple):
     replicas: int
     cleanup: str
     arrival: bool
+    insync: int = MIN_INSYNC_REPLICAS  # that must have a record before it counts as written
 
 
 class TopicReport(NamedTuple):
@@ -75,7 +77,7 @@ def wanted_topics(settings: Settings) -> list[WantedTopic]:
 def problem_of(topic: WantedTopic, found: FoundTopic | None, readings_partitions: int) -> str | None:
     """Why the worker cannot use the topic as it is, or None."""
     if found is None:
-        return "does not exist"
+        return "does not exist, or this user may not describe it"
     if found.partitions < readings_partitions:
         return f"has {found.partitions} partitions, fewer than the {readings_partitions} of the readings"
     if found.cleanup != topic.cleanup:
@@ -155,6 +157,13 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
         for topic in wanted
         if topic.arrival and (there := found.get(topic.name)) is not None and not there.arrival
     ]
+    if len(client.describe_cluster()["brokers"]) >= REPLICATION:
+        warnings += [
+            f"topic {name}: {topic.replicas} replicas, min.insync.replicas {topic.insync}; {REPLICATION} and "
+            f"{MIN_INSYNC_REPLICAS} survive the loss of a broker"
+            for name, topic in found.items()
+            if topic.replicas < REPLICATION or topic.insync < MIN_INSYNC_REPLICAS
+        ]
     return TopicsResult(reports, warnings)
 
 
@@ -164,7 +173,9 @@ def _find(client: KafkaAdminClient, topics: Sequence[WantedTopic]) -> Mapping[st
     described = [topic for topic in client.describe_topics() if topic["name"] in names and topic["error_code"] == 0]
     if not described:
         return {}
-    resources = [ConfigResource("topic", topic["name"], ["cleanup.policy", TIMESTAMP_TYPE]) for topic in described]
+    resources = [
+        ConfigResource("topic", topic["name"], ["cleanup.policy", TIMESTAMP_TYPE, INSYNC]) for topic in described
+    ]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
     return {
         topic["name"]: FoundTopic(
@@ -172,6 +183,7 @@ def _find(client: KafkaAdminClient, topics: Sequence[WantedTopic]) -> Mapping[st
             replicas=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
             cleanup=configs[topic["name"]]["cleanup.policy"]["value"],
             arrival=configs[topic["name"]][TIMESTAMP_TYPE]["value"] == ARRIVAL,
+            insync=int(configs[topic["name"]][INSYNC]["value"]),
         )
         for topic in described
     }
@@ -181,7 +193,7 @@ def _new_topic(topic: WantedTopic, partitions: int, brokers: int) -> NewTopic:
     is_replicated = brokers >= REPLICATION
     config = {
         "cleanup.policy": topic.cleanup,
-        "min.insync.replicas": str(MIN_INSYNC_REPLICAS if is_replicated else 1),
+        INSYNC: str(MIN_INSYNC_REPLICAS if is_replicated else 1),
     }
     if topic.arrival:
         config[TIMESTAMP_TYPE] = ARRIVAL

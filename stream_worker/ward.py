@@ -17,8 +17,7 @@ from schemas.signals import VITALS_BY_NAME, conversion
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
-# The worker's heartbeats come every 10 s by default: three in a row missed.
-SILENT_AFTER: Final = timedelta(seconds=30)
+BEATS_MISSED: Final = 3  # in a row, and the worker is silent
 FORGET_EVERY_MS: Final = 3_600_000
 
 Trend = Literal["up", "down", "steady"]
@@ -59,6 +58,7 @@ class Bed:
         self.care_unit: str | None = None
         self.values: dict[str, Observed] = {}
         self.forecast: Forecast | None = None
+        self.offset = -1  # of its newest reading
 
     @property
     def newest(self) -> datetime | None:
@@ -85,13 +85,16 @@ class Ward:
     Other records may come in any order, so that the past can be read after the present.
     """
 
-    def __init__(self, stale_after: timedelta, forget_after: timedelta) -> None:
-        """A stay unobserved for longer than `stale_after` is stale.
+    def __init__(
+        self, stale_after: timedelta, forget_after: timedelta, heartbeat: timedelta = timedelta(seconds=10)
+    ) -> None:
+        """A stay unobserved for longer than `stale_after` is stale; `heartbeat`: how often the worker's come.
 
         One that nothing has come of for longer than `forget_after` is forgotten, unless it has an open alert: by when
         records came, as the worker does, since recordings of many years may be replayed side by side.
         """
         self._stale_after = stale_after
+        self._silent_after = BEATS_MISSED * heartbeat
         self._forget_after_ms = forget_after // timedelta(milliseconds=1)
         self._heard_ms: dict[str, int] = {}  # when the newest record of each stay came
         self._newest_ms = self._forgot_ms = 0
@@ -105,9 +108,9 @@ class Ward:
         """Take in one record of any topic, and how it came. Topics may be interleaved in any way."""
         match record:
             case Reading():
-                self._place_reading(record)
+                self._place_reading(record, message)
             case StayEvent():
-                self._place_event(record)
+                self._place_event(record, message)
             case Forecast():
                 self._place_forecast(record)
             case Alert():
@@ -197,17 +200,19 @@ class Ward:
         if not self._heartbeats:
             return "no heartbeat yet"
         running = [beat for beat in self._heartbeats.values() if beat.state == "running"]
-        alive = [beat for beat in running if now - beat.produced_at < SILENT_AFTER]
+        alive = [beat for beat in running if now - beat.produced_at < self._silent_after]
         if alive and len(alive) == len(self._heartbeats):
             return f"running, {len(alive)} partition{'s' if len(alive) > 1 else ''}"
         if not running:
             return "stopped"
         return f"silent on {len(self._heartbeats) - len(alive)} of {len(self._heartbeats)} partitions"
 
-    def _place_reading(self, reading: Reading) -> None:
+    def _place_reading(self, reading: Reading, message: Message | None) -> None:
         if self._is_over(reading.stay_id, reading.observed_at):
             return
         bed = self._bed(reading.stay_id)
+        if message is not None:
+            bed.offset = max(bed.offset, message.offset)
         if bed.care_unit is None or bed.newest is None or bed.newest <= reading.observed_at:
             bed.care_unit = reading.care_unit or bed.care_unit
         for signal, value in usable_values(reading).items():
@@ -216,12 +221,14 @@ class Ward:
                 bed.values[signal] = Observed(value, reading.observed_at)
         self._see(reading.observed_at)
 
-    def _place_event(self, event: StayEvent) -> None:
+    def _place_event(self, event: StayEvent, message: Message | None) -> None:
         if event.event != "ended":
             return
-        self._ended[event.stay_id] = max(event.at, self._ended.get(event.stay_id, event.at))
-        bed = self.beds.get(event.stay_id)
-        if bed is not None and (bed.newest is None or bed.newest <= event.at):
+        until, bed = event.at, self.beds.get(event.stay_id)
+        if bed is not None and bed.newest is not None and message is not None and message.offset > bed.offset:
+            until = max(until, bed.newest)  # it came after them, whatever the time is that it was sent with
+        self._ended[event.stay_id] = max(until, self._ended.get(event.stay_id, until))
+        if bed is not None and (bed.newest is None or bed.newest <= until):
             del self.beds[event.stay_id]
 
     def _place_forecast(self, forecast: Forecast) -> None:

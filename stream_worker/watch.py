@@ -223,7 +223,8 @@ def run_watch(settings: Settings, console: Console, duration_s: float | None = N
             if time.monotonic() >= end:
                 stop.set()
 
-        ward = Ward(timedelta(seconds=settings.stale_after_s), timedelta(seconds=settings.evict_after_s))
+        times = settings.stale_after_s, settings.evict_after_s, settings.heartbeat_s
+        ward = Ward(*(timedelta(seconds=seconds) for seconds in times))
         show(ward, feed, stop, console=console, footer=lambda: footer, check=check)
 
 

@@ -100,8 +100,8 @@ def findings(entries: Entries, seen: Observation, rules: Iterable[LimitRule]) ->
             finding = look(entries, seen, rule)
             if finding is None:
                 continue
-            if rule.signal in suspect and finding.presence != "unknown":
-                if is_open(entries.get(finding.key)):
+            if rule.signal in suspect:
+                if finding.presence != "unknown" and is_open(entries.get(finding.key)):
                     continue  # what a sensor says that cannot be believed ends no alert either
                 finding.held = "suspect"
             yield finding

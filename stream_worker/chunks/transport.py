@@ -103,11 +103,24 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.is_behind = sum(self._waiting(consumer, active_partitions).values()) >= BEHIND_RECORDS
         return fetched
 
+    def highwater(self, tp: TP) -> int | None:
+        """Where what can be read of the partition ends, as far as the broker has told."""
+        return readable_until(self._ensure_consumer(), tp)
+
     def _waiting(self, consumer: aiokafka.AIOKafkaConsumer, partitions: set[TP]) -> dict[TP, int]:
         """How many records of each partition are to be fetched, as far as the broker has told."""
         ours = consumer.assignment()  # which may have changed by now
-        ends = {tp: consumer.highwater(tp) or 0 if tp in ours else 0 for tp in partitions}
+        ends = {tp: readable_until(consumer, tp) or 0 if tp in ours else 0 for tp in partitions}
         return {tp: max(0, end - self._reached.get(tp, 0)) for tp, end in ends.items()}
+
+
+def readable_until(consumer: aiokafka.AIOKafkaConsumer, tp: TP) -> int | None:
+    """The last stable offset: what is behind a transaction that is still open cannot be read."""
+    stable: int | None = consumer.last_stable_offset(tp)
+    if stable is None or stable < 0:  # not told yet, or open transactions are read too
+        end: int | None = consumer.highwater(tp)
+        return end
+    return stable
 
 
 def positions_of(consumer: aiokafka.AIOKafkaConsumer) -> dict[TP, int]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from stream_worker.sender import Sender, backpressure_of
 from stream_worker.settings import Settings
 from stream_worker.simulator.feed import admit, history, live, send
-from stream_worker.stopping import stop_on_signals
+from stream_worker.stopping import stop_after, stop_on_signals
 
 REPORT_EVERY_S = 10.0
 
@@ -28,7 +28,7 @@ def run_simulate(
 
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, stop_after(duration_s, stop):
         sender = Sender(settings, backpressure_of(settings, stop))
         start = time.time()
         ward = admit(patients, seed=seed, start=start)
@@ -39,8 +39,6 @@ def run_simulate(
 
         def report(count: int) -> None:
             nonlocal due
-            if duration_s is not None and time.time() - start >= duration_s:
-                stop.set()
             if time.monotonic() >= due:
                 due = time.monotonic() + REPORT_EVERY_S
                 console.print(f"{count} readings sent", highlight=False)

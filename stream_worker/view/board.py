@@ -79,9 +79,9 @@ class Past:
 class Board(Ward):
     """A ward that remembers the last hours, and names stays by handles that reveal nothing outside of this process."""
 
-    def __init__(self, limits: Mapping[str, AlertLimits], stale_after: timedelta, forget_after: timedelta) -> None:
-        """`limits`: those of the care units."""
-        super().__init__(stale_after, forget_after)
+    def __init__(self, limits: Mapping[str, AlertLimits], *times: timedelta) -> None:
+        """`limits`: those of the care units. `times`: as of a Ward."""
+        super().__init__(*times)
         self.lock = threading.Lock()  # held while a record is taken in; readers in other threads hold it too
         self._limits = limits
         self._pasts: dict[str, Past] = {}
@@ -125,11 +125,13 @@ class Board(Ward):
         """What is remembered of the stay; an empty past for an unknown one."""
         return self._pasts.get(stay_id) or Past()
 
-    def limits(self, stay_id: str) -> dict[str, SignalLimits]:
-        """The alert limits that hold for the stay, by the settings of this viewer and the stay's own events."""
+    def limits(self, stay_id: str, new: Mapping[str, LimitRange] | None = None) -> dict[str, SignalLimits]:
+        """The alert limits that hold for the stay, by the settings of this viewer and the stay's own events; with `new`
+        those that would.
+        """
         bed = self.beds.get(stay_id)
         overrides = {signal: override for signal, (_, override) in self.past(stay_id).limits.items()}
-        return limits_of(self._limits, bed.care_unit if bed else None, overrides)
+        return limits_of(self._limits, bed.care_unit if bed else None, {**overrides, **(new or {})})
 
     def handle(self, stay_id: str) -> str:
         """An opaque name of the stay for addresses: a keyed hash, the key being this process's own."""
@@ -158,7 +160,7 @@ class Board(Ward):
     def _keep_event(self, event: StayEvent) -> None:
         if event.event == "ended" and event.stay_id not in self.beds:
             self._pasts.pop(event.stay_id, None)
-        elif event.limits:
+        elif event.limits and all(limits.is_usable for limits in self.limits(event.stay_id, event.limits).values()):
             known = self._remember(event.stay_id).limits
             for signal, override in event.limits.items():
                 if signal not in known or known[signal][0] <= event.at:

@@ -40,11 +40,8 @@ class Link:
 
 def page_board(settings: Settings) -> Board:
     """An empty board with the limits and times of the settings, which should be the worker's."""
-    return Board(
-        settings.limits,
-        stale_after=timedelta(seconds=settings.stale_after_s),
-        forget_after=timedelta(seconds=settings.evict_after_s),
-    )
+    times = settings.stale_after_s, settings.evict_after_s, settings.heartbeat_s
+    return Board(settings.limits, *(timedelta(seconds=seconds) for seconds in times))
 
 
 def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import WorkerStarter, missing_tool
 from tests.fault.supervised import assert_no_trace, supervise_until_done
 from tests.kafka_broker import JarBroker, free_port
-from tests.kafka_client import Topics, produce
+from tests.kafka_client import Topics, create_topics, produce
 from tests.patients import ward
 from tests.worker_process import run_vitalcast
 
@@ -76,6 +76,9 @@ def test_one_of_three_brokers_that_dies_leaves_no_trace(
         created = run_vitalcast("topics", "create", folder=tmp_path, settings=settings)
         assert created.returncode == 0, created.stderr
         assert "warning" not in created.stdout  # three replicas
+    create_topics(servers, "thin")
+    checked = run_vitalcast("topics", "check", folder=tmp_path, settings={**settings, "forecasts_topic": "thin"})
+    assert "topic thin: 1 replicas" in " ".join(checked.stdout.split())
     half = len(sent) // 2
     produce(servers, topics.readings, sent[:half])
     worker = start_worker(bootstrap_servers=servers, **topics.settings, chunk_records=32, session_timeout_s=6)

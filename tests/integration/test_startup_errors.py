@@ -93,6 +93,11 @@ def test_bad_settings_file(tmp_path: Path) -> None:
     assert "vitalcast.toml" in refusal(tmp_path, {}, code=2)
 
 
+def test_settings_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "vitalcast.toml").write_bytes(b"app_id = '\xff'")
+    assert "vitalcast.toml: cannot be read" in refusal(tmp_path, {}, code=2)
+
+
 def test_unknown_flag(tmp_path: Path) -> None:
     done = run_vitalcast("worker", "--nonsense", folder=tmp_path)
     assert done.returncode == 2

@@ -163,6 +163,24 @@ def test_a_file_that_is_no_certificate(kafka: Broker, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_listener_without_tls_is_not_called_unreachable(kafka: Broker, tmp_path: Path) -> None:
+    authority, _ = make_certificate(tmp_path)
+    settings = {"bootstrap_servers": kafka.bootstrap_servers, "security_protocol": "SSL", "ssl_cafile": authority}
+    done = run_vitalcast("worker", folder=tmp_path, settings=settings)
+    assert done.returncode == 1
+    assert "does not answer in TLS" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_password_file_that_is_no_text(kafka: Broker, tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"\xff\xfe")
+    login = {**SASL, "sasl_username": "u", "sasl_password_file": tmp_path / "password"}
+    done = run_vitalcast("worker", folder=tmp_path, settings={"bootstrap_servers": kafka.bootstrap_servers, **login})
+    assert done.returncode == 2
+    assert "sasl_password_file: cannot be read" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 TLS = {"security_protocol": "SSL"}
 SASL = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN"}
 

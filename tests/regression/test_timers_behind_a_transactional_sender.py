@@ -24,6 +24,10 @@ def test_timers_run_once_all_is_read(kafka: Broker, topics: Topics, start_worker
         producer.produce(topics.readings, key=b"s", value=value)
         producer.flush(30)
         producer.abort_transaction(30) if abort else producer.commit_transaction(30)
+    # What is behind a transaction that stays open cannot be read, and keeps nobody from being missed.
+    producer.begin_transaction()
+    producer.produce(topics.readings, key=b"t", value=json.dumps(reading("t", datetime.now(UTC), {"hr": 80})))
+    producer.flush(30)
     alerts = read_committed(
         kafka.bootstrap_servers,
         topics.alerts,
@@ -36,3 +40,4 @@ def test_timers_run_once_all_is_read(kafka: Broker, topics: Topics, start_worker
     lags = [line for line in text.splitlines() if line.startswith("vitalcast_consumer_lag_records{")]
     assert lags
     assert all(line.endswith(" 0.0") for line in lags)
+    producer.abort_transaction(30)

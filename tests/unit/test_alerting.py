@@ -118,6 +118,29 @@ def test_a_timer_and_the_reading_that_shows_the_gap_raise_the_same_alert() -> No
     assert again.alerts == []
 
 
+def test_where_records_wait_a_stay_is_silent_by_the_newest_that_was_processed() -> None:
+    def silent(newest_s: int) -> list[dict[str, Any]]:
+        """The alerts of a timer, with a stay of which nothing came for so long when the newest record did."""
+        pipeline = new_pipeline()
+        first = [FakeRecord(0, reading("s", 0), timestamp=0), FakeRecord(1, reading("t", 0), timestamp=newest_s * 1000)]
+        process(pipeline, first)
+        return decoded(pipeline.check_silence(0, NOW_US, is_caught_up=False).alerts)
+
+    assert silent(600) == []
+    assert [(a["stay_id"], a["cause"]) for a in silent(1000)] == [("s", "no_data")]
+
+
+def test_a_suspect_sensor_raises_nothing_even_by_values_that_hold_for_a_while() -> None:
+    """Of the mean pressure nine readings of ten are impossible, and the tenth is below the limit after a while."""
+
+    def pressure(i: int) -> float:
+        return (80 if i < 40 else 60) + i % 3 if i % 10 == 0 else 230
+
+    alerts = run(*[reading("s", 10 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": pressure(i)}) for i in range(120)])
+    assert ("raised", "abp_mean", "implausible") in technical(alerts)
+    assert states(alerts, "limit") == []
+
+
 def test_a_stay_of_which_nothing_comes_any_more_is_forgotten() -> None:
     pipeline = new_pipeline(evict_after_s=21_600)
     process(pipeline, [FakeRecord(0, reading("s", 0), timestamp=NOW_US // 1000 - 30_000_000)])

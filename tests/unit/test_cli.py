@@ -99,11 +99,15 @@ def test_settings_print_as_a_settings_file_without_secrets(tmp_path: Path) -> No
         "sasl_username": "grace",
         "sasl_password_file": "password",
         "app_id": "from-environment",
+        "view_token": "hunter2" * 3,
     }
     result = run_vitalcast("settings", "-b", "from-flag:9092", folder=tmp_path, settings=secrets)
     assert result.returncode == 0
     assert "hunter2" not in result.stdout
     assert '"grace"' not in result.stdout
+    (tmp_path / "printed.toml").write_text(result.stdout)
+    again = run_vitalcast("settings", "-c", "printed.toml", folder=tmp_path, settings={"sasl_username": "grace"})
+    assert tomllib.loads(again.stdout)["app_id"] == "from-environment"
     printed = tomllib.loads(result.stdout)
     assert printed["bootstrap_servers"] == "from-flag:9092"
     assert printed["app_id"] == "from-environment"

@@ -41,6 +41,7 @@ def test_a_severe_limit_that_is_not_said_stays_outside_the_mild_one(tmp_path: Pa
         ("[limits.icu-3.abp_mean]\nsevere_low = 70", r"limits: icu-3\.abp_mean: severe_low <= low"),
         ("[limits.default.abp_mean]\nhigh = 60", r"limits: default\.abp_mean: severe_low <= low"),
         ("[limits.icu-3.abp_mean]\nsevere_low = 70\nlow = 60", "severe_low <= low"),
+        ("[limits.icu-3.nibp_mean]\nsevere_low = 50", r"limits: icu-3\.nibp_mean: severe_low needs low"),
         ("[limits.icu-3.mood]\nlow = 1", "unknown signals: mood"),
     ],
 )

@@ -17,7 +17,7 @@ from tests.ward_records import STALE_AFTER, alert, at, forecast, reading
 
 
 def board_of(*records: Record) -> Board:
-    board = Board({"default": DEFAULT_LIMITS}, STALE_AFTER, forget_after=timedelta(days=1))
+    board = Board({"default": DEFAULT_LIMITS}, STALE_AFTER, timedelta(days=1))
     for offset, record in enumerate(records):
         board.apply(record, Message("t", 0, offset, 1000 + offset, b"{}"))
     return board
@@ -112,6 +112,16 @@ def test_limits_follow_the_stays_own_events() -> None:
         {"at": 60, "priority": "medium"},
         {"at": 50, "priority": "high"},
     ]
+
+
+def test_limits_that_contradict_those_in_force_are_not_shown_as_the_worker_refuses_them() -> None:
+    own = {"abp_mean": LimitRange(low=60)}
+    limits = [
+        StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(i), event="limits", limits=given)
+        for i, given in enumerate((own, {"abp_mean": LimitRange(high=50)}))
+    ]
+    board = board_of(reading(abp_mean=70), *limits)
+    assert (board.limits("a")["abp_mean"].low, board.limits("a")["abp_mean"].high) == (60, None)
 
 
 def test_a_stay_that_ended_is_forgotten_its_last_alerts_too() -> None:

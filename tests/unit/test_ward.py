@@ -109,6 +109,16 @@ def test_an_earlier_end_that_is_read_later_does_not_bring_a_stay_back() -> None:
     assert ward_of(*ends, reading(minutes=7, hr=80)).beds == {}
 
 
+def test_a_stay_ends_when_the_event_comes_whatever_its_time() -> None:
+    """As the worker ends it: a discharge is often written down with an earlier time."""
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
+    ward = ward_of()
+    ward.apply(reading(minutes=9, hr=80), Message("t", 0, 0, 0, b""))
+    ward.apply(ended, Message("t", 0, 1, 0, b""))
+    ward.apply(forecast(minutes=9))
+    assert ward.beds == {}
+
+
 def test_an_end_in_the_future_which_the_worker_refuses_is_none() -> None:
     settings = Settings()
     ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(60), event="ended")
