@@ -4,7 +4,8 @@
 
 Needs kafka-python only: copy it and put your pager where `tell` is. The list and the offsets up to which it holds are
 one file, replaced whole, so that a crash at any point loses and doubles nothing. Without the file, or where the topic
-no longer goes back to its offsets, the list is made again from the beginning of the topic.
+no longer goes back to its offsets, the list is made again from the beginning of the topic: of what was, only the
+alerts that are still open are told.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ def apply(open_alerts: dict[str, Any], message: dict[str, Any]) -> None:
         open_alerts.pop(message["alert_id"], None)
     else:
         open_alerts[message["alert_id"]] = message
+
+
+def page(message: dict[str, Any]) -> None:
+    """Tell of a revision of an alert."""
     tell(f"{message['state']} ({message['priority']}) {message['stay_id']}: {message['message']}")
 
 
@@ -94,6 +99,7 @@ def main(servers: str, topic: str = "vitals.alerts", state_file: str = "alerts.j
     consumer.assign(places)
     offsets, open_alerts = load(path)
     seek(consumer, places, offsets, open_alerts)
+    history = {} if offsets else consumer.end_offsets(places)  # where it ends, by partition
     silence = Silence([place.partition for place in places], float(silent_s))
     while True:
         for place, records in consumer.poll(timeout_ms=500).items():
@@ -101,10 +107,16 @@ def main(servers: str, topic: str = "vitals.alerts", state_file: str = "alerts.j
                 message = json.loads(record.value)
                 if message["schema"] == "vitals.alert.v1":
                     apply(open_alerts, message)
+                    if not history:
+                        page(message)
                 elif message["schema"] == "vitals.heartbeat.v1":
                     silence.beat(place.partition, message["state"])
             offsets[str(place.partition)] = consumer.position(place)
             save(path, offsets, open_alerts)
+        if history and all(consumer.position(place) >= end for place, end in history.items()):
+            history = {}
+            for message in open_alerts.values():
+                page(message)
         silence.check()
 
 

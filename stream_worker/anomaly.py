@@ -37,7 +37,7 @@ class Tail(NamedTuple):
     noise : in the signal's unit, half of a usual half band: forecasts of a steady patient become so sharp that what
         does not matter to anybody would be a surprise.
     still : the distance that each step without a change counts for, after the first few. Of arterial pressures it
-        makes a flag of twelve steps; others stand still for hours in good health, or are paced.
+        makes a flag of thirteen steps; others stand still for hours in good health, or are paced.
     exceeded : distances, rising, that the shares LEVELS of normal readings exceed.
     """
 

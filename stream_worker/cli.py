@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -36,8 +37,9 @@ Feed and look:     vitalcast replay recordings/ -b kafka:9092
 Make a model:      vitalcast train recordings/ --out my-model
                    vitalcast worker --model my-model
 
-Every setting is a flag, a variable VITALCAST_<NAME> or a line in vitalcast.toml, in that order; `vitalcast settings`
-shows what is in force. Exit codes: 0 fine, 1 a fault, 2 wrong use.
+Every setting is a variable VITALCAST_<NAME> or a line in vitalcast.toml, the common ones are flags too; a flag counts
+before a variable, that before a line. `vitalcast settings` lists them all, as they are in force.
+Exit codes: 0 fine, 1 a fault, 2 wrong use.
 """
 
 app = typer.Typer(
@@ -449,7 +451,10 @@ def train(
         int, typer.Option(metavar="N", help="Recordings kept from training, to score the model on.", min=0)
     ] = 10,
     name: Annotated[str, typer.Option(metavar="NAME", help="The model's name, in every forecast.")] = "vitals-lstm",
-    version: Annotated[str, typer.Option(metavar="VERSION", help="The model's version, in every forecast.")] = "1.0.0",
+    version: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="The model's version, in every forecast.", show_default="the day"),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the weights here, for `export`.", show_default=False)
     ] = None,
@@ -472,7 +477,7 @@ def train(
             updates=updates or UPDATES,
             hold_out=hold_out,
             name=name,
-            version=version,
+            version=version or f"{datetime.now(UTC):%Y.%m.%d}",
             checkpoint=checkpoint,
             data=data,
         )
@@ -543,7 +548,9 @@ def export(
 def _needs_train_extra() -> None:
     """Refuse at once, not after minutes, where what makes plots and pages is not installed."""
     if missing := [name for name in ("matplotlib", "jinja2", "sklearn") if find_spec(name) is None]:
-        raise UsageError(f"no {', '.join(missing)} here: pip install 'vitalcast[train]'")
+        raise UsageError(
+            f"no {', '.join(missing)} here: install the extra train, from a checkout: pip install '.[train]'"
+        )
 
 
 def _find(paths: list[Path]) -> list[Path]:

@@ -68,10 +68,13 @@ def test_the_list_is_exact_over_a_crash_and_without_its_file(kafka: Broker, topi
     publish(("a", "raised"), ("b", "raised"), ("a", "updated"), ("a", "cleared"))
     receiver.start()
     wait_for(lambda: receiver.open_alerts() == {"b"}, "a is cleared, b is open")
+    wait_for(lambda: "raised" in receiver.said(), "what is open is told")
+    assert receiver.said().count("\n") == 1, "of what was before it started, nothing else is"
     receiver.kill()
     publish(("b", "cleared"), ("c", "raised"))
     receiver.start()
     wait_for(lambda: receiver.open_alerts() == {"c"}, "what came meanwhile")
+    assert receiver.said().count("\n") == 3, "each revision that came meanwhile is told"
     receiver.kill()
     receiver.state.unlink()
     receiver.start()
