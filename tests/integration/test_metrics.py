@@ -53,6 +53,8 @@ LABELS: dict[str, set[str]] = {
     "vitalcast_calibration_shift": {"signal", "horizon_s", "band"},
     "vitalcast_alert_threshold_shift": {"partition"},
 }
+SETTINGS = Path(service_dashboard.__file__).parents[1] / "prometheus"
+RUNBOOK = Path(__file__).parents[2] / "docs" / "runbook.md"
 # Nothing of the kind happens to these few patients within two hours.
 MAY_HAVE_NO_SERIES = {"vitalcast_alerts_suppressed_total"}
 MAY_BE_EMPTY = {"Alerts held back by reason"}
@@ -87,7 +89,8 @@ def prometheus(
     folder = tmp_path_factory.mktemp("prometheus")
     target = worker.url.removeprefix("http://")
     scrape = {"job_name": "vitalcast", "static_configs": [{"targets": [target]}]}
-    config = {"global": {"scrape_interval": f"{SCRAPE_S}s"}, "scrape_configs": [scrape]}
+    every = {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": f"{SCRAPE_S}s"}
+    config = {"global": every, "scrape_configs": [scrape], "rule_files": [str(SETTINGS / "alerts.yml")]}
     (folder / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     address = f"127.0.0.1:{free_port()}"
     with (folder / "log").open("wb") as log:
@@ -244,8 +247,22 @@ def test_panel_shows_something_on_a_real_prometheus(panel: service_dashboard.Pan
         assert all(one["value"][1] != "NaN" for one in series) or panel.title in MAY_BE_EMPTY, asked
 
 
-def test_prometheus_understands_its_settings() -> None:
+@pytest.mark.parametrize("arguments", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")])
+def test_prometheus_understands_its_settings_and_alerts_are_raised_by_what_they_say(arguments: tuple[str, ...]) -> None:
     if not shutil.which("promtool"):
         missing_tool("promtool", "Debian's package prometheus")
-    file = Path(service_dashboard.__file__).parents[1] / "prometheus" / "prometheus.yml"
-    subprocess.run(["promtool", "check", "config", str(file)], check=True, capture_output=True)
+    done = subprocess.run(["promtool", *arguments], cwd=SETTINGS, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_real_prometheus_runs_the_alerts_and_each_has_its_page_in_the_runbook(prometheus: str) -> None:
+    with urllib.request.urlopen(f"http://{prometheus}/api/v1/rules?type=alert", timeout=10) as answer:
+        rules = [rule for group in json.load(answer)["data"]["groups"] for rule in group["rules"]]
+    sections = re.findall(r"^## (\w+)$", RUNBOOK.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {rule["name"] for rule in rules} == set(sections)
+    for rule in rules:
+        assert rule["health"] == "ok", rule
+        assert rule["state"] != "firing", "nothing is wrong with this worker"
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['name'].lower()}"
+        names = set(re.findall(r"vitalcast_\w+", rule["query"]))
+        assert {re.sub(r"_seconds_bucket$", "_seconds", name) for name in names} <= set(LABELS), rule["query"]
