@@ -61,7 +61,9 @@ class Numbers(NamedTuple):
 
 
 class ForecastText:
-    """Writes `"signals":{...},"anomalies":{...}` for V signals, H horizons and Q levels, all of precision 0.1."""
+    """Writes `"signals":{...},"anomalies":{...}}`, which ends a message, for V signals, H horizons and Q levels, all of
+    precision 0.1.
+    """
 
     def __init__(self, names: Sequence[str], horizons: int, levels: int) -> None:
         self._signals = len(names)
@@ -96,7 +98,7 @@ class ForecastText:
             self._flags.append(len(text))
             text += b"?????" + b"}"
             self._anomalies.append(slice(start, len(text)))
-        text += b"}"
+        text += b"}}"
         self._template = np.frombuffer(bytes(text), np.uint8)
 
     @staticmethod

@@ -73,12 +73,11 @@ class OutputEncoder:
         heads = self._heads(rows, produced_us)
         bodies = self.bodies(rows.numbers)
         return [
-            (stay_id.encode(), head + body + b"}")
-            for stay_id, head, body in zip(rows.stay_ids, heads, bodies, strict=True)
+            (stay_id.encode(), head + body) for stay_id, head, body in zip(rows.stay_ids, heads, bodies, strict=True)
         ]
 
     def bodies(self, numbers: Numbers) -> list[bytes]:
-        """The numbers of each message: by the table where they fit it, else the plain way."""
+        """The numbers of each message, to its end: by the table where they fit it, else the plain way."""
         fitting = self._can_be_text & ForecastText.fits(numbers)
         if fitting.all():
             return self._text.write(numbers)
@@ -105,7 +104,7 @@ class OutputEncoder:
         ]
 
     def plain_bodies(self, numbers: Numbers) -> list[bytes]:
-        """The numbers of each message, whatever they are."""
+        """The numbers of each message, whatever they are, and its end."""
         quantiles = [self._numbers(numbers.quantiles[:, v], v) for v in range(len(self._names))]
         lasts = [self._numbers(numbers.last[:, v], v) for v in range(len(self._names))]
         last_at, observed = numbers.last_at.tolist(), numbers.observed.tolist()
@@ -122,7 +121,7 @@ class OutputEncoder:
                 for v, name in enumerate(self._names)
                 if not isnan(scores[n][v])
             }
-            bodies.append(orjson.dumps({"signals": signals, "anomalies": anomalies})[1:-1])
+            bodies.append(orjson.dumps({"signals": signals, "anomalies": anomalies})[1:])
         return bodies
 
     def _numbers(self, quanta: Ints, v: int) -> list[object]:

@@ -41,11 +41,11 @@ def classify(
     stays: Stays, slots: Slots, observed_us: Ints, fingerprints: NDArray[np.uint64], offsets: Ints, grace_us: int
 ) -> NDArray[np.int8]:
     """ACCEPTED, DUPLICATE, LATE or DONE for each reading, (n,)."""
-    head = stays.head[slots]
-    is_duplicate = (head["fingerprints"] == fingerprints[:, None]).any(axis=1) & (head["newest"] != NEVER)
-    late = is_late(head["newest"], observed_us, grace_us, stays.layout.step_us)
+    known, newest, offset = (stays.head[name][slots] for name in ("fingerprints", "newest", "offset"))
+    is_duplicate = (known == fingerprints[:, None]).any(axis=1) & (newest != NEVER)
+    late = is_late(newest, observed_us, grace_us, stays.layout.step_us)
     outcome = np.where(late, LATE, np.where(is_duplicate, DUPLICATE, ACCEPTED)).astype(np.int8)
-    outcome[offsets <= head["offset"]] = DONE
+    outcome[offsets <= offset] = DONE
     return outcome
 
 
