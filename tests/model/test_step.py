@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from model import export
 from model.config import ForecasterConfig
 from model.export import TOLERANCE, largest_difference, script
 from model.predictor import Predictor
 from model.steps import NEVER_S
-from tests.model.synthetic import synthetic_stay, untrained
+from tests.model.synthetic import NO_TRAINING, synthetic_stay, untrained
 
 
 def run(
@@ -152,3 +155,17 @@ def test_steps_without_readings_are_steps(predictor: Predictor, vitals: Forecast
     torch.testing.assert_close(at_once[:, :exact], stepped[:, :exact], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(at_once, stepped, atol=5e-4, rtol=1e-3)  # the last digit of float16
     assert predictor.step_unobserved(age, state, 0).equal(state)
+
+
+def test_an_artifact_with_the_two_entry_points_of_the_contract_takes_steps_without_readings_too(
+    vitals: ForecasterConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecaster = untrained(vitals)
+    found = []
+    for entry_points in (export.ENTRY_POINTS, ("initial_state", "step")):
+        monkeypatch.setattr(export, "ENTRY_POINTS", entry_points)
+        export.write_artifact(forecaster, vitals, NO_TRAINING, tmp_path, name="random", version="0")
+        predictor = Predictor.load(tmp_path, "cpu")
+        age = torch.full((2, len(vitals.inputs)), 30.0, dtype=torch.float64)
+        found.append(predictor.step_unobserved(age, predictor.initial_state(2), 7))
+    torch.testing.assert_close(*found, atol=5e-4, rtol=1e-3)
