@@ -165,8 +165,9 @@ class Pipeline:
         """
         stays, settings = self.stays, self._settings
         slots = stays.in_partition(partition)
-        arrived_ms = stays.head["ingested_ms"][slots]
-        until_ms = now_us / 1000 if is_caught_up else arrived_ms.max(initial=0)
+        arrived_ms, now_ms = stays.head["ingested_ms"][slots], now_us // 1000
+        # A sender may have stamped a record with a time that is yet to come: it tells nothing of the others.
+        until_ms = now_ms if is_caught_up else arrived_ms[arrived_ms <= now_ms].max(initial=0)
         silent_s = (until_ms - arrived_ms) / 1000
         chunk = _Chunk(self, {partition: ()}, now_us)
         for slot in slots[silent_s >= settings.evict_after_s].tolist():

@@ -122,7 +122,8 @@ def test_where_records_wait_a_stay_is_silent_by_the_newest_that_was_processed() 
     def silent(newest_s: int) -> list[dict[str, Any]]:
         """The alerts of a timer, with a stay of which nothing came for so long when the newest record did."""
         pipeline = new_pipeline()
-        first = [FakeRecord(0, reading("s", 0), timestamp=0), FakeRecord(1, reading("t", 0), timestamp=newest_s * 1000)]
+        times_s = {"s": 0, "t": newest_s, "of a clock that is wrong": NOW_US // 1_000_000 + 10**6}
+        first = [FakeRecord(i, reading(s, 0), timestamp=at * 1000) for i, (s, at) in enumerate(times_s.items())]
         process(pipeline, first)
         return decoded(pipeline.check_silence(0, NOW_US, is_caught_up=False).alerts)
 
