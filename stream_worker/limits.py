@@ -131,6 +131,16 @@ def completed(care_units: Mapping[str, AlertLimits]) -> dict[str, AlertLimits]:
     return full
 
 
+def can_add(
+    care_units: Mapping[str, AlertLimits],
+    care_unit: str | None,
+    overrides: Mapping[str, LimitRange],
+    new: Mapping[str, LimitRange],
+) -> bool:
+    """Whether a stay can have `new` limits besides its own `overrides`."""
+    return all(limits.is_usable for limits in limits_of(care_units, care_unit, {**overrides, **new}).values())
+
+
 def limits_of(
     care_units: Mapping[str, AlertLimits], care_unit: str | None, overrides: Mapping[str, LimitRange]
 ) -> dict[str, SignalLimits]:

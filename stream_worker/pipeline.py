@@ -30,7 +30,7 @@ from stream_worker.alerts.screen import AlertScreen
 from stream_worker.chain import Chain, in_quanta
 from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_time, to_us
 from stream_worker.forecast_text import Numbers
-from stream_worker.limits import limits_of
+from stream_worker.limits import can_add
 from stream_worker.outputs import Forecasts, OutputEncoder
 from stream_worker.scoring import Tally
 from stream_worker.settings import Settings
@@ -109,7 +109,7 @@ class Pipeline:
         self._grace_us = int(settings.grace_s * MICROSECONDS)
         self._reset_us = int(settings.reset_after_s * MICROSECONDS)
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
-        self.steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
+        self._steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
         self.screen = AlertScreen(settings, stays)
 
     # --- the model ---
@@ -395,7 +395,7 @@ class _Chunk:
         last = head["last"][slots][:, layout.forecast].astype(np.int64)
         observed = last_at >= (first_step * layout.step_us)[:, None]
         is_stale = last_at.max(axis=1) < newest - self.p._stale_us
-        is_warm = stays.is_filled[slots].sum(axis=1) >= self.p.steps_to_warm_up
+        is_warm = stays.is_filled[slots].sum(axis=1) >= self.p._steps_to_warm_up
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
         numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
         self.forecasts.append(_RoundForecasts(chunk_rows, newest, statuses, numbers))
@@ -459,8 +459,7 @@ class _Chunk:
     def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
         """Whether a stay can have these limits besides those that it keeps."""
         extras = Extras() if slot is None else self.stays.extras[slot]
-        merged = limits_of(self.p._settings.limits, extras.care_unit, {**extras.limits, **limits})
-        return all(of_signal.is_usable for of_signal in merged.values())
+        return can_add(self.p._settings.limits, extras.care_unit, extras.limits, limits)
 
     def _end(self, slot: int, at_us: int, offset: int, row: int, reason: Any) -> None:
         self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)

@@ -157,13 +157,14 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
         for topic in wanted
         if topic.arrival and (there := found.get(topic.name)) is not None and not there.arrival
     ]
-    if len(client.describe_cluster()["brokers"]) >= REPLICATION:
-        warnings += [
-            f"topic {name}: {topic.replicas} replicas, min.insync.replicas {topic.insync}; {REPLICATION} and "
-            f"{MIN_INSYNC_REPLICAS} survive the loss of a broker"
-            for name, topic in found.items()
-            if topic.replicas < REPLICATION or topic.insync < MIN_INSYNC_REPLICAS
-        ]
+    thin = [
+        f"topic {name}: {topic.replicas} replicas, min.insync.replicas {topic.insync}; {REPLICATION} and "
+        f"{MIN_INSYNC_REPLICAS} survive the loss of a broker"
+        for name, topic in found.items()
+        if topic.replicas < REPLICATION or topic.insync < MIN_INSYNC_REPLICAS
+    ]
+    if thin and len(client.describe_cluster()["brokers"]) >= REPLICATION:  # else there is no choice
+        warnings += thin
     return TopicsResult(reports, warnings)
 
 

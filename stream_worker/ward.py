@@ -17,6 +17,7 @@ from schemas.signals import VITALS_BY_NAME, conversion
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
+HEARTBEAT: Final = timedelta(seconds=10)  # how often a worker's come, unless its settings say otherwise
 BEATS_MISSED: Final = 3  # in a row, and the worker is silent
 FORGET_EVERY_MS: Final = 3_600_000
 
@@ -85,9 +86,7 @@ class Ward:
     Other records may come in any order, so that the past can be read after the present.
     """
 
-    def __init__(
-        self, stale_after: timedelta, forget_after: timedelta, heartbeat: timedelta = timedelta(seconds=10)
-    ) -> None:
+    def __init__(self, stale_after: timedelta, forget_after: timedelta, heartbeat: timedelta = HEARTBEAT) -> None:
         """A stay unobserved for longer than `stale_after` is stale; `heartbeat`: how often the worker's come.
 
         One that nothing has come of for longer than `forget_after` is forgotten, unless it has an open alert: by when

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,15 @@ from stream_worker.ward import Message, Record, Ward
 RECENT_RECORDS: Final = 500
 MAX_POLL_RECORDS: Final = 5000
 TOPICS_APPEAR_WITHIN_S: Final = 5.0  # those of the embedded broker are made by asking for them
+
+
+def ward_times(settings: Settings) -> dict[str, timedelta]:
+    """The times of a `Ward`, by the settings of its worker."""
+    return {
+        "stale_after": timedelta(seconds=settings.stale_after_s),
+        "forget_after": timedelta(seconds=settings.evict_after_s),
+        "heartbeat": timedelta(seconds=settings.heartbeat_s),
+    }
 
 
 class WardFeed:

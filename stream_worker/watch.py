@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import threading
 import time
@@ -22,9 +21,9 @@ from rich.text import Text
 
 from schemas.alert import Alert, Priority
 from stream_worker.settings import Settings
-from stream_worker.stopping import stop_on_signals
+from stream_worker.stopping import stop_after, stop_on_signals
 from stream_worker.ward import RANK, Bed, Trend, Ward, trend
-from stream_worker.ward_feed import WardFeed
+from stream_worker.ward_feed import WardFeed, ward_times
 from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, duration, number, short_message
 
 REFRESH_S: Final = 1.0
@@ -215,17 +214,9 @@ def run_watch(settings: Settings, console: Console, duration_s: float | None = N
 
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
-    end = math.inf if duration_s is None else time.monotonic() + duration_s
     footer = [f"Kafka {settings.bootstrap_servers} · Ctrl-C ends"]
-    with closing(WardFeed(settings)) as feed, stop_on_signals() as stop:
-
-        def check() -> None:
-            if time.monotonic() >= end:
-                stop.set()
-
-        times = settings.stale_after_s, settings.evict_after_s, settings.heartbeat_s
-        ward = Ward(*(timedelta(seconds=seconds) for seconds in times))
-        show(ward, feed, stop, console=console, footer=lambda: footer, check=check)
+    with closing(WardFeed(settings)) as feed, stop_on_signals() as stop, stop_after(duration_s, stop):
+        show(Ward(**ward_times(settings)), feed, stop, console=console, footer=lambda: footer)
 
 
 def _follow(

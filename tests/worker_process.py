@@ -165,3 +165,14 @@ def sum_of(metrics: str, series: str) -> float:
     """The same in what /metrics said."""
     found = re.findall(rf"^{re.escape(series)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
     return sum(map(float, found))
+
+
+def refusal(folder: Path, settings: Mapping[str, Any], *arguments: str, code: int = 1) -> str:
+    """The one line with which the worker refuses to start."""
+    done = run_vitalcast("worker", *arguments, folder=folder, settings=settings)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    # Before it come only the worker's own log lines, as JSON.
+    told = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
+    assert len(told) == 1, done.stderr
+    return told[0]

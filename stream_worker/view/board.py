@@ -18,8 +18,8 @@ from schemas.alert import Alert
 from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
-from stream_worker.limits import AlertLimits, SignalLimits, limits_of
-from stream_worker.ward import Message, Record, Ward, usable_values
+from stream_worker.limits import AlertLimits, SignalLimits, can_add, limits_of
+from stream_worker.ward import HEARTBEAT, Message, Record, Ward, usable_values
 
 MINUTE_S: Final = 60
 HISTORY_MIN: Final = 240  # a nursing shift's half: what still fits a chart at one point a minute
@@ -79,9 +79,15 @@ class Past:
 class Board(Ward):
     """A ward that remembers the last hours, and names stays by handles that reveal nothing outside of this process."""
 
-    def __init__(self, limits: Mapping[str, AlertLimits], *times: timedelta) -> None:
-        """`limits`: those of the care units. `times`: as of a Ward."""
-        super().__init__(*times)
+    def __init__(
+        self,
+        limits: Mapping[str, AlertLimits],
+        stale_after: timedelta,
+        forget_after: timedelta,
+        heartbeat: timedelta = HEARTBEAT,
+    ) -> None:
+        """`limits`: those of the care units; the times are a Ward's."""
+        super().__init__(stale_after, forget_after, heartbeat)
         self.lock = threading.Lock()  # held while a record is taken in; readers in other threads hold it too
         self._limits = limits
         self._pasts: dict[str, Past] = {}
@@ -125,13 +131,15 @@ class Board(Ward):
         """What is remembered of the stay; an empty past for an unknown one."""
         return self._pasts.get(stay_id) or Past()
 
-    def limits(self, stay_id: str, new: Mapping[str, LimitRange] | None = None) -> dict[str, SignalLimits]:
-        """The alert limits that hold for the stay, by the settings of this viewer and the stay's own events; with `new`
-        those that would.
-        """
+    def limits(self, stay_id: str) -> dict[str, SignalLimits]:
+        """The alert limits that hold for the stay, by the settings of this viewer and the stay's own events."""
+        return limits_of(self._limits, *self._own_limits(stay_id))
+
+    def _own_limits(self, stay_id: str) -> tuple[str | None, dict[str, LimitRange]]:
+        """The stay's care unit, and what its own events say."""
         bed = self.beds.get(stay_id)
         overrides = {signal: override for signal, (_, override) in self.past(stay_id).limits.items()}
-        return limits_of(self._limits, bed.care_unit if bed else None, {**overrides, **(new or {})})
+        return bed.care_unit if bed else None, overrides
 
     def handle(self, stay_id: str) -> str:
         """An opaque name of the stay for addresses: a keyed hash, the key being this process's own."""
@@ -160,7 +168,7 @@ class Board(Ward):
     def _keep_event(self, event: StayEvent) -> None:
         if event.event == "ended" and event.stay_id not in self.beds:
             self._pasts.pop(event.stay_id, None)
-        elif event.limits and all(limits.is_usable for limits in self.limits(event.stay_id, event.limits).values()):
+        elif event.limits and can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
             known = self._remember(event.stay_id).limits
             for signal, override in event.limits.items():
                 if signal not in known or known[signal][0] <= event.at:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing, suppress
-from datetime import timedelta
 from typing import Final, Literal
 
 from kafka.errors import KafkaError
@@ -15,7 +14,7 @@ from stream_worker.connection import BrokerUnreachableError, check_broker
 from stream_worker.settings import Settings
 from stream_worker.view.board import Board
 from stream_worker.view.read_back import read_back
-from stream_worker.ward_feed import WardFeed
+from stream_worker.ward_feed import WardFeed, ward_times
 
 # Heartbeats come every 10 s at most; silence longer than this is a reason to ask whether the broker is there.
 ASK_AFTER_S: Final = 3.0
@@ -40,8 +39,7 @@ class Link:
 
 def page_board(settings: Settings) -> Board:
     """An empty board with the limits and times of the settings, which should be the worker's."""
-    times = settings.stale_after_s, settings.evict_after_s, settings.heartbeat_s
-    return Board(settings.limits, *(timedelta(seconds=seconds) for seconds in times))
+    return Board(settings.limits, **ward_times(settings))
 
 
 def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:

@@ -5,27 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from model.manifest import DEFAULT_ARTIFACT
 from tests.kafka_broker import Broker, free_port
 from tests.kafka_client import Topics, create_topics
-from tests.worker_process import run_vitalcast
-
-
-def refusal(folder: Path, settings: Mapping[str, Any], *arguments: str, code: int = 1) -> str:
-    """The one line with which the worker refuses to start."""
-    done = run_vitalcast("worker", *arguments, folder=folder, settings=settings)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    # Before it come only the worker's own log lines, as JSON.
-    told = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("{")]
-    assert len(told) == 1, done.stderr
-    return told[0]
+from tests.worker_process import refusal, run_vitalcast
 
 
 def test_broker_that_does_not_answer(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.conftest import WorkerStarter
 from tests.kafka_broker import SASL_PASSWORD, SASL_USERNAME, Broker, make_certificate
 from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import START, reading
-from tests.worker_process import run_vitalcast
+from tests.worker_process import refusal, run_vitalcast
 
 
 def assert_answers(kafka: Broker, topics: Topics) -> None:
@@ -157,28 +157,20 @@ def test_a_file_that_is_no_certificate(kafka: Broker, tmp_path: Path) -> None:
     file = tmp_path / "empty"
     file.touch()
     settings = {"bootstrap_servers": kafka.tls_servers, "security_protocol": "SSL", "ssl_cafile": file}
-    done = run_vitalcast("worker", folder=tmp_path, settings=settings)
-    assert done.returncode == 2
-    assert "ssl_cafile" in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert "ssl_cafile" in refusal(tmp_path, settings, code=2)
 
 
 def test_a_listener_without_tls_is_not_called_unreachable(kafka: Broker, tmp_path: Path) -> None:
     authority, _ = make_certificate(tmp_path)
     settings = {"bootstrap_servers": kafka.bootstrap_servers, "security_protocol": "SSL", "ssl_cafile": authority}
-    done = run_vitalcast("worker", folder=tmp_path, settings=settings)
-    assert done.returncode == 1
-    assert "does not answer in TLS" in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert "does not answer in TLS" in refusal(tmp_path, settings)
 
 
 def test_a_password_file_that_is_no_text(kafka: Broker, tmp_path: Path) -> None:
     (tmp_path / "password").write_bytes(b"\xff\xfe")
     login = {**SASL, "sasl_username": "u", "sasl_password_file": tmp_path / "password"}
-    done = run_vitalcast("worker", folder=tmp_path, settings={"bootstrap_servers": kafka.bootstrap_servers, **login})
-    assert done.returncode == 2
-    assert "sasl_password_file: cannot be read" in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    line = refusal(tmp_path, {"bootstrap_servers": kafka.bootstrap_servers, **login}, code=2)
+    assert "sasl_password_file: cannot be read" in line
 
 
 TLS = {"security_protocol": "SSL"}
@@ -201,7 +193,4 @@ def test_incomplete_set_is_refused_in_one_line(settings: dict[str, Any], missing
     file = tmp_path / "empty"
     file.touch()
     given = {name: value.format(file=file) for name, value in settings.items()}
-    done = run_vitalcast("worker", folder=tmp_path, settings=given)
-    assert done.returncode == 2
-    assert missing in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert missing in refusal(tmp_path, given, code=2)

@@ -17,7 +17,7 @@ from tests.ward_records import STALE_AFTER, alert, at, forecast, reading
 
 
 def board_of(*records: Record) -> Board:
-    board = Board({"default": DEFAULT_LIMITS}, STALE_AFTER, timedelta(days=1))
+    board = Board({"default": DEFAULT_LIMITS}, STALE_AFTER, forget_after=timedelta(days=1))
     for offset, record in enumerate(records):
         board.apply(record, Message("t", 0, offset, 1000 + offset, b"{}"))
     return board
