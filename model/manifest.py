@@ -111,10 +111,17 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(f"{path}: {error}") from error
     if not manifest.signals or not set(manifest.signals) <= set(names):
         raise ArtifactError(f"{path}: the forecast signals are not among the inputs")
-    if list(manifest.quantile_levels) != sorted(manifest.quantile_levels) or not manifest.horizons_s:
-        raise ArtifactError(f"{path}: quantile levels must rise and there must be a horizon")
-    if min(manifest.step_s, manifest.context_steps, *manifest.horizons_s) <= 0:
-        raise ArtifactError(f"{path}: step, context and horizons must be positive")
+    levels, horizons_s, step_s = manifest.quantile_levels, manifest.horizons_s, manifest.step_s
+    if len(levels) < 5 or list(levels) != sorted(set(levels)) or (levels[0], levels[-1]) != (0.05, 0.95):
+        raise ArtifactError(f"{path}: quantile levels must rise from 0.05 to 0.95")
+    middle = len(levels) // 2  # what is scored live are the median and the bands of 50 and 90 %
+    if levels[middle - 1 : middle + 2] != (0.25, 0.5, 0.75):
+        raise ArtifactError(f"{path}: quantile levels must have 0.25, 0.5 and 0.75 in their middle")
+    if min(step_s, manifest.context_steps) <= 0:
+        raise ArtifactError(f"{path}: step and context must be positive")
+    # A reading is judged by what was forecast for its step one step before.
+    if horizons_s[:1] != (step_s,) or list(horizons_s) != sorted({h for h in horizons_s if h % step_s == 0}):
+        raise ArtifactError(f"{path}: horizons must be whole steps and rise, the first of them one step")
     return manifest
 
 

@@ -7,7 +7,7 @@ import ctypes
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -50,18 +50,19 @@ def parts_of(chunk: Mapping[int, Records], records: int) -> Iterator[Mapping[int
         yield {p: chunk[p][first:last] for p, (first, last) in bounds.items() if first < last}
 
 
-def _newest_timestamp_us(chunk: Mapping[int, Records]) -> int:
-    """About when the records were taken first, if they are taken again."""
-    newest_ms: int = max(record.timestamp for records in chunk.values() for record in records)
-    return newest_ms * 1000
+# Partitions, seconds it took, and of those whose state cannot be used the keys that hold it.
+Recovered = Callable[[frozenset[int], float, Mapping[int, Collection[bytes]]], None]
 
 
 class StayStore(BulkStore):
     """The Faust table's store: the stays' columns, and beside them those of a shadow model."""
 
-    stays: Stays
-    shadow_stays: Stays | None
-    on_loaded_callback: Callable[[frozenset[int], float], None]
+    def __init__(self, app: Any, table: Any, stays: Stays, shadow_stays: Stays | None, on_recovered: Recovered) -> None:
+        super().__init__("memory://", app, table)
+        self.stays = stays
+        self.shadow_stays = shadow_stays
+        self._on_recovered = on_recovered
+        self._newest: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
 
     @property
     def positions(self) -> dict[int, int]:
@@ -70,7 +71,7 @@ class StayStore(BulkStore):
 
     def forget_all(self) -> None:
         """Drop the state of every partition."""
-        self._newest: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
+        self._newest.clear()
         self.stays.forget_all()
         if self.shadow_stays is not None:
             self.shadow_stays.forget_all()
@@ -86,6 +87,7 @@ class StayStore(BulkStore):
 
     def on_loaded(self, partitions: frozenset[int], seconds: float) -> None:
         """Join heads and bodies."""
+        void: dict[int, Collection[bytes]] = {}
         for partition in list(self._newest):
             newest = self._newest.pop(partition)
             unusable = self.stays.load(partition, newest)
@@ -94,11 +96,12 @@ class StayStore(BulkStore):
                 self.shadow_stays.load(partition, own)
             if unusable:  # of another version, or of a model with other signals: the readings tell what it was
                 log.warning("state_unusable", partition=partition, stays=unusable)
+                void[partition] = newest.keys()
                 self.stays.forget(partition)
                 if self.shadow_stays is not None:
                     self.shadow_stays.forget(partition)
         _give_back_memory()
-        self.on_loaded_callback(partitions, seconds)
+        self._on_recovered(partitions, seconds, void)
 
 
 def _give_back_memory() -> None:
@@ -147,6 +150,7 @@ class ReadingsAgent:
         self._newest_us: dict[int, int] = {}
         self._beat_at: dict[int, float] = {}
         self._topics_may_have_changed = False
+        self._void: dict[int, Collection[bytes]] = {}  # by partition: keys of state that could not be used
 
     # --- chunks ---
 
@@ -160,7 +164,10 @@ class ReadingsAgent:
         ours = {tp.partition: records for tp, records in chunk.items() if tp in self.lanes}
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
-        now = _newest_timestamp_us(ours) if is_redone else now_us()
+        for partition in ours:
+            if keys := self._void.pop(partition, None):  # else each assignment would make the state again
+                lanes[partition].put(Work(outputs={}, state=dict.fromkeys(keys), next_offset=None))
+        now = now_us()
         for part in parts_of(ours, PIPELINE_RECORDS):
             hopeless = self._process_part(part, now, lanes, is_redone=is_redone)
             if hopeless:
@@ -177,7 +184,7 @@ class ReadingsAgent:
         Returns the partitions whose records are nearly all dead letters.
         """
         hopeless = []
-        for partition, result in self.pipeline.process(part, now).items():
+        for partition, result in self.pipeline.process(part, now, is_redone=is_redone).items():
             if result.newest_us is not None:
                 self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
             if is_redone:
@@ -189,7 +196,7 @@ class ReadingsAgent:
                 hopeless.append(partition)
         self._observe_inference()
         if self.shadow is not None:
-            self._run_shadow(self.shadow, part, now, is_counted=not is_redone)
+            self._run_shadow(self.shadow, part, now, is_redone=is_redone)
         return hopeless
 
     def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
@@ -231,10 +238,10 @@ class ReadingsAgent:
         chain.inference_seconds.clear()
         chain.inference_rows.clear()
 
-    def _run_shadow(self, shadow: Pipeline, chunk: Mapping[int, Records], now: int, *, is_counted: bool) -> None:
+    def _run_shadow(self, shadow: Pipeline, chunk: Mapping[int, Records], now: int, *, is_redone: bool) -> None:
         """Let the shadow model see the same readings; its scores are all that is wanted of it."""
-        for result in shadow.process(chunk, now).values():
-            if is_counted and result.scored is not None:
+        for result in shadow.process(chunk, now, is_redone=is_redone).values():
+            if not is_redone and result.scored is not None:
                 self.metrics.add_scores(result.scored, "shadow")
         shadow.chain.inference_seconds.clear()
         shadow.chain.inference_rows.clear()
@@ -282,8 +289,11 @@ class ReadingsAgent:
         self.metrics.assigned_partitions.set(len(partitions))
         log.info("partitions_assigned", partitions=sorted(partitions))
 
-    def on_recovered(self, partitions: frozenset[int], seconds: float) -> None:
-        """State is there."""
+    def on_recovered(
+        self, partitions: frozenset[int], seconds: float, void: Mapping[int, Collection[bytes]] | None = None
+    ) -> None:
+        """State is there. void : by partition, the keys of state that cannot be used."""
+        self._void = dict(void or {})
         stays = self.pipeline.stays
         primed = self.pipeline.chain.prime_outdated()
         if self.shadow is not None:

@@ -91,10 +91,8 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         settings.readings_topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
     )
     table = app.Table("stays", key_type=bytes, value_type=bytes)
-    store = StayStore("memory://", app, table)
-    store.stays, store.on_loaded_callback = agent.pipeline.stays, agent.on_recovered
-    store.shadow_stays = None if agent.shadow is None else agent.shadow.stays
-    table._data = store
+    shadow_stays = None if agent.shadow is None else agent.shadow.stays
+    table._data = StayStore(app, table, agent.pipeline.stays, shadow_stays, agent.on_recovered)
 
     @app.agent(topic)  # type: ignore[untyped-decorator]
     async def process_readings(stream: Any) -> None:

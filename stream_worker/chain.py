@@ -184,6 +184,15 @@ class Chain:
         stays.scoring["quantiles"][changed, place] = quantiles[row, :, layout.grid.horizon[place]]
         return changed
 
+    def doubt(self, slots: Slots, step: Ints, doubted: Bools) -> Slots:
+        """Score no forecast by the value of a signal in `step` (n,) where it is `doubted` (n, V); what changed."""
+        scoring, missing = self._stays.scoring, self._stays.layout.missing
+        is_due: Bools = np.asarray(scoring["due"][slots] == step[:, None])
+        row, place = np.nonzero(is_due & doubted.any(axis=1, keepdims=True))
+        last = scoring["last"][slots[row], place]
+        scoring["last"][slots[row], place] = np.where(doubted[row], missing, last)
+        return slots[row]
+
     def take_tally(self) -> Tally:
         """What was scored since the last call."""
         manifest = self._predictor.manifest
@@ -206,8 +215,15 @@ class Chain:
         state32, state16 = stays.body["state32"][slots], stays.body["state16"][slots]
         two = np.flatnonzero(has_two_open)
         state32[two], state16[two] = stays.open32[slots[two], 0], stays.open16[slots[two], 0]
-        moved, state = self._run(StepInputs(stays, slots, newest_step), slice(None), self._state(state32, state16))
-        self._keep(slots, has_two_open.astype(np.intp), state)
+        inputs = StepInputs(stays, slots, newest_step)
+        moved, state = self._run(inputs, slice(None), self._state(state32, state16))
+        # A stay without any value yet is where it began (see `_compute_older`): there is nothing to keep.
+        moves = (stays.body["has_started"][slots] > 0) | ~inputs.is_empty
+        which = has_two_open.astype(np.intp)
+        if moves.all():
+            self._keep(slots, which, state)
+        else:
+            self._keep(slots[moves], which[moves], state[torch.from_numpy(moves)])
         quantiles: Floats32 = moved.numpy()
         return quantiles if self._calibrator is None else widened(quantiles, stays.scoring["width"][slots])
 
@@ -284,7 +300,9 @@ class Chain:
             state[mask] = self._predictor.round_state(moved)
         self._store(slots, state)
         body["model"][slots] = layout.model_key
-        stays.scoring["width"][slots] = 1.0  # learned on another model's bands
+        # Learned on another model's bands, and its forecasts.
+        stays.scoring["width"][slots] = 1.0
+        stays.scoring["due"][slots] = NEVER
 
 
 def in_quanta(quantiles: Floats32, layout: Layout) -> Ints:

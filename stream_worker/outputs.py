@@ -18,11 +18,11 @@ from schemas import codec
 from schemas.alert import Alert, Heartbeat
 from schemas.dead_letter import DeadLetter, Rejection
 from schemas.forecast import Source
-from stream_worker.alerts.life import AlertKey, Transition
+from stream_worker.alerts.life import Transition
 from stream_worker.alerts.words import message_of
 from stream_worker.columns import to_time
 from stream_worker.forecast_text import ForecastText, Numbers
-from stream_worker.stays import Layout
+from stream_worker.stays import AlertKey, Layout
 
 Ints = NDArray[np.int64]
 

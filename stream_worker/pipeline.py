@@ -111,6 +111,7 @@ class Pipeline:
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
         self._steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
         self.screen = AlertScreen(settings, stays)
+        self._arrived_until_ms: dict[int, int] = {}  # by partition: when the newest record that was taken came
 
     # --- the model ---
 
@@ -136,8 +137,13 @@ class Pipeline:
 
     # --- chunks ---
 
-    def process(self, batches: Mapping[int, Sequence[Record]], now_us: int) -> dict[int, ChunkResult]:
-        """Take the next records of some partitions, all at once: the more stays go together, the less each costs."""
+    def process(
+        self, batches: Mapping[int, Sequence[Record]], now_us: int, *, is_redone: bool = False
+    ) -> dict[int, ChunkResult]:
+        """Take the next records of some partitions, all at once: the more stays go together, the less each costs.
+
+        is_redone : they were taken before and are taken again for their state: as when they came, not as of now.
+        """
         next_offsets = self.stays.next_offsets
         new = {
             # A broker that lost our offsets hands old records over again.
@@ -147,10 +153,13 @@ class Pipeline:
         new = {partition: records for partition, records in new.items() if records}
         if not new:
             return {}
-        chunk = _Chunk(self, new, now_us)
+        chunk = _Chunk(self, new, now_us, is_redone=is_redone)
         chunk.run()
         for partition, records in new.items():
             next_offsets[partition] = records[-1].offset + 1
+            # A time to come is of a sender with a wrong clock.
+            times_ms = [record.timestamp for record in records if record.timestamp <= now_us // 1000]
+            self._arrived_until_ms[partition] = max([self._arrived_until_ms.get(partition, 0), *times_ms])
             key, value = self.stays.encode_partition(partition)
             chunk.results[partition].state[key] = value
         return chunk.results
@@ -161,14 +170,12 @@ class Pipeline:
         """Raise no_data for stays that have been silent too long, and forget those that have been for much longer.
 
         Silence is counted from when a reading arrived, not from when it was observed: a replay of old recordings is
-        not silent. It is counted until now, or, where records wait, until the newest that was processed arrived.
+        not silent. It is counted until now, or, where records wait, until the newest that was taken arrived.
         """
         stays, settings = self.stays, self._settings
         slots = stays.in_partition(partition)
-        arrived_ms, now_ms = stays.head["ingested_ms"][slots], now_us // 1000
-        # A sender may have stamped a record with a time that is yet to come: it tells nothing of the others.
-        until_ms = now_ms if is_caught_up else arrived_ms[arrived_ms <= now_ms].max(initial=0)
-        silent_s = (until_ms - arrived_ms) / 1000
+        until_ms = now_us // 1000 if is_caught_up else self._arrived_until_ms.get(partition, 0)
+        silent_s = (until_ms - stays.head["ingested_ms"][slots]) / 1000
         chunk = _Chunk(self, {partition: ()}, now_us)
         for slot in slots[silent_s >= settings.evict_after_s].tolist():
             chunk.evict(slot)
@@ -196,17 +203,22 @@ def _rounds(rows: Slots, slots: Slots) -> Iterator[_Round]:
 class _Chunk:
     """One chunk on its way through the pipeline."""
 
-    def __init__(self, pipeline: Pipeline, batches: Mapping[int, Sequence[Record]], now_us: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, batches: Mapping[int, Sequence[Record]], now_us: int, *, is_redone: bool = False
+    ) -> None:
         self.p = pipeline
         self.stays = pipeline.stays
         self.results = {partition: ChunkResult() for partition in batches}
         self.records = [record for records in batches.values() for record in records]
         self.partitions = np.repeat(list(batches), [len(records) for records in batches.values()])
         self.offsets = np.array([record.offset for record in self.records], np.int64)
-        self.timestamps_ms = np.array([record.timestamp for record in self.records], np.int64)
+        timestamps_ms = np.array([record.timestamp for record in self.records], np.int64)
+        # A sender may have stamped a record with a time that is yet to come: it came now at the latest.
+        self.arrived_ms = np.minimum(timestamps_ms, now_us // 1000)
         self.now_us = now_us
         self.received_at = to_time(now_us)
-        self.latest_us = now_us + int(pipeline._settings.max_future_s * MICROSECONDS)
+        judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
+        self.latest_us = judged_us + int(pipeline._settings.max_future_s * MICROSECONDS)  # observed_at, for each record
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
         self.changed_scorings: set[int] = set()
@@ -254,7 +266,7 @@ class _Chunk:
 
     def _reject_unusable(self, readings: Readings) -> Bools:
         """Dead letters for readings from the future and without any value; the mask of the others."""
-        is_future = readings.observed_us > self.latest_us
+        is_future = readings.observed_us > self.latest_us[readings.rows]
         is_empty = ~readings.observed.any(axis=1) & ~is_future
         for i in np.flatnonzero(is_future).tolist():
             self._reject(int(readings.rows[i]), Rejection("future", "observed_at is ahead of the clock"))
@@ -332,6 +344,9 @@ class _Chunk:
         is_scored = is_fresh[:, layout.forecast] & (step == newest_step)[:, None]
         values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
         scores = anomaly.score_readings(stays, slots, step, values)
+        doubted = readings.questionable[rows][:, layout.forecast] & observed[:, layout.forecast]
+        if doubted.any():
+            self.changed_scorings.update(self.p.chain.doubt(slots, step, doubted).tolist())
         window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])
         quantiles = in_quanta(self.p.chain.provisional(slots), layout)
         anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
@@ -339,7 +354,7 @@ class _Chunk:
 
         chunk_rows = readings.rows[rows]
         offsets = head["offset"][slots] = self.offsets[chunk_rows]
-        head["ingested_ms"][slots] = self.timestamps_ms[chunk_rows]
+        head["ingested_ms"][slots] = self.arrived_ms[chunk_rows]
         self.changed_heads.update(slots.tolist())
         self.changed_bodies.update(closed.tolist())
         self.changed_scorings.update(closed.tolist())
@@ -429,13 +444,13 @@ class _Chunk:
 
     def _apply(self, row: int, event: StayEvent) -> None:
         at_us = to_us(event.at)
-        if at_us > self.latest_us:
+        if at_us > self.latest_us[row]:
             self._reject(row, Rejection("future", "the event is ahead of the clock"))
             return
         offset = int(self.offsets[row])
         partition = int(self.partitions[row])
         slot = self.stays.find(partition, event.stay_id)
-        if slot is not None and offset <= self.stays.head["offset"][slot]:
+        if slot is not None and offset <= max(self.stays.head["offset"][slot], self.stays.extras[slot].event_offset):
             return
         if event.event == "limits" and event.limits is not None and not self._can_apply(slot, event.limits):
             self._reject(row, Rejection("schema", "limits that contradict those in force"))
@@ -451,8 +466,9 @@ class _Chunk:
             extras.limits = {**extras.limits, **event.limits}
         elif event.spo2_scale is not None:
             extras.spo2_scale = event.spo2_scale
-        self.stays.head["offset"][slot] = offset
-        self.stays.head["ingested_ms"][slot] = self.timestamps_ms[row]
+        extras.event_offset = offset
+        if self.stays.head["newest"][slot] == NEVER:  # else silence is counted from its last reading
+            self.stays.head["ingested_ms"][slot] = self.arrived_ms[row]
         self.changed_heads.add(slot)
         self.changed_bodies.add(slot)
 

@@ -90,8 +90,8 @@ class Layout(NamedTuple):
                 ("oldest_fingerprint", np.uint8),
                 ("unused", np.uint8, 2),
                 ("task", np.uint32),
-                ("offset", np.int64),  # of the last accepted reading or event
-                ("ingested_ms", np.int64),  # its Kafka timestamp
+                ("offset", np.int64),  # of the last accepted reading
+                ("ingested_ms", np.int64),  # its Kafka timestamp; where none was accepted, that of the last event
                 ("newest", np.int64),  # newest observed_at of an accepted reading, microseconds
                 ("closed_step", np.int64),
                 ("fingerprints", np.uint64, REMEMBERED_READINGS),
@@ -170,6 +170,15 @@ class Excursion(msgspec.Struct, array_like=True):
     returned_us: int = 0  # for how long it was off before, within the excursion
 
 
+class AlertKey(NamedTuple):
+    """What an alert is about. A stay has at most one open alert for each."""
+
+    kind: str
+    signal: str | None = None
+    side: str | None = None
+    cause: str | None = None
+
+
 class AlertEntry(Excursion, array_like=True):
     """One condition of a stay: an excursion that may become an alert, an open alert, or one at rest after it."""
 
@@ -182,17 +191,19 @@ class AlertEntry(Excursion, array_like=True):
     figure: float | None = None  # what was last told of it, where a change of that is worth telling
     known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
     raised_us: int = NEVER  # when it was raised
+    found_us: int = NEVER  # when it was last found to be on
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
-    """The part of a head that most stays have little of. Alerts by (kind, signal, side, cause)."""
+    """The part of a head that most stays have little of."""
 
     care_unit: str | None = None
     limits: dict[str, LimitRange] = {}
     spo2_scale: int | None = None
-    alerts: dict[tuple[str, str | None, str | None, str | None], AlertEntry] = {}
+    alerts: dict[AlertKey, AlertEntry] = {}
     allowance: Allowance | None = None  # None: nothing was raised yet
     news2_inputs: dict[str, tuple[float | str, int]] = {}  # the newest of each and its time
+    event_offset: int = -1  # of the last stay event
 
     @property
     def has_alerts(self) -> bool:

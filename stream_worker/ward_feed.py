@@ -103,10 +103,11 @@ class WardFeed:
 def take_in(ward: Ward, record: Any, settings: Settings) -> None:
     """Apply one record of the three topics, as kafka-python has it, if it can be read and its time can be true."""
     is_reading = record.topic == settings.readings_topic
+    arrived_ms = min(record.timestamp, time.time_ns() // 1_000_000)  # a sender may have stamped it with a time to come
     decoded = _decode(record.value, settings.max_message_bytes, is_reading=is_reading)
-    if decoded is None or _is_of_the_future(decoded, record.timestamp / 1000 + settings.max_future_s):
+    if decoded is None or _is_of_the_future(decoded, arrived_ms / 1000 + settings.max_future_s):
         return
-    ward.apply(decoded, Message(record.topic, record.partition, record.offset, record.timestamp, record.value))
+    ward.apply(decoded, Message(record.topic, record.partition, record.offset, arrived_ms, record.value))
 
 
 def _decode(value: bytes | None, max_bytes: int, *, is_reading: bool) -> Record | None:

@@ -22,7 +22,13 @@ BREAK_US: Final = 301_000_000
 ACCEPTED: Final = 0
 DUPLICATE: Final = 1
 LATE: Final = 2
-DONE: Final = 3  # handed over before, by a broker that forgot our offset
+DONE: Final = 3  # taken before: at least once, a stay's state may be ahead of its partition's position
+
+
+def time_since(then: Ints, now: Ints) -> Ints:
+    """Microseconds from `then` to `now`, which broadcast; 0 where `then` is NEVER."""
+    passed: Ints = now - np.where(then == NEVER, now, then)
+    return passed
 
 
 def last_closed_step(newest_us: Ints, grace_us: int, step_us: int) -> Ints:
@@ -82,7 +88,8 @@ def place(
     is_newer = observed & (observed_us[:, None] >= head["last_at"][slots])
     last = head["last"][slots]
     # After a break nobody knows whether the value stood still in between.
-    is_after_break = observed_us[:, None] - np.maximum(head["last_at"][slots], 0) > BREAK_US
+    last_at = head["last_at"][slots]
+    is_after_break: Bools = (last_at == NEVER) | (time_since(last_at, observed_us[:, None]) > BREAK_US)
     has_changed = is_newer & ((quanta != last) | is_after_break)
     head["changed_at"][slots] = np.where(has_changed, observed_us[:, None], head["changed_at"][slots])
     head["last"][slots] = np.where(is_newer, quanta, last)

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from schemas.reading import Observations
-from stream_worker.alerts.life import SECOND, AlertKey, Entries, Finding
+from stream_worker.alerts.life import SECOND, Entries, Finding
 from stream_worker.alerts.news2 import URGENT, Known, News2, news2
 from stream_worker.alerts.observation import BySignal
+from stream_worker.stays import AlertKey
 
 KEY: Final = AlertKey("news2")
 
@@ -48,7 +49,7 @@ def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observa
             inputs[name] = (value, at_us)
 
 
-def score_of(inputs: Inputs, at_us: int, suspect: Collection[str | None], spo2_scale: int | None) -> News2:
+def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collection[str | None]) -> News2:
     """The score at `at_us`; the arterial line goes before the cuff, the heart rate before the pulse."""
     valid: dict[str, Any] = {
         name: value
@@ -67,8 +68,10 @@ def score_of(inputs: Inputs, at_us: int, suspect: Collection[str | None], spo2_s
     return news2(known, 2 if spo2_scale == 2 else 1)
 
 
-def finding(entries: Entries, score: News2) -> Finding | None:
-    """What the score says; it alarms on its lower end only."""
+def finding(entries: Entries, score: News2 | None) -> Finding | None:
+    """What the score says, if it is asked for; it alarms on its lower end only."""
+    if score is None:  # no longer: what it raised before has to end
+        return Finding(KEY, "off", "medium") if KEY in entries else None
     priority = score.priority
     if priority is None and KEY not in entries:
         return None

@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from schemas.alert import AlertState, ClearReason, Priority
 from stream_worker.alerts.observation import BySignal
-from stream_worker.stays import NEVER, AlertEntry, Excursion
+from stream_worker.stays import NEVER, AlertEntry, AlertKey, Excursion
 
 Presence = Literal["on", "off", "unknown"]
 # suspect: its signal's sensor is. rearm: the same was raised of late, or is known. budget: enough was raised already.
@@ -29,15 +29,6 @@ SECOND: Final = 1_000_000
 # Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
 # episode in docs/alerts.md asks for nine tenths).
 RETURN_SHARE: Final = 0.1
-
-
-class AlertKey(NamedTuple):
-    """What an alert is about. A stay has at most one open alert for each."""
-
-    kind: str
-    signal: str | None = None
-    side: str | None = None
-    cause: str | None = None
 
 
 @dataclass(slots=True)
@@ -79,7 +70,7 @@ class Transition:
     lead_time_s: float | None = None
 
 
-Entries = dict[tuple[str, str | None, str | None, str | None], AlertEntry]
+Entries = dict[AlertKey, AlertEntry]
 
 
 def step(
@@ -115,9 +106,7 @@ def is_open(entry: AlertEntry | None) -> bool:
 def close(entries: Entries, at_us: int, reason: ClearReason) -> list[Transition]:
     """Clear all of a stay's alerts and forget its excursions."""
     transitions = [
-        _cleared(AlertKey(*key), entry, at_us, reason)
-        for key, entry in entries.items()
-        if entry.raised_offset is not None
+        _cleared(key, entry, at_us, reason) for key, entry in entries.items() if entry.raised_offset is not None
     ]
     entries.clear()
     return transitions
@@ -148,6 +137,8 @@ def _move(
         entry = entries[finding.key] = AlertEntry(priority=finding.priority)
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, at_us, last_at_us, offset, held)
+    if finding.presence == "on":
+        entry.found_us = at_us
     if finding.severe_delay_s is None:
         entry.severe_since_us = None
     elif entry.severe_since_us is None:
@@ -242,7 +233,7 @@ def _move_open(
 def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> None:
     """Forget the alert, but not when the next of its kind may come.
 
-    A limit rests from its end. What only announces or advises rests from when it was raised.
+    A limit rests from its recovery, for `rearm_s`. What only announces or advises rests from when it was raised.
     """
     entry = entries.pop(key)
     until_us = at_us + int(rearm_s * SECOND) if key.kind == "limit" else entry.rested_until_us
@@ -261,7 +252,8 @@ def _move_unknown(
 ) -> Transition | None:
     """A signal that is not in this reading: its last values hold for a while, then nothing can be told any more."""
     signal = finding.key.signal
-    last_us = last_at_us.get(signal, NEVER) if signal else at_us
+    # An impossible value was seen, but is none: the finding itself tells when.
+    last_us = max(last_at_us.get(signal, NEVER), entry.found_us) if signal else at_us
     if at_us - last_us < finding.data_lost_s * SECOND:
         # Two values at least: one alone, and then none, is as likely to be the sensor that came off.
         holds = entry.recovered_since_us is None and NEVER < entry.since_us < last_us
@@ -275,7 +267,7 @@ def _move_unknown(
         entry.since_us, entry.known = NEVER, None
         _forget_if_idle(entries, finding.key, entry, at_us)
         return None
-    _rest(entries, finding.key, at_us, finding.rearm_s)
+    _rest(entries, finding.key, at_us)
     return _cleared(finding.key, entry, at_us, "data_lost", finding.evidence)
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_worker.alerts.news2 import News2
 from stream_worker.stays import Slots
 from stream_worker.window import Bools, Ints
 
@@ -101,5 +100,4 @@ class Observation:
     horizon_s: int  # the longest of them
     shift: float = 0.0  # log-odds that the budget adds to the thresholds of what only advises
     may_advise: bool = True  # False: the stay has raised more than its share
-    news2: News2 | None = None  # None: not asked for
     concerned: frozenset[str] | None = None  # signals whose limits may have something to say; None: all of them

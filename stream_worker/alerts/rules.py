@@ -1,17 +1,19 @@
-"""What readings say of a stay: values and forecasts beyond their limits, anomalies, technical faults."""
+"""What readings say of a stay: technical faults, values and forecasts beyond their limits, anomalies, a score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from stream_worker.alerts import aggregate, technical
-from stream_worker.alerts.life import SECOND, AlertKey, Entries, Finding, HoldReason, follow, is_open
+from stream_worker.alerts import aggregate, life, technical
+from stream_worker.alerts.life import SECOND, Entries, Finding, HoldReason, Transition, follow, is_open
+from stream_worker.alerts.news2 import News2
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.outlook import log_odds, probability_of
 from stream_worker.anomaly import FLAG_SCORE
 from stream_worker.limits import SignalLimits
-from stream_worker.stays import NEVER, AlertEntry, Excursion
+from stream_worker.stays import NEVER, AlertEntry, AlertKey, Excursion
 
 # A limit's value that is missing from a reading holds for so long: what was low and then could not be measured any
 # more is told of, and not taken to be over.
@@ -64,6 +66,10 @@ class LimitRule(NamedTuple):
             return False
         return value < self.mild + margin if self.side == "low" else value > self.mild - margin
 
+    def concerns(self, seen: Observation) -> bool:
+        """Whether the limit may have something to say of a reading."""
+        return seen.concerned is None or self.signal in seen.concerned
+
     def is_severe(self, value: float) -> bool:
         """Whether `value` is beyond the severe limit."""
         if self.severe is None:
@@ -89,12 +95,54 @@ def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> tup
     )
 
 
-def findings(entries: Entries, seen: Observation, rules: Iterable[LimitRule]) -> Iterator[Finding]:
-    """What all rules say of a reading, technical ones first: they tell which signals can be believed."""
-    yield from technical.findings(entries, seen)
+def look(
+    entries: Entries,
+    seen: Observation,
+    rules: Sequence[LimitRule],
+    offset: int,
+    held: Counter[str],
+    score_of: Callable[[Collection[str | None]], News2] | None = None,
+) -> list[Transition]:
+    """Move a stay's alerts by what all rules say of the reading at `offset`; `entries` is changed in place.
+
+    held : counts what was held back. score_of : NEWS2, given the signals to leave out; None: not asked for.
+    """
+
+    def move(found: Iterable[Finding]) -> list[Transition]:
+        return life.step(entries, found, seen.at_us, seen.last_at_us, offset, held)
+
+    # Technical faults first: they tell which signals can be believed.
+    transitions = move(technical.findings(entries, seen))
     suspect = technical.suspects(entries)
+    _follow_known(entries, seen, rules)
+    return transitions + move(_findings(entries, seen, rules, suspect, score_of and score_of(suspect)))
+
+
+def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule]) -> None:
+    """Follow values beyond their limits; from when that lasts, announcements rest."""
     for rule in rules:
-        if seen.concerned is not None and rule.signal not in seen.concerned:
+        value = seen.values.get(rule.signal)
+        if value is None or (rule.signal, rule.side) not in seen.outlooks or not rule.concerns(seen):
+            continue
+        entry, is_beyond = entries.get(rule.forecast_key), rule.is_beyond(value)
+        if is_beyond or (entry is not None and entry.known is not None):
+            entry = entries.setdefault(rule.forecast_key, AlertEntry())
+            known = entry.known or Excursion()
+            follow(known, seen.at_us, is_on=is_beyond)
+            entry.known = known if known.since_us != NEVER else None
+            if is_beyond and seen.at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND:
+                entry.rested_until_us = max(entry.rested_until_us, seen.at_us + int(rule.rests.known_s * SECOND))
+
+
+def _findings(
+    entries: Entries,
+    seen: Observation,
+    rules: Sequence[LimitRule],
+    suspect: Collection[str | None],
+    score: News2 | None,
+) -> Iterator[Finding]:
+    for rule in rules:
+        if not rule.concerns(seen):
             continue
         for look in (_limit, _forecast_limit):
             finding = look(entries, seen, rule)
@@ -105,13 +153,22 @@ def findings(entries: Entries, seen: Observation, rules: Iterable[LimitRule]) ->
                     continue  # what a sensor says that cannot be believed ends no alert either
                 finding.held = "suspect"
             yield finding
+    yield from _without_rule(entries, rules)
     yield from _anomaly(entries, seen)
-    if seen.news2 is not None and (finding := aggregate.finding(entries, seen.news2)) is not None:
+    if (finding := aggregate.finding(entries, score)) is not None:
         yield finding
+
+
+def _without_rule(entries: Entries, rules: Sequence[LimitRule]) -> Iterator[Finding]:
+    """An end to what a rule found that is no longer there: the stay is in another care unit, or settings changed."""
+    if limited := [key for key in entries if key.kind in ("limit", "forecast_limit")]:
+        ruled = {key for rule in rules for key in (rule.limit_key, rule.forecast_key)}
+        yield from (Finding(key, "off", "medium") for key in limited if key not in ruled)
 
 
 def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
     entry, value, limits = entries.get(rule.limit_key), seen.values.get(rule.signal), rule.limits
+    last = seen.last.get(rule.signal)
     if entry is None and (value is None or not rule.is_beyond(value)):
         return None
     is_severe = value is not None and rule.is_severe(value)
@@ -128,8 +185,8 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
         data_lost_s=limits.data_lost_s,
         rearm_s=limits.rearm_s,
         severe_delay_s=limits.severe_delay_s if is_severe else None,
-        evidence={"limit": rule.severe if is_severe else rule.mild, "last": seen.last.get(rule.signal)},
-        hold_s=HOLD_S,
+        evidence={"limit": rule.severe if is_severe else rule.mild, "last": last},
+        hold_s=HOLD_S if last is not None and rule.is_beyond(last) else 0.0,  # the limit may have moved since
         figure=rule.mild,
     )
 
@@ -139,11 +196,7 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
     ahead = seen.outlooks.get((rule.signal, rule.side))
     if value is None or ahead is None or rule.mild is None:
         return None if entry is None else Finding(key, "unknown", "medium")
-    is_beyond = rule.is_beyond(value)
-    if is_beyond or (entry is not None and entry.known is not None):
-        entry = entries.setdefault(key, AlertEntry())
-        _remember(entry, seen.at_us, rule, is_beyond=is_beyond)
-    if is_beyond:
+    if rule.is_beyond(value):
         return None  # the limit rule speaks; the announcement stands until that is confirmed
     away, scale = abs(value - rule.mild), abs(rule.mild)
     if is_open(entry):
@@ -174,19 +227,10 @@ def _budget_holds(seen: Observation, excess: float) -> HoldReason | None:
     return None if seen.may_advise and excess >= seen.shift else "budget"
 
 
-def _remember(entry: AlertEntry, at_us: int, rule: LimitRule, *, is_beyond: bool) -> None:
-    """Follow the value beyond its limit; from when that lasts, announcements rest."""
-    known = entry.known or Excursion()
-    follow(known, at_us, is_on=is_beyond)
-    entry.known = known if known.since_us != NEVER else None
-    if is_beyond and at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND:
-        entry.rested_until_us = max(entry.rested_until_us, at_us + int(rule.rests.known_s * SECOND))
-
-
 def _anomaly(entries: Entries, seen: Observation) -> Iterator[Finding]:
     for signal in seen.flagged:
         yield _anomaly_of(AlertKey("anomaly", signal), seen, is_on=True)
-    for key in [AlertKey(*k) for k in entries if k[0] == "anomaly" and k[1] not in seen.flagged]:
+    for key in [key for key in entries if key.kind == "anomaly" and key.signal not in seen.flagged]:
         yield _anomaly_of(key, seen, is_on=False)
 
 

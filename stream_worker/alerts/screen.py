@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import compress
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from schemas.signals import known_signals
+from stream_worker import window
 from stream_worker.alerts import aggregate, life, rules, technical
 from stream_worker.alerts.budget import Allowance, Budget, pass_time
 from stream_worker.alerts.life import Transition
@@ -129,14 +131,12 @@ class AlertScreen:
     ) -> list[Transition]:
         """Run the rules on one reading."""
         extras = self._stays.extras[slot]
-        observation = self._observation(slot, seen)
+        observation, score_of = self._observation(slot, seen), None
         if self._with_news2:
-            charted = readings.observations.get(seen.row)
-            aggregate.remember(extras.news2_inputs, seen.at_us, observation.values, charted)
-            suspects = technical.suspects(extras.alerts)
-            observation.news2 = aggregate.score_of(extras.news2_inputs, seen.at_us, suspects, extras.spo2_scale)
-        found = rules.findings(extras.alerts, observation, profile.rules)
-        transitions = life.step(extras.alerts, found, seen.at_us, observation.last_at_us, offset, held)
+            inputs = extras.news2_inputs
+            aggregate.remember(inputs, seen.at_us, observation.values, readings.observations.get(seen.row))
+            score_of = partial(aggregate.score_of, inputs, seen.at_us, extras.spo2_scale)
+        transitions = rules.look(extras.alerts, observation, profile.rules, offset, held, score_of)
         self._spend(slot, transitions)
         self._stays.has_alerts[slot] = extras.has_alerts
         return transitions
@@ -198,9 +198,9 @@ class AlertScreen:
         A continuous signal is missed if it has been away for as long as a fallen-off sensor.
         """
         last_at = self._stays.head["last_at"][slots][:, self._continuous]
-        silent_us = observed_us[:, None] - np.maximum(last_at, 0)
-        is_off = (last_at != NEVER) & (silent_us >= technical.SENSOR_OFF_AFTER_S * MICROSECONDS)
-        is_missed: Bools = (is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
+        silent_us = window.time_since(last_at, observed_us[:, None])
+        is_off: Bools = np.asarray(silent_us >= technical.SENSOR_OFF_AFTER_S * MICROSECONDS)
+        is_missed = np.asarray(is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
         found: list[frozenset[str] | None] = [None] * len(slots)
         for i in np.flatnonzero(is_missed).tolist():
             found[i] = self._regular(int(slots[i]))
@@ -230,7 +230,7 @@ class AlertScreen:
         with np.errstate(invalid="ignore"):
             rates = values[:, self._rates]
             may |= np.abs(rates[:, 0] - rates[:, 1]) > technical.DISAGREEMENT_RATE
-        still_us = readings.observed_us[rows][:, None] - np.maximum(accepted.changed_at[:, self._flatline], 0)
+        still_us = window.time_since(accepted.changed_at[:, self._flatline], readings.observed_us[rows][:, None])
         is_flat = accepted.is_fresh[:, self._flatline] & (still_us >= technical.FLATLINE_AFTER_S * MICROSECONDS)
         may |= is_flat.any(axis=1)
         return may
@@ -307,7 +307,7 @@ class AlertScreen:
         return of_readings
 
     def _with_alerts(self, slot: int) -> set[str]:
-        return {key[1] for key in self._stays.extras[slot].alerts if key[1] is not None}
+        return {key.signal for key in self._stays.extras[slot].alerts if key.signal is not None}
 
     def _observation(self, slot: int, seen: _Seen) -> Observation:
         names, signals = self._stays.layout.names, self._stays.layout.manifest.signals

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from stream_worker.alerts.life import NO_DATA, SECOND, AlertKey, Entries, Finding, Presence, is_open
+from stream_worker.alerts.life import NO_DATA, SECOND, Entries, Finding, Presence, is_open
 from stream_worker.alerts.observation import Observation
+from stream_worker.stays import AlertKey
 
 # A signal that came regularly and no longer does. After two hours it is taken to be disconnected on purpose.
 SENSOR_OFF_AFTER_S: Final = 3600.0
@@ -46,7 +47,7 @@ def findings(entries: Entries, seen: Observation) -> Iterator[Finding]:
 
 def suspects(entries: Entries) -> frozenset[str | None]:
     """The signals whose values are no measurement at present."""
-    return frozenset(key[1] for key, entry in entries.items() if key[3] in SUSPECT_CAUSES and is_open(entry))
+    return frozenset(key.signal for key, entry in entries.items() if key.cause in SUSPECT_CAUSES and is_open(entry))
 
 
 def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
@@ -94,7 +95,7 @@ def _flatline(entries: Entries, seen: Observation) -> Iterator[Finding]:
 
 
 def _implausible(entries: Entries, seen: Observation) -> Iterator[Finding]:
-    gone = [key[1] for key in entries if key[3] == "implausible" and key[1] not in seen.implausible]
+    gone = [key.signal for key in entries if key.cause == "implausible" and key.signal not in seen.implausible]
     for signal in (*seen.implausible, *gone):
         is_on = signal in seen.implausible
         presence: Presence = "on" if is_on else "off" if signal in seen.values else "unknown"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_worker.alerts import life, rules
+from stream_worker.alerts import rules
 from stream_worker.alerts.life import Entries
 from stream_worker.alerts.observation import Accepted, Floats, Observation
 from stream_worker.alerts.rules import RESTS, Rests
@@ -94,8 +94,7 @@ def announced_at(
         values = {signal: value} if is_seen else {}
         at, outlooks = {signal: last_us}, {(signal, str(kind.side)): ahead}
         seen = Observation(at_us, values, values, at, {signal: at_us}, (), {}, (), frozenset(), outlooks, 0)
-        found = rules.findings(entries, seen, own)
-        for moved in life.step(entries, found, at_us, at, 0, Counter()):
+        for moved in rules.look(entries, seen, own, 0, Counter()):
             if moved.key.kind != "forecast_limit":
                 continue
             if moved.state == "raised":

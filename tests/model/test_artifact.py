@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -95,6 +96,26 @@ def test_manifest_of_another_module_is_refused(copied: Path) -> None:
     write_manifest(copied, msgspec.structs.replace(manifest, horizons_s=manifest.horizons_s[:-1]))
     with pytest.raises(ArtifactError, match="shape"):
         Predictor.load(copied, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"quantile_levels": (0.5,)}, "from 0.05 to 0.95"),
+        ({"quantile_levels": (0.1, 0.25, 0.5, 0.75, 0.9)}, "from 0.05 to 0.95"),
+        ({"quantile_levels": (0.05, 0.25, 0.5, 0.5, 0.95)}, "must rise"),
+        ({"quantile_levels": (0.05, 0.3, 0.5, 0.7, 0.95)}, "in their middle"),
+        ({"quantile_levels": (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)}, "in their middle"),
+        ({"horizons_s": (300, 900)}, "one step"),
+        ({"horizons_s": (60, 90)}, "whole steps"),
+        ({"horizons_s": ()}, "horizons"),
+        ({"step_s": 0}, "positive"),
+    ],
+)
+def test_a_manifest_that_a_worker_could_not_score_is_refused(copied: Path, changes: dict[str, Any], why: str) -> None:
+    write_manifest(copied, msgspec.structs.replace(read_manifest(copied), **changes))
+    with pytest.raises(ArtifactError, match=why):
+        read_manifest(copied)
 
 
 def test_forecasters_that_script_differently_are_not_written(

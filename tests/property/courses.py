@@ -20,12 +20,18 @@ VALUES = {
     "temp": (37.0, 40.0),
 }
 BEGIN_S = -400_000.0  # so that all of it has happened by the tests' clock
-vitals = st.fixed_dictionaries(
-    {"hr": st.sampled_from(VALUES["hr"])}, optional={k: st.sampled_from(v) for k, v in VALUES.items() if k != "hr"}
-)
-doubts = st.sampled_from([{}, {}, {}, {"quality": {"abp_mean": "questionable"}}])
+vitals = st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in VALUES.items()}).filter(bool)
+doubts = st.sampled_from([{}, {}, {}, {"quality": {"abp_mean": "questionable"}}, {"care_unit": "icu-2"}])
 stretches = st.tuples(vitals, st.integers(1, 9), st.sampled_from([1, 20, 60, 60, 60, 130, 700, 2000]), doubts)
-own_limits = st.sampled_from([{"abp_mean": {"low": 70}}, {"hr": {"high": None}}, {"spo2": {"low": 95, "high": None}}])
+own_limits = st.sampled_from(
+    [
+        {"abp_mean": {"low": 70}},
+        {"abp_mean": {"low": 55}},
+        {"abp_mean": {"low": None}},
+        {"hr": {"high": None}},
+        {"spo2": {"low": 95, "high": None}},
+    ]
+)
 steps = st.one_of(stretches, stretches, stretches, stretches, own_limits, st.just("ended"))
 
 

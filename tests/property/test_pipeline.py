@@ -23,7 +23,7 @@ ORIGIN_S = NOW_US // 1_000_000 - 3600
 
 # Times around step ends, repeats, disorder, gaps; few stays and values, so that they meet.
 times = st.one_of(st.integers(0, 600), st.sampled_from([0, 50, 59, 60, 61, 69, 70, 71, 119, 120, 130, 180, 2500, 3000]))
-vitals = st.dictionaries(st.sampled_from(INPUTS), st.sampled_from([50, 60.5, 80, 97.3, 99]), min_size=1)
+vitals = st.dictionaries(st.sampled_from([*INPUTS, "nibp_sys"]), st.sampled_from([50, 60.5, 80, 97.3, 99]), min_size=1)
 values = st.one_of(
     st.builds(reading, st.sampled_from("abc"), times, vitals),
     st.builds(reading, st.sampled_from("abc"), times, vitals),
@@ -69,7 +69,10 @@ class NaiveStay:
         quantiles = torch.empty(0)
         as_of = 0
         last: dict[str, float] = dict.fromkeys(INPUTS, -math.inf)
-        for step in range(min(t for t, _, _ in self.accepted) // STEP_S, self.newest // STEP_S + 1):
+        first = min(
+            (t for t, _, v in self.accepted if set(v) & set(INPUTS)), default=self.newest
+        )  # nothing moves before
+        for step in range(first // STEP_S, self.newest // STEP_S + 1):
             in_step = [(t, v) for t, _, v in self.accepted if t // STEP_S == step]
             as_of = max(t for t, _ in in_step) if in_step else as_of + STEP_S
             for signal in INPUTS:

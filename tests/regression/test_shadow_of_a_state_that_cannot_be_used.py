@@ -22,8 +22,7 @@ def test_the_shadow_begins_anew_with_the_state_of_the_first() -> None:
 
     predictor: Any = ArithmeticPredictor()
     stays, shadow_stays = (Stays(predictor.manifest, predictor.initial_state(1)) for _ in range(2))
-    store = StayStore("memory://", app, app.Table("stays"))
-    store.stays, store.shadow_stays, store.on_loaded_callback = stays, shadow_stays, lambda partitions, seconds: None
+    store = StayStore(app, app.Table("stays"), stays, shadow_stays, lambda *_: None)
     store.forget_all()
     store.load(0, changelog.newest.items())
     store.on_loaded(frozenset({0}), 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -87,8 +87,68 @@ def test_an_alert_that_becomes_severe_is_updated() -> None:
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("updated", 1, "high", None)]
 
 
+def test_a_limit_that_was_lifted_or_loosened_raises_nothing_of_what_was_below_it() -> None:
+    for own in ({"low": None}, {"low": 55}):
+        changelog, pipeline = Changelog(), new_pipeline()
+        lifted = [*minutes("s", *[60] * 4), event("s", 200, "limits", limits={"abp_mean": own})]
+        changelog.apply(process(pipeline, records(lifted)))
+        for after in (pipeline, changelog.recover()):
+            found = process(after, records([reading("s", 240, {"hr": 80})], first_offset=len(lifted)))
+            assert (found.outcomes, decoded(found.alerts)) == ({"accepted": 1}, [])
+
+
+def test_an_alert_whose_limit_is_gone_is_cleared() -> None:
+    pipeline = new_pipeline(limits={"icu-a": {"pulse": {"high": 120}}})
+    in_a = [reading("s", 60 * i, {"pulse": 130 + i % 2}, care_unit="icu-a") for i in range(10)]
+    in_b = [reading("s", 60 * i, {"pulse": 80 + i % 2}, care_unit="icu-b") for i in range(10, 12)]
+    found = run(*in_a, *in_b, pipeline=pipeline)
+    assert [(a["signal"], a["state"], a["clear_reason"]) for a in found] == [
+        ("pulse", "raised", None),
+        ("pulse", "cleared", "recovered"),
+    ]
+    assert not pipeline.stays.extras[pipeline.stays.find(0, "s") or 0].alerts
+
+
+def test_a_news2_alert_is_cleared_when_the_score_is_no_longer_asked_for() -> None:
+    changelog, pipeline = Changelog(), new_pipeline(news2=True)
+    poor = [reading("s", 60 * i, {"resp": 30, "spo2": 86 + i % 2, "hr": 110 + i % 2}) for i in range(10)]
+    before = process(pipeline, records(poor))
+    changelog.apply(before)
+    raised = [a["alert_id"] for a in decoded(before.alerts) if a["kind"] == "news2" and a["state"] == "raised"]
+    after = process(changelog.recover(), records([reading("s", 600, {"hr": 110})], first_offset=10))
+    assert [a["alert_id"] for a in decoded(after.alerts) if a["state"] == "cleared"] == raised != []
+
+
+def test_news2_leaves_a_flat_pressure_out_from_the_reading_on_that_shows_it() -> None:
+    flat = [reading("s", 60 * i, {"abp_sys": 85.0, "resp": 26, "hr": 80 + i % 3}) for i in range(17)]
+    found = run(*flat, pipeline=new_pipeline(news2=True))
+    at = {(a["kind"], a["state"]): a["event_at"] for a in found}
+    assert at["technical", "raised"] == at["news2", "updated"]
+
+
+def test_a_limit_of_which_nothing_was_known_for_long_is_raised_again_as_soon_as_any() -> None:
+    low, without = minutes("s", *[60] * 10), [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(10, 26)]
+    again = minutes("s", *[60] * 10, start=26)
+    raised = [
+        a["event_at"][11:16] for a in run(*low, *without, *again) if a["kind"] == "limit" and a["state"] == "raised"
+    ]
+    assert raised == ["11:04", "11:30"]
+
+
 def test_hovering_at_the_limit_neither_clears_nor_raises_again() -> None:
     assert len(states(run(*minutes("s", *[60] * 7, 66, 64, 66, 64, 66, 64)), "limit")) == 1
+
+
+def test_impossible_values_are_told_of_whatever_another_device_sends() -> None:
+    def from_two(good_until: int) -> list[bytes]:
+        one = [
+            reading("s", 60 * i, {"hr": 80 + i % 3 if i < good_until else 400, "resp": 15 + i % 2}) for i in range(40)
+        ]
+        other = [reading("s", 60 * i + 20, {"spo2": 97 - i % 2}) for i in range(40)]
+        return [each for pair in zip(one, other, strict=True) for each in pair]
+
+    assert technical(run(*from_two(0))) == [("raised", "hr", "implausible")]
+    assert technical(run(*from_two(10))) == [("raised", "hr", "implausible")]
 
 
 def test_the_end_of_a_stay_clears_all_its_alerts() -> None:
@@ -105,6 +165,57 @@ def test_a_gap_raises_no_data_as_of_when_it_began_to_count_and_the_next_reading_
         ("cleared", "no_data", "11:25:00"),
     ]
     assert alerts[0]["alert_id"] == "vitals.readings-0-0-technical-stay-no_data"
+
+
+def test_a_stay_event_is_no_reading_silence_is_counted_from_the_last_one() -> None:
+    def alerts(limits_at: int, *, by_timer: bool) -> list[tuple[str, str]]:
+        """A reading, silence with an event in it, a reading."""
+        pipeline, start_ms = new_pipeline(), NOW_US // 1000 - 3_600_000
+        limits = event("s", limits_at, "limits", limits={"hr": {"high": 140}})
+        stream = [FakeRecord(0, reading("s", 0), start_ms), FakeRecord(1, limits, start_ms + 1000 * limits_at)]
+        stream.append(FakeRecord(2, reading("s", 1200), start_ms + 1_200_000))
+        found = []
+        for record in stream:
+            if by_timer and record.timestamp > start_ms + 901_000:
+                found += decoded(pipeline.check_silence(0, (start_ms + 901_000) * 1000).alerts)
+            found += decoded(process(pipeline, [record]).alerts)
+        return [(a["alert_id"], a["state"]) for a in found]
+
+    no_data = "vitals.readings-0-0-technical-stay-no_data"
+    for limits_at in (890, 1000):
+        for by_timer in (False, True):
+            assert alerts(limits_at, by_timer=by_timer) == [(no_data, "raised"), (no_data, "cleared")]
+
+
+def test_an_event_that_comes_again_is_not_applied_again() -> None:
+    pipeline = new_pipeline()
+    stream = records([reading("s", 0), event("s", 10, "limits", limits={"hr": {"high": 140}}), reading("s", 20)])
+    process(pipeline, stream)
+    pipeline.stays.next_offsets[0] = 1  # as after a torn write at least once
+    assert process(pipeline, stream).outcomes == {}
+
+
+def test_a_stamp_of_the_future_does_not_keep_a_stay_from_being_silent() -> None:
+    pipeline, start_ms = new_pipeline(), NOW_US // 1000
+    process(pipeline, [FakeRecord(0, reading("s", 0), start_ms + 365 * 86_400_000)])
+    assert [a["cause"] for a in decoded(pipeline.check_silence(0, NOW_US + 901_000_000).alerts)] == ["no_data"]
+    pipeline.check_silence(0, NOW_US + 50 * 3600 * 1_000_000)
+    assert len(pipeline.stays) == 0
+
+
+@pytest.mark.parametrize("year", [1950, 1969, 2001])
+def test_the_same_course_has_the_same_alerts_in_any_year(year: int) -> None:
+    def at(minute: int, vitals: dict[str, float]) -> bytes:
+        when = datetime(year, 12, 31, 20, tzinfo=UTC) + timedelta(minutes=minute)
+        return json.dumps({"stay_id": "s", "observed_at": when.isoformat(), "vitals": vitals}).encode()
+
+    both = [at(i, {"hr": 80 + i % 3, "abp_mean": 80.0}) for i in range(20)]
+    found = run(*both, *[at(i, {"abp_mean": 80.0 + i % 5}) for i in range(20, 120)])
+    assert technical(found) == [
+        ("raised", "abp_mean", "flatline"),
+        ("cleared", "abp_mean", "flatline"),
+        ("raised", "hr", "sensor_off"),
+    ]
 
 
 def test_a_timer_and_the_reading_that_shows_the_gap_raise_the_same_alert() -> None:

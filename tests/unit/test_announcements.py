@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from stream_worker.alerts import life, rules
+from stream_worker.alerts import rules
 from stream_worker.alerts.life import Entries, Transition
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.words import message_of
@@ -41,9 +41,7 @@ def announced(
             horizon_s=3600,
             may_advise=may_advise or minute < 30,
         )
-        moved = life.step(
-            entries, rules.findings(entries, seen, RULES), at_us, seen.last_at_us, minute, held or Counter()
-        )
+        moved = rules.look(entries, seen, RULES, minute, held or Counter())
         found += [(minute, transition) for transition in moved if transition.key.kind == "forecast_limit"]
     return found
 

@@ -94,3 +94,21 @@ def test_what_was_learned_survives_a_restart(crash: int) -> None:
     changelog.apply(before)
     after = process(changelog.recover(), whole[crash:])
     assert decoded([*before.forecasts, *after.forecasts]) == undisturbed
+
+
+def test_a_doubted_value_scores_no_forecast_and_moves_no_band() -> None:
+    good = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(30)]
+    doubted = [reading("s", 60 * i, {"hr": 200}, quality={"hr": "questionable"}) for i in range(30, 50)]
+    without = [reading("s", 60 * i, {"resp": 15}) for i in range(30, 50)]
+    tallies, learned = [], []
+    for rest in (doubted, without):
+        pipeline, changelog = new_pipeline(), Changelog()
+        changelog.apply(process(pipeline, records(good)))
+        result = process(pipeline, records(rest, first_offset=30))
+        changelog.apply(result)
+        learned += [each.stays.scoring["width"][each.stays.find(0, "s")] for each in (pipeline, changelog.recover())]
+        assert result.scored is not None
+        tallies.append(result.scored)
+    np.testing.assert_array_equal(tallies[0].covered, tallies[1].covered)
+    np.testing.assert_array_equal(tallies[0].absolute_error, tallies[1].absolute_error)
+    assert all((width == learned[0]).all() for width in learned)

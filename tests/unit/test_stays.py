@@ -11,7 +11,7 @@ import torch
 
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import BODY, HEAD, PARTITION, Stays
+from stream_worker.stays import BODY, HEAD, NEVER, PARTITION, Stays
 from tests.arithmetic_model import MANIFEST, ArithmeticPredictor
 from tests.records import NOW_US, Changelog, decoded, event, new_pipeline, process, reading, records
 
@@ -67,6 +67,20 @@ def test_the_state_of_another_model_is_primed_from_the_window() -> None:
     assert after[0]["signals"]["hr"]["last"] == 80
 
 
+def test_a_stay_without_any_input_yet_is_where_it_began_after_a_restart_too() -> None:
+    values = [reading("s", at, {"nibp_sys": 120}) for at in (0, 60, 120)]
+    values += [reading("s", at, {"hr": 80, "abp_mean": 80}) for at in (200, 260)]
+    for restarts in ({0}, {2}, {0, 1, 2}):
+        undisturbed, pipeline, changelog = new_pipeline(), new_pipeline(), Changelog()
+        for record in records(values):
+            expected, found = process(undisturbed, [record]), process(pipeline, [record])
+            assert decoded(found.forecasts) == decoded(expected.forecasts)
+            assert found.state == expected.state
+            changelog.apply(found)
+            if record.offset in restarts:
+                pipeline = changelog.recover()
+
+
 class LargerPredictor(ArithmeticPredictor):
     """The same arithmetic in a larger state."""
 
@@ -86,6 +100,8 @@ def test_a_change_of_the_model_is_as_a_restart_with_the_other_one() -> None:
     changelog, pipeline = Changelog(), new_pipeline()
     changelog.apply(process(pipeline, records(minutes("s", 0, 30))))
     assert pipeline.change_model(other) == 1
+    slot = pipeline.stays.find(0, "s")
+    assert (pipeline.stays.scoring["due"][slot] == NEVER).all()  # the other's forecasts are not this one's to be scored
     restarted = Pipeline(Settings(min_observed_steps=1), other, Stays(other.manifest, other.initial_state(1)))
     assert restarted.stays.load(0, dict(changelog.newest)) == 0
     assert restarted.chain.prime_outdated() == 1

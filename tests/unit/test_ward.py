@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -127,6 +128,15 @@ def test_an_end_in_the_future_which_the_worker_refuses_is_none() -> None:
         sent = {"offset": offset, "timestamp": int(at(0).timestamp() * 1000), "value": encode(record)}
         take_in(ward, SimpleNamespace(topic=settings.readings_topic, partition=0, **sent), settings)
     assert list(ward.beds) == ["a"]
+
+
+def test_a_record_stamped_with_a_time_to_come_makes_no_stay_forgotten() -> None:
+    settings, now_ms = Settings(), time.time_ns() // 1_000_000
+    ward = Ward(stale_after=timedelta(minutes=15), forget_after=timedelta(days=1))
+    for offset, (stay_id, ahead_ms) in enumerate([("a", 0), ("b", 0), ("ahead", 3 * 86_400_000)]):
+        sent = {"offset": offset, "timestamp": now_ms + ahead_ms, "value": encode(reading(stay_id, 0, hr=80))}
+        take_in(ward, SimpleNamespace(topic=settings.readings_topic, partition=0, **sent), settings)
+    assert set(ward.beds) == {"a", "b", "ahead"}
 
 
 def test_what_nobody_has_heard_of_for_long_is_forgotten() -> None:
