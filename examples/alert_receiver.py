@@ -1,7 +1,8 @@
 """Keeps the exact list of open alerts, over its own restarts too, and cries out when Vitalcast falls silent.
 
-    python alert_receiver.py SERVERS [TOPIC] [STATE_FILE] [SILENT_AFTER_S]
+    python alert_receiver.py SERVERS [TOPIC] [STATE_FILE] [SILENT_AFTER_S] [CLIENT_FILE]
 
+CLIENT_FILE: more options of kafka-python as JSON, such as {"security_protocol": "SSL", "ssl_cafile": "ca.crt"}.
 Needs kafka-python only: copy it and put your pager where `tell` is. The list and the offsets up to which it holds are
 one file, replaced whole, so that a crash at any point loses and doubles nothing. Without the file, or where the topic
 no longer goes back to its offsets, the list is made again from the beginning of the topic: of what was, only the
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+RETRY_S = 10.0
 
 
 def tell(text: str) -> None:
@@ -39,11 +43,15 @@ def page(message: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
-    """Next offset by partition, and the alerts that were open there."""
+    """Next offset by partition, and the alerts that were open there; nothing, if the file is not there or damaged."""
     if not path.exists():
         return {}, {}
-    state = json.loads(path.read_text(encoding="utf-8"))
-    return state["offsets"], state["open"]
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        return dict(state["offsets"]), dict(state["open"])
+    except (ValueError, KeyError, TypeError):
+        tell(f"{path} is damaged: the list is made again")
+        return {}, {}
 
 
 def save(path: Path, offsets: dict[str, int], open_alerts: dict[str, Any]) -> None:
@@ -61,10 +69,10 @@ class Silence:
         self.heard = dict.fromkeys(partitions, time.monotonic())
         self.silent: set[int] = set()
 
-    def beat(self, partition: int, state: str) -> None:
-        """A heartbeat has come."""
+    def beat(self, partition: int, state: str, *, is_new: bool) -> None:
+        """A heartbeat has come; `is_new` unless it was there when we began."""
         self.heard[partition] = time.monotonic()
-        if state == "stopping":
+        if state == "stopping" and is_new:
             tell(f"partition {partition}: its worker stops; another has to take over")
 
     def check(self) -> None:
@@ -88,11 +96,30 @@ def seek(consumer: Any, places: list[TopicPartition], offsets: dict[str, int], o
         consumer.seek(place, offsets.get(str(place.partition), firsts[place]))
 
 
-def main(servers: str, topic: str = "vitals.alerts", state_file: str = "alerts.json", silent_s: str = "30") -> None:
+def connect(servers: str, options: dict[str, Any]) -> Any:
+    """A consumer; cries out and tries again while no broker answers."""
+    while True:
+        try:
+            # read_committed: what a worker wrote before it crashed, and will write again, is not seen.
+            return KafkaConsumer(
+                bootstrap_servers=servers, isolation_level="read_committed", enable_auto_commit=False, **options
+            )
+        except KafkaError as error:
+            tell(f"ALARM: no Kafka at {servers} ({type(error).__name__}): no bed is watched from here")
+            time.sleep(RETRY_S)
+
+
+def main(
+    servers: str,
+    topic: str = "vitals.alerts",
+    state_file: str = "alerts.json",
+    silent_s: str = "30",
+    client_file: str | None = None,
+) -> None:
     """Follow the alerts until Ctrl-C."""
     path = Path(state_file)
-    # read_committed: what a worker wrote before it crashed, and will write again, is not seen.
-    consumer = KafkaConsumer(bootstrap_servers=servers, isolation_level="read_committed", enable_auto_commit=False)
+    options = {} if client_file is None else json.loads(Path(client_file).read_text(encoding="utf-8"))
+    consumer = connect(servers, options)
     places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
     if not places:
         sys.exit(f"no topic {topic} at {servers}")
@@ -110,7 +137,7 @@ def main(servers: str, topic: str = "vitals.alerts", state_file: str = "alerts.j
                     if not history:
                         page(message)
                 elif message["schema"] == "vitals.heartbeat.v1":
-                    silence.beat(place.partition, message["state"])
+                    silence.beat(place.partition, message["state"], is_new=not history)
             offsets[str(place.partition)] = consumer.position(place)
             save(path, offsets, open_alerts)
         if history and all(consumer.position(place) >= end for place, end in history.items()):
@@ -121,7 +148,7 @@ def main(servers: str, topic: str = "vitals.alerts", state_file: str = "alerts.j
 
 
 if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 5:
+    if not 2 <= len(sys.argv) <= 6:
         sys.exit(__doc__)
     with suppress(KeyboardInterrupt):
         main(*sys.argv[1:])

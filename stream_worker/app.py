@@ -232,6 +232,7 @@ def run_worker(settings: Settings) -> int:
     with TemporaryDirectory(prefix="vitalcast-") as scratch:
         app = create_app(settings, create_agent(settings, predictor, shadow), bound, Path(scratch))
         worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
+        worker.spinner = None  # it writes to the terminal, into the middle of the log's lines
         try:
             worker.execute_from_commandline()
         except SystemExit as exit_:

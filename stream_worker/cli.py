@@ -117,9 +117,36 @@ def exit_code_of(error: Exception) -> int | None:
 
 
 def _settings(config: Path | None, **flags: Any) -> Settings:
-    from stream_worker.settings import load_settings
+    import os
 
+    from stream_worker.settings import doubtful_variables, load_settings
+
+    for warning in doubtful_variables(os.environ):
+        print(f"vitalcast: warning: {warning}", file=sys.stderr)
     return load_settings(config, **flags)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        from model.manifest import DEFAULT_ARTIFACT, read_manifest
+
+        model = read_manifest(DEFAULT_ARTIFACT)
+        print(f"vitalcast {version('vitalcast')}, model {model.name} {model.version} ({model.sha256[:12]})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Tell the version, and that of the default model.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """What holds for every command: nothing but the version."""
 
 
 @app.command()
@@ -133,8 +160,15 @@ def demo(
         float | None, typer.Option(metavar="TIMES", help="Of recordings: times real time.", min=0.1, show_default="60")
     ] = None,
     port: Annotated[
-        int, typer.Option(metavar="PORT", help="Of the worker's metrics and health.", min=0, max=65_535)
-    ] = 9464,
+        int | None,
+        typer.Option(
+            metavar="PORT",
+            help="Of the worker's metrics and health.",
+            min=0,
+            max=65_535,
+            show_default="9464, or a free one",
+        ),
+    ] = None,
     seed: Seed = 0,
     model: Model = None,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page too.")] = True,
@@ -365,11 +399,14 @@ def _report(result: TopicsResult) -> None:
 
     console = Console()
     if result.reports:
-        table = Table("Topic", "Partitions", "Replicas", "Cleanup", "State")
+        table = Table("Topic", "Partitions", "Replicas", "In sync at least", "Cleanup", "Stamped by", "State")
         for report in result.reports:
-            found = ("-", "-", "-") if report.found is None else map(str, report.found)
+            cells = ["-"] * 5
+            if (found := report.found) is not None:
+                stamped_by = "broker" if found.arrival else "sender"
+                cells = [str(found.partitions), str(found.replicas), str(found.insync), found.cleanup, stamped_by]
             state = "created" if report.created else "ok"
-            table.add_row(report.name, *found, f"[red]{escape(report.problem)}" if report.problem else state)
+            table.add_row(report.name, *cells, f"[red]{escape(report.problem)}" if report.problem else state)
         console.print(table)
     for warning in result.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,6 +19,9 @@ PROTOCOL: Final = (2, 3)
 BOOTSTRAP_TIMEOUT_MS: Final = 10_000  # the port has answered by then, so only a broken or foreign server takes longer
 
 
+TOPIC_APPEARS_WITHIN_S: Final = 5.0  # one of the embedded broker is made by asking for it
+
+
 class KafkaFaultError(Exception):
     """Kafka refused or failed a request; the message is one line for the user."""
 
@@ -26,6 +30,19 @@ def missing_topic(settings: Settings, topic: str) -> KafkaFaultError:
     """The error for a topic that is not there, with the command that makes it."""
     command = f"vitalcast topics create --bootstrap-servers {settings.bootstrap_servers}"
     return KafkaFaultError(f"topic {topic} does not exist; make it with: {command}")
+
+
+def partitions_of(client: KafkaConsumer, settings: Settings, topic: str) -> list[int]:
+    """The partitions of a topic that may just have been made.
+
+    Raises: KafkaFaultError if it does not appear.
+    """
+    end = time.monotonic() + TOPIC_APPEARS_WITHIN_S
+    while time.monotonic() < end:
+        if partitions := client.partitions_for_topic(topic):
+            return sorted(partitions)
+        time.sleep(0.1)
+    raise missing_topic(settings, topic)
 
 
 @contextmanager

@@ -48,6 +48,9 @@ READY_WITHIN_S: Final = 90.0
 STOP_WITHIN_S: Final = 3.0  # then it is killed: Ctrl-C promises an end within 5 s
 
 
+WORKER_PORT: Final = 9464
+
+
 class DemoError(Exception):
     """A part of the demo failed; the message is one line for the user."""
 
@@ -58,7 +61,7 @@ class Demo(NamedTuple):
     recordings: Path | None
     patients: int
     speed: float
-    port: int
+    port: int | None  # None: WORKER_PORT, or a free one
     seed: int
     model: Path | None
     duration_s: float | None
@@ -162,9 +165,15 @@ def _folder() -> Iterator[Path]:
 def _settings(demo: Demo, servers: str, folder: Path) -> Settings:
     """The demo's settings, written to the file that the worker reads too.
 
-    Raises: SettingsError, PortTakenError.
+    Raises: SettingsError, PortTakenError if the port that was asked for is.
     """
-    with bind(HOST, demo.port) as bound:
+    try:
+        bound = bind(HOST, WORKER_PORT if demo.port is None else demo.port)
+    except PortTakenError as error:
+        if demo.port is not None:
+            raise PortTakenError(f"--port {demo.port} is taken; without --port, a free one is") from error
+        bound = bind(HOST, 0)
+    with bound:
         port = bound.getsockname()[1]
     values: Mapping[str, Any] = {
         "bootstrap_servers": servers,

@@ -90,7 +90,21 @@ class AlertLimits(RootModel[dict[str, SignalLimits]]):
     def _check_signals(self) -> Self:
         if unknown := sorted(set(self.root) - set(VITALS_BY_NAME)):
             raise ValueError(f"unknown signals: {', '.join(unknown)}")
+        for name, limits in self.root.items():
+            for side in ("severe_low", "low", "high", "severe_high"):
+                if not is_reachable(name, getattr(limits, side)):
+                    signal = VITALS_BY_NAME[name]
+                    raise ValueError(f"{name}.{side}: must be from {signal.low:g} to {signal.high:g}, as values are")
         return self
+
+
+def is_reachable(signal: str, limit: float | None) -> bool:
+    """Whether there is no limit, or one where the signal's values can be: what is beyond that is ignored as impossible.
+
+    A limit that no value can reach switches an alert off unseen, and is often one of another unit.
+    """
+    known = VITALS_BY_NAME.get(signal)
+    return limit is None or known is None or known.low <= limit <= known.high
 
 
 # Mean pressure: 65 mmHg is the target of the Surviving Sepsis Campaign (Evans et al. 2021); below 50 organs fail within
@@ -138,6 +152,9 @@ def can_add(
     new: Mapping[str, LimitRange],
 ) -> bool:
     """Whether a stay can have `new` limits besides its own `overrides`."""
+    given = [(signal, limit) for signal, own in new.items() for limit in (own.low, own.high)]
+    if not all(limit is msgspec.UNSET or is_reachable(signal, limit) for signal, limit in given):
+        return False
     return all(limits.is_usable for limits in limits_of(care_units, care_unit, {**overrides, **new}).values())
 
 

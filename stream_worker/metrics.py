@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Mapping
-from typing import Final, Literal
+from itertools import product
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,9 @@ from prometheus_client import (
 )
 
 from model.manifest import Manifest
+from schemas.alert import AlertState, Kind, Priority
 from schemas.signals import known_signals
+from stream_worker.alerts.life import HoldReason
 from stream_worker.scoring import BANDS, Tally
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series each that no panel uses
@@ -34,6 +37,7 @@ LEAD_BUCKETS: Final = (60, 120, 300, 600, 900, 1800, 3600)
 
 OUTCOMES: Final = ("accepted", "duplicate", "late", "event", "rejected")
 REASONS: Final = ("too_large", "malformed", "schema", "future", "empty", "late")
+IGNORED: Final = ("unit", "invalid", "sentinel", "range", "inconsistent")  # why a value of a known signal was left out
 STATUSES: Final = ("ok", "warming_up", "stale")
 Role = Literal["live", "shadow"]
 PRIORITIES: Final = ("high", "medium", "low", "info")
@@ -106,9 +110,15 @@ class Metrics:
             self.forecasts.labels(status)
         for priority in PRIORITIES:
             self.alerts_open.labels(priority)
+        for revision in product(get_args(Kind), get_args(Priority), get_args(AlertState)):
+            self.alerts.labels(*revision)
+        for held in get_args(HoldReason):
+            self.alerts_suppressed.labels(held)
         self._models: dict[Role, Manifest] = {}
         self.show_model(manifest, "live")
         self._signals = frozenset(signal.name for signal in known_signals(manifest.inputs))
+        for ignored in (("other", "unknown"), *product(self._signals, IGNORED)):
+            self.values_ignored.labels(*ignored)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="vitalcast", registry=self.registry)

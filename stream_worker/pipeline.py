@@ -453,7 +453,7 @@ class _Chunk:
         if slot is not None and offset <= max(self.stays.head["offset"][slot], self.stays.extras[slot].event_offset):
             return
         if event.event == "limits" and event.limits is not None and not self._can_apply(slot, event.limits):
-            self._reject(row, Rejection("schema", "limits that contradict those in force"))
+            self._reject(row, Rejection("schema", "limits that contradict those in force, or that no value can reach"))
             return
         self.outcomes[row] = "event"
         if event.event == "ended":

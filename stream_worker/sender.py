@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, Final, Protocol
 
 from kafka.admin import KafkaAdminClient
@@ -89,11 +89,8 @@ class Sender:
 
     def _find_partitions(self) -> list[int]:
         """The topic's partitions. Raises: KafkaFaultError if it does not exist and does not appear by itself."""
-        try:
-            partitions = self._producer.partitions_for(self._topic)
-        except KafkaError as error:
-            raise clients.missing_topic(self._settings, self._topic) from error
-        return sorted(partitions)
+        with closing(clients.consumer(self._settings)) as consumer, clients.one_line_errors(self._settings):
+            return clients.partitions_of(consumer, self._settings, self._topic)
 
 
 class LagLimit:

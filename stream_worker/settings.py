@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import SettingsError as UnreadableVariableError
 
 from model.manifest import DEFAULT_ARTIFACT
 from stream_worker.limits import AlertLimits, completed
 
 DEFAULT_CONFIG: Final = Path("vitalcast.toml")
+ENV_PREFIX: Final = "VITALCAST_"
+ENV_NESTED: Final = "__"
+# What Kubernetes sets for a Service that is called vitalcast.
+_NOT_OURS: Final = re.compile(r"VITALCAST_(SERVICE_(HOST|PORT).*|PORT(_.*)?)")
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -32,75 +40,98 @@ class SettingsError(Exception):
 class Settings(BaseSettings):
     """Defaults hold for adult intensive care with one reading a second to one in five minutes."""
 
-    model_config = SettingsConfigDict(env_prefix="VITALCAST_", env_nested_delimiter="__", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter=ENV_NESTED,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,  # `vitalcast settings` shows them
+    )
 
-    # Kafka
     bootstrap_servers: str = "127.0.0.1:9092"
+    """Kafka, HOST:PORT, several with commas."""
     app_id: str = Field("vitalcast", pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Consumer group, and prefix of the state's topic: workers of one name share the partitions."""
     readings_topic: str = "vitals.readings"
     forecasts_topic: str = "vitals.forecasts"
     alerts_topic: str = "vitals.alerts"
     dead_letters_topic: str = "vitals.dead-letters"
     security_protocol: SecurityProtocol = "PLAINTEXT"
+    """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
     ssl_cafile: Path | None = None
+    """Certificates (PEM) that the brokers' are checked by."""
     ssl_certfile: Path | None = None
+    """Certificate of this client, where brokers ask for one; ssl_keyfile is its key."""
     ssl_keyfile: Path | None = None
     sasl_mechanism: SaslMechanism | None = None
+    """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     sasl_username: str | None = None
     sasl_password_file: Path | None = None
+    """A file that holds the password and nothing else."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    # Kafka's own default is 45 s; an ICU should not wait that long for another worker to take over.
+    """at_least_once: without transactions, a crash repeats outputs."""
     session_timeout_s: float = Field(10.0, ge=1)
-    # A name of its own, kept over restarts, lets a worker rejoin at once instead of after its session's end.
+    """After so long without a sign of a worker others take over. Kafka's own default of 45 s is too long for an ICU."""
     instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    # Kafka gives the members of a group 60 s to meet, and the last chunks have 20 s; reading the state is not counted.
+    """A worker's own name, kept over restarts: it rejoins at once instead of after its session's end."""
     rebalance_within_s: float = Field(120.0, gt=0)
-    # Records handed over at once, at most: only a backlog fills a chunk, which then takes a quarter of a second.
+    """A rebalance that takes longer ends the worker. Kafka gives a group 60 s to meet, the last chunks have 20 s."""
     chunk_records: int = Field(8192, ge=1, le=65_536)
+    """Records handed over at once, at most. Only a backlog fills a chunk, which then takes a quarter of a second."""
 
-    # Model
     model: Path = DEFAULT_ARTIFACT
+    """Folder of the model's artifact. SIGHUP reads it again."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # A second artifact that sees the same readings and is scored beside the first, but never published.
+    """Where the model runs; auto: on a GPU if there is one."""
     shadow_model: Path | None = None
+    """A second artifact that sees the same readings and is scored beside the first, but never published."""
     emit: Literal["reading", "step"] = "reading"
-    # Whether each stay's bands learn from their own past errors, or stay as the model gives them.
+    """A forecast for each accepted reading, or only for those that close a step."""
     calibration: Literal["adaptive", "none"] = "adaptive"
+    """Whether each stay's bands learn from their own past errors, or stay as the model gives them."""
 
-    # Time, in seconds
     grace_s: float = Field(10.0, ge=0)
+    """A step is closed so long after its end, by the stay's own clock; what comes later is late."""
     stale_after_s: float = Field(900.0, gt=0)
+    """Without a reading for so long a stay is silent: the alert no_data."""
     reset_after_s: float = Field(21_600.0, gt=0)
+    """After a gap of so long a stay begins anew; its alert limits stay."""
     evict_after_s: float = Field(86_400.0, gt=0)
+    """After so long without a reading a stay is forgotten."""
     max_future_s: float = Field(300.0, ge=0)
+    """A reading may be observed so far ahead of the clock."""
     heartbeat_s: float = Field(10.0, gt=0)
+    """How often each partition's heartbeat is written to the alerts topic."""
     min_observed_steps: int = Field(30, ge=1)
+    """Forecasts are `warming_up` until so many steps of the model's window have a value."""
 
-    # Bad input
     max_message_bytes: int = Field(65_536, ge=256)
+    """A record that is larger is a dead letter."""
     dead_letter_limit: float = Field(0.99, gt=0, le=1)
+    """Share of dead letters in a partition's last 10,000 records from which on the worker ends."""
     dead_letter_payload: bool = False
+    """Whether dead letters hold the record itself, patient data included."""
 
-    # Alerts
-    # What is raised beyond it makes the kinds that only advise rarer (docs/alerts.md); 0: no budget.
     alert_budget_per_patient_day: float = Field(20.0, ge=0)
-    # Alerts of the NEWS2 score too. Off: in intensive care most patients have 5 points or more most of the time.
+    """What is raised beyond it makes the kinds that only advise rarer (docs/alerts.md); 0: no budget."""
     news2: bool = False
-    # Limits by care unit ("default" for all others), then by signal; what is not given is as by default.
+    """Alerts of the NEWS2 score too. In intensive care most patients have 5 points or more most of the time."""
     limits: Annotated[dict[str, AlertLimits], AfterValidator(completed)] = Field({}, validate_default=True)
+    """Alert limits by care unit ("default" for all others), then by signal; what is not given is as by default."""
 
-    # HTTP
     http_host: str = "127.0.0.1"
+    """Address of metrics and health."""
     http_port: int = Field(9464, ge=0, le=65_535)
 
-    # The live page: patient data, so for others than this machine it needs a token, and TLS in front of it.
     view_host: str = "127.0.0.1"
+    """Address of the live page: patient data, so for others than this machine it needs a token, and TLS in front."""
     view_port: int = Field(8765, ge=0, le=65_535)
     view_token: SecretStr | None = Field(None, min_length=MIN_TOKEN_LENGTH)
+    """What people enter to see the live page."""
 
-    # Logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
+    """auto: for people in a terminal, else a JSON object a line."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -191,7 +222,37 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {path}: cannot be read ({type(error).__name__})") from error
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise SettingsError(_told(error)) from error
+    except UnreadableVariableError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        name = ENV_PREFIX + (found[1].upper() if found else "*")
+        raise SettingsError(f"the variable {name} must be JSON") from error
     return Settings.model_construct(**dict(values))
+
+
+def _told(error: ValidationError) -> str:
+    """The first fault in one line, with the setting's name and without its value."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    name = ".".join(map(str, first["loc"])) or "settings"
+    match first["type"]:
+        case "extra_forbidden":
+            near = get_close_matches(str(first["loc"][0]), Settings.model_fields, 1)
+            return f"{name}: no such setting" + (f"; is it {near[0]}?" if near and len(first["loc"]) == 1 else "")
+        case "too_short":
+            return f"{name}: must have at least {first['ctx']['min_length']} characters"
+    return f"{name}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def doubtful_variables(names: Iterable[str]) -> list[str]:
+    """One line for each variable of the environment that looks like ours and does nothing, or less than it seems."""
+    told = []
+    for name in sorted(names):
+        setting, _, below = name.removeprefix(ENV_PREFIX).lower().partition(ENV_NESTED)
+        if not name.startswith(ENV_PREFIX) or _NOT_OURS.fullmatch(name):
+            continue
+        if setting not in Settings.model_fields:
+            near = get_close_matches(setting, Settings.model_fields, 1)
+            told.append(f"{name}: no such setting" + (f"; is it {ENV_PREFIX}{near[0].upper()}?" if near else ""))
+        elif setting == "limits" and below and (unit := below.partition(ENV_NESTED)[0]) != "default":
+            told.append(f"{name}: holds for a care unit {unit!r} in lower case; others need the settings file")
+    return told

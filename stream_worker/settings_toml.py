@@ -11,14 +11,17 @@ from stream_worker.settings import REDACTED, Settings
 
 
 def as_toml(settings: Settings) -> str:
-    """Every setting with its value, in a form that the settings file takes back; unset and hidden ones are comments."""
+    """Every setting with what it means and its value, in a form that the settings file takes back; unset and hidden
+    ones are comments."""
     scalars, tables = [], []
     for name, value in settings.redacted().items():
+        about = Settings.model_fields[name].description
+        explained = [] if about is None else ["", f"# {about}"]
         if isinstance(value, Mapping):
-            tables.extend(_table((name,), value))
+            tables += [*explained, *_table((name,), value)]
         else:
-            scalars.append(_line(name, value))
-    return "\n".join([*scalars, *tables])
+            scalars += [*explained, _line(name, value)]
+    return "\n".join([*scalars, *tables]).lstrip("\n")
 
 
 def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,6 @@ from stream_worker.ward import Message, Record, Ward
 # Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
 RECENT_RECORDS: Final = 500
 MAX_POLL_RECORDS: Final = 5000
-TOPICS_APPEAR_WITHIN_S: Final = 5.0  # those of the embedded broker are made by asking for them
 
 
 def ward_times(settings: Settings) -> dict[str, timedelta]:
@@ -81,7 +80,8 @@ class WardFeed:
 
     def _assign(self) -> dict[TopicPartition, int]:
         topics = (self._readings, self._forecasts, self._alerts)
-        partitions = [TopicPartition(topic, number) for topic in topics for number in self._partitions(topic)]
+        found = {topic: clients.partitions_of(self._consumer, self._settings, topic) for topic in topics}
+        partitions = [TopicPartition(topic, number) for topic in topics for number in found[topic]]
         self._consumer.assign(partitions)
         begin, end = self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
         starts = {}
@@ -90,14 +90,6 @@ class WardFeed:
             starts[partition] = max(begin[partition], recent)
             self._consumer.seek(partition, starts[partition])
         return starts
-
-    def _partitions(self, topic: str) -> set[int]:
-        end = time.monotonic() + TOPICS_APPEAR_WITHIN_S
-        while time.monotonic() < end:
-            if partitions := self._consumer.partitions_for_topic(topic):
-                return set(partitions)
-            time.sleep(0.1)
-        raise clients.missing_topic(self._settings, topic)
 
 
 def take_in(ward: Ward, record: Any, settings: Settings) -> None:

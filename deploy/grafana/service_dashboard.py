@@ -26,7 +26,6 @@ class Panel:
     queries: dict[str, str]  # legend -> PromQL
     description: str
     type: str = "timeseries"
-    width: int = 8
     height: int = 8
     steps: tuple[tuple[float | None, str], ...] = ()  # thresholds: from which value which colour
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +70,6 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"ready": "sum(vitalcast_ready) or vector(0)"},
             "Workers that have their model, their partitions and their state. 0: no forecast leaves this system.",
             type="stat",
-            width=4,
             height=4,
             steps=((None, "red"), (1, "green")),
         ),
@@ -81,7 +79,6 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"lag": "sum(vitalcast_consumer_lag_records)"},
             "Records that wait in Kafka. It may jump while recordings are replayed; on a ward it stays near 0.",
             type="stat",
-            width=4,
             height=4,
             steps=((None, "green"), (1_000, "orange"), (10_000, "red")),
         ),
@@ -91,7 +88,6 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"p99": quantile(0.99, "vitalcast_end_to_end_seconds")},
             "From a reading's arrival in Kafka until its forecast is committed; 99 of 100 are faster than this.",
             type="stat",
-            width=4,
             height=4,
             steps=((None, "green"), (1, "orange"), (5, "red")),
         ),
@@ -101,7 +97,6 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"dead letters": ratio("vitalcast_dead_letters_total", "vitalcast_readings_total")},
             "Dead letters among all records. A sudden rise is a sender that changed, not patients.",
             type="stat",
-            width=4,
             height=4,
             steps=((None, "green"), (0.01, "orange"), (0.1, "red")),
         ),
@@ -111,7 +106,6 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"skill": skill("", HORIZON)},
             'How much smaller the error is than that of "stays as it is". Below 0: do not look at the forecasts.',
             type="stat",
-            width=4,
             height=4,
             steps=GOOD_BELOW_ZERO,
         ),
@@ -121,7 +115,6 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"coverage": coverage("", 'band="90"')},
             "Honest bands hold 90 of 100 values. Below 85 %: the forecasts claim to know more than they do.",
             type="stat",
-            width=4,
             height=4,
             steps=((None, "red"), (0.85, "green"), (0.96, "orange")),
         ),
@@ -158,6 +151,12 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "short",
             {"{{partition}}": "sum by (partition) (vitalcast_consumer_lag_records)"},
             "One partition alone behind: one stay sends too much, or one worker is slow.",
+        ),
+        Panel(
+            "Age of the newest reading",
+            "s",
+            {"{{instance}}": "min by (instance) (vitalcast_event_lag_seconds)"},
+            "Clock minus when it was observed. Grows while readings come: what feeds Kafka is behind.",
         ),
         Panel(
             "Model run",
@@ -260,10 +259,10 @@ def dashboard() -> dict[str, Any]:
         panels.append(
             {"id": len(panels) + 1, "type": "row", "title": row, "gridPos": _at(0, y, COLUMNS, 1), "panels": []}
         )
-        y, x = y + 1, 0
+        y, x, width = y + 1, 0, COLUMNS // len(members)
         for panel in members:
-            panels.append(_panel(panel, len(panels) + 1, _at(x, y, panel.width, panel.height)))
-            x += panel.width
+            panels.append(_panel(panel, len(panels) + 1, _at(x, y, width, panel.height)))
+            x += width
         y += members[0].height
     return {
         "uid": "vitalcast-service",

@@ -26,17 +26,21 @@ class Receiver:
 
     def __init__(self, servers: str, topic: str, folder: Path) -> None:
         self.state, self.log = folder / "alerts.json", folder / "receiver.log"
-        self._command = [sys.executable, str(RECEIVER), servers, topic, str(self.state), "3"]
+        self._servers, self._arguments = servers, [topic, str(self.state), "3"]
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, servers: str | None = None) -> None:
+        command = [sys.executable, str(RECEIVER), servers or self._servers, *self._arguments]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def has_a_list(self) -> bool:
+        return self.state.exists() and self.state.read_text().endswith("}")
 
     def open_alerts(self) -> set[str]:
         return set(json.loads(self.state.read_text())["open"]) if self.state.exists() else set()
@@ -75,10 +79,13 @@ def test_the_list_is_exact_over_a_crash_and_without_its_file(kafka: Broker, topi
     receiver.start()
     wait_for(lambda: receiver.open_alerts() == {"c"}, "what came meanwhile")
     assert receiver.said().count("\n") == 3, "each revision that came meanwhile is told"
-    receiver.kill()
-    receiver.state.unlink()
-    receiver.start()
-    wait_for(lambda: receiver.open_alerts() == {"c"}, "made again from the topic")
+    for harm in (receiver.state.unlink, lambda: receiver.state.write_text("{half of i")):
+        receiver.kill()
+        harm()
+        receiver.start()
+        wait_for(receiver.has_a_list, "a list again")
+        wait_for(lambda: receiver.open_alerts() == {"c"}, "made again from the topic")
+    assert "is damaged" in receiver.said()
 
 
 def test_it_cries_out_when_no_heartbeat_comes_and_hears_it_again(
@@ -94,6 +101,20 @@ def test_it_cries_out_when_no_heartbeat_comes_and_hears_it_again(
     assert receiver.said().count("its worker stops") == 4
     worker.start()
     wait_for(lambda: receiver.said().count("is heard again") == 4, "heard again")
+    receiver.kill()
+    receiver.state.unlink()
+    receiver.log.unlink()
+    receiver.start()
+    wait_for(receiver.state.exists, "the topic is read from its beginning")
+    time.sleep(1)
+    assert receiver.said() == "", "that a worker stopped some time ago is no news"
+
+
+def test_it_cries_out_when_there_is_no_broker(receiver: Receiver) -> None:
+    receiver.start(servers="127.0.0.1:1")
+    wait_for(lambda: "ALARM: no Kafka at 127.0.0.1:1" in receiver.said(), "an outcry")
+    assert receiver.process is not None
+    assert receiver.process.poll() is None
 
 
 def test_a_worker_that_is_stopped_says_so_in_each_partition(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.signals import VITALS_BY_NAME
 from stream_worker.pipeline import ChunkResult, Pipeline
 from tests.arithmetic_model import INPUTS
 from tests.records import NOW_US, Changelog, FakeRecord, decoded, event, new_pipeline, process, reading, records
@@ -267,8 +268,8 @@ def test_a_stay_has_its_own_limits_after_a_limits_event() -> None:
     assert states(run(own, *minutes("s", *[52] * 9)), "limit") == [("raised", 0, "medium", None)]
 
 
-def test_a_limit_of_zero_is_one_like_any_other() -> None:
-    own = event("s", 0, "limits", limits={"abp_mean": {"low": 0}})
+def test_a_limit_may_be_as_low_as_values_can_be() -> None:
+    own = event("s", 0, "limits", limits={"abp_mean": {"low": VITALS_BY_NAME["abp_mean"].low}})
     assert states(run(*minutes("s", 80), own, *minutes("s", *[60] * 9, start=1)), "limit") == []
 
 
@@ -325,8 +326,8 @@ def test_doubtful_values_start_no_alert() -> None:
     assert states(run(*doubtful), "limit") == []
 
 
-@pytest.mark.parametrize("bad", [{"low": 140}, {"high": 30}, {"low": 90, "high": 90}])
-def test_limits_that_contradict_those_in_force_are_a_dead_letter_and_change_nothing(bad: dict[str, float]) -> None:
+@pytest.mark.parametrize("bad", [{"low": 140}, {"high": 30}, {"low": 90, "high": 90}, {"high": 300}, {"low": 5}])
+def test_limits_that_cannot_hold_are_a_dead_letter_and_change_nothing(bad: dict[str, float]) -> None:
     pipeline = new_pipeline()
     good = event("s", 0, "limits", limits={"hr": {"low": 60}})
     result = process(pipeline, records([good, event("s", 1, "limits", limits={"hr": bad})]))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from stream_worker.cli import app, exit_code_of, main
-from stream_worker.settings import Settings, SettingsError
+from model.manifest import DEFAULT_ARTIFACT, read_manifest
+from stream_worker.cli import _report, app, exit_code_of, main
+from stream_worker.settings import Settings, SettingsError, doubtful_variables
+from stream_worker.topics import FoundTopic, TopicReport, TopicsResult
 from tests.worker_process import run_vitalcast
 
 COMMANDS = tuple(getattr(get_command(app), "commands", ()))
@@ -81,6 +87,76 @@ def test_an_unknown_option_is_wrong_use(tmp_path: Path) -> None:
     result = run_vitalcast("worker", "--no-such-option", folder=tmp_path)
     assert result.returncode == 2
     assert "--no-such-option" in result.stderr
+
+
+def test_the_version_names_the_default_model() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    model = read_manifest(DEFAULT_ARTIFACT)
+    assert (shown.exit_code, shown.output) == (
+        0,
+        f"vitalcast {version('vitalcast')}, model {model.name} {model.version} ({model.sha256[:12]})\n",
+    )
+
+
+def test_the_port_that_was_asked_for_is_not_exchanged_for_another(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run_vitalcast("demo", "--port", port, "--duration", "1", folder=tmp_path)
+    assert result.returncode == 1
+    assert f"vitalcast: --port {port} is taken" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"limits": "{not JSON"}, "the variable VITALCAST_LIMITS must be JSON"),
+        ({"view_token": "short"}, "view_token: must have at least 16 characters"),
+        ({"app_id": "a b"}, "app_id: "),
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_one_line(variables: dict[str, str], words: str, tmp_path: Path) -> None:
+    result = run_vitalcast("settings", folder=tmp_path, settings=variables)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert words in line
+
+
+def test_variables_that_do_nothing_are_told_of() -> None:
+    assert doubtful_variables(["PATH", "VITALCAST_APP_ID", "VITALCAST_LIMITS__DEFAULT__HR__HIGH"]) == []
+    assert doubtful_variables(["VITALCAST_SERVICE_HOST", "VITALCAST_PORT", "VITALCAST_PORT_9464_TCP"]) == []
+    assert doubtful_variables(["VITALCAST_BOOTSTRAP_SERVER", "VITALCAST_LIMITS__ICU-3__HR__HIGH"]) == [
+        "VITALCAST_BOOTSTRAP_SERVER: no such setting; is it VITALCAST_BOOTSTRAP_SERVERS?",
+        "VITALCAST_LIMITS__ICU-3__HR__HIGH: holds for a care unit 'icu-3' in lower case; others need the settings file",
+    ]
+
+
+def test_a_line_of_the_settings_file_that_is_no_setting_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vitalcast.toml").write_text('bootstrap_server = "kafka:9092"\n')
+    result = run_vitalcast("settings", folder=tmp_path)
+    assert (result.returncode, result.stderr) == (
+        2,
+        "vitalcast: bootstrap_server: no such setting; is it bootstrap_servers?\n",
+    )
+
+
+def test_the_table_of_topics_has_a_head_for_each_cell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    reports = [
+        TopicReport("vitals.readings", FoundTopic(4, 3, "delete", arrival=True, insync=2), created=False, problem=None),
+        TopicReport("vitals.alerts", FoundTopic(4, 1, "delete", arrival=False, insync=1), created=True, problem=None),
+        TopicReport("missing", None, created=False, problem="does not exist"),
+    ]
+    with pytest.raises(typer.Exit):
+        _report(TopicsResult(reports, []))
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.search("[│┃]", line)]
+    assert [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines] == [
+        ["Topic", "Partitions", "Replicas", "In sync at least", "Cleanup", "Stamped by", "State"],
+        ["vitals.readings", "4", "3", "2", "delete", "broker", "ok"],
+        ["vitals.alerts", "4", "1", "1", "delete", "sender", "created"],
+        ["missing", *["-"] * 5, "does not exist"],
+    ]
 
 
 def test_bugs_are_not_dressed_up_as_user_errors() -> None:

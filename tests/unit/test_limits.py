@@ -43,6 +43,8 @@ def test_a_severe_limit_that_is_not_said_stays_outside_the_mild_one(tmp_path: Pa
         ("[limits.icu-3.abp_mean]\nsevere_low = 70\nlow = 60", "severe_low <= low"),
         ("[limits.icu-3.nibp_mean]\nsevere_low = 50", r"limits: icu-3\.nibp_mean: severe_low needs low"),
         ("[limits.icu-3.mood]\nlow = 1", "unknown signals: mood"),
+        ("[limits.default.hr]\nhigh = 300", r"limits\.default: hr\.high: must be from 20 to 250"),
+        ("[limits.icu-3.temp]\nsevere_high = 104.0", r"temp\.severe_high: must be from 25 to 45"),
     ],
 )
 def test_limits_that_contradict_each_other_are_refused(tmp_path: Path, said: str, words: str) -> None:
