@@ -4,9 +4,9 @@
 
 CLIENT_FILE: more options of kafka-python as JSON, such as {"security_protocol": "SSL", "ssl_cafile": "ca.crt"}.
 Needs kafka-python only: copy it and put your pager where `tell` is. The list and the offsets up to which it holds are
-one file, replaced whole, so that a crash at any point loses and doubles nothing. Without the file, or where the topic
-no longer goes back to its offsets, the list is made again from the beginning of the topic: of what was, only the
-alerts that are still open are told.
+one file, replaced whole, so that a crash at any point loses nothing; what was told in the half second before it is told
+again. Without the file, or where the topic no longer has its offsets, the list is made again from the beginning of the
+topic: of what was, only the alerts that are still open are told.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ class Silence:
 
 
 def seek(consumer: Any, places: list[TopicPartition], offsets: dict[str, int], open_alerts: dict[str, Any]) -> None:
-    """Go on where the list ends; forget it and begin anew if the topic no longer reaches back to there."""
-    firsts = consumer.beginning_offsets(places)
-    if any(offsets.get(str(place.partition), 0) < first for place, first in firsts.items()):
+    """Go on where the list ends; forget it and begin anew if the topic no longer reaches back, or on, to there."""
+    firsts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
+    if any(not firsts[place] <= offsets.get(str(place.partition), firsts[place]) <= ends[place] for place in places):
         offsets.clear()
         open_alerts.clear()
     for place in places:
@@ -102,7 +102,11 @@ def connect(servers: str, options: dict[str, Any]) -> Any:
         try:
             # read_committed: what a worker wrote before it crashed, and will write again, is not seen.
             return KafkaConsumer(
-                bootstrap_servers=servers, isolation_level="read_committed", enable_auto_commit=False, **options
+                bootstrap_servers=servers,
+                bootstrap_timeout_ms=10_000,
+                isolation_level="read_committed",
+                enable_auto_commit=False,
+                **options,
             )
         except KafkaError as error:
             tell(f"ALARM: no Kafka at {servers} ({type(error).__name__}): no bed is watched from here")
@@ -139,11 +143,13 @@ def main(
                 elif message["schema"] == "vitals.heartbeat.v1":
                     silence.beat(place.partition, message["state"], is_new=not history)
             offsets[str(place.partition)] = consumer.position(place)
-            save(path, offsets, open_alerts)
+            if not history:  # else nothing was told yet of what is open: after a crash the list is made again
+                save(path, offsets, open_alerts)
         if history and all(consumer.position(place) >= end for place, end in history.items()):
             history = {}
             for message in open_alerts.values():
                 page(message)
+            save(path, offsets, open_alerts)
         silence.check()
 
 

@@ -1,12 +1,13 @@
 """Training copies of stays as a live worker may see them: started late, thinned, jittered, with sensors off.
 
-The recordings have one value a minute and few gaps; wards have not. What a copy shows changes, the truth does not.
+The recordings have one value a minute and few gaps; wards have not. What a copy shows changes, the truth does not (but
+of a monitor that shows whole numbers, of which the truth is what it shows).
 And stays that never were, but might have been: `backwards` and `faster` ones. There the truth changes too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,32 @@ class Copy(NamedTuple):
     whole: Stay
 
 
-def copies(stays: Sequence[Stay], config: ForecasterConfig, random: np.random.Generator) -> Iterator[Copy]:
+Degrade = Callable[[Stay, ForecasterConfig, np.random.Generator], Copy]
+
+
+def degraded(
+    stay: Stay,
+    config: ForecasterConfig,
+    random: np.random.Generator,
+    *,
+    jitter_share: float = JITTER_SHARE,
+    off_every: float = OFF_EVERY,
+) -> Copy:
+    """One piece with its values thinned, lost, jittered in time or rounded, and its sensors off now and then."""
+    if random.random() < WHOLE_SHARE:
+        stay = stay._replace(x=np.where(stay.observed, np.round(stay.x), stay.x))
+    observed = stay.observed & thinned(stay, random) & ~sensors_off(stay, config, random, off_every)
+    observed &= random.random(observed.shape) >= random.choice(LOST_SHARES)
+    offset = np.zeros(observed.shape, np.float32)
+    if random.random() < jitter_share:
+        offset = random.uniform(0, config.step_s, observed.shape).astype(np.float32)
+        offset[random.random(observed.shape) < 0.5] = 0.0
+    return shown(stay, observed, offset, config)
+
+
+def copies(
+    stays: Sequence[Stay], config: ForecasterConfig, random: np.random.Generator, degrade: Degrade = degraded
+) -> Iterator[Copy]:
     """Each stay cut into pieces of random length, each piece degraded in its own way."""
     for stay in stays:
         start = 0
@@ -43,7 +69,7 @@ def copies(stays: Sequence[Stay], config: ForecasterConfig, random: np.random.Ge
             piece = Stay(stay.stay_id, stay.x[start:stop], stay.observed[start:stop], stay.elapsed[start:stop])
             start = stop
             if piece.length >= config.context_steps and piece.observed.any():
-                yield degraded(piece, config, random)
+                yield degrade(piece, config, random)
 
 
 def backwards(stay: Stay, config: ForecasterConfig) -> Stay:
@@ -61,19 +87,6 @@ def _rearranged(stay: Stay, steps: NDArray[np.int64], config: ForecasterConfig) 
     observed = stay.observed[steps]
     elapsed = elapsed_of(observed, np.zeros(observed.shape, np.float32), config.step_s)
     return Stay(stay.stay_id, stay.x[steps], observed, elapsed)
-
-
-def degraded(stay: Stay, config: ForecasterConfig, random: np.random.Generator) -> Copy:
-    """One piece with its values thinned, lost, jittered in time or rounded, and its sensors off now and then."""
-    if random.random() < WHOLE_SHARE:
-        stay = stay._replace(x=np.where(stay.observed, np.round(stay.x), stay.x))
-    observed = stay.observed & thinned(stay, random) & ~sensors_off(stay, config, random)
-    observed &= random.random(observed.shape) >= random.choice(LOST_SHARES)
-    offset = np.zeros(observed.shape, np.float32)
-    if random.random() < JITTER_SHARE:
-        offset = random.uniform(0, config.step_s, observed.shape).astype(np.float32)
-        offset[random.random(observed.shape) < 0.5] = 0.0
-    return shown(stay, observed, offset, config)
 
 
 def shown(stay: Stay, observed: Bools, offset: Floats, config: ForecasterConfig) -> Copy:
@@ -101,14 +114,16 @@ def thinned(stay: Stay, random: np.random.Generator) -> Bools:
     return np.asarray((np.arange(stay.length) - first) % spacing == 0)[:, None]
 
 
-def sensors_off(stay: Stay, config: ForecasterConfig, random: np.random.Generator) -> Bools:
+def sensors_off(
+    stay: Stay, config: ForecasterConfig, random: np.random.Generator, off_every: float = OFF_EVERY
+) -> Bools:
     """Steps at which a sensor is off, (T, I); the signals of a group have one sensor."""
     off = np.zeros(stay.observed.shape, np.bool_)
     grouped = {name for group in config.groups for name in group}
     sensors = [*config.groups, *((signal.name,) for signal in config.inputs if signal.name not in grouped)]
     for sensor in sensors:
         columns = [config.input_index(name) for name in sensor]
-        for start in np.flatnonzero(random.random(stay.length) < 1.0 / OFF_EVERY):
+        for start in np.flatnonzero(random.random(stay.length) < 1.0 / off_every):
             length = int(np.exp(random.uniform(*np.log(OFF_STEPS))))  # short ones are the most common
             off[start : start + length, columns] = True
     return off

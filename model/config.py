@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from schemas.recordings import RecordingError
 from schemas.signals import VITALS_BY_NAME, Signal
 
 SIGNIFICANT_DIGITS: Final = 6  # of a signal that is no vital sign: what float32 can tell apart
@@ -139,6 +140,8 @@ def config_for(columns: Mapping[str, Column], steps: int) -> ForecasterConfig:
 
 def _signal_of(name: str, column: Column) -> Signal:
     margin = (column.high - column.low) or 1.0
+    if not math.isfinite(2.0 * margin):
+        raise RecordingError(f"column {name!r}: values too far from each other to be told apart")
     largest = max(abs(column.low), abs(column.high)) + margin
     coarsest = 10.0 ** (math.ceil(math.log10(largest)) - SIGNIFICANT_DIGITS)
     precision = max(10.0 ** -max(column.decimals, 1), coarsest)

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from model.config import SIGNIFICANT_DIGITS, Column, ForecasterConfig
 from model.steps import NEVER_S, step_value
-from schemas.recordings import read_rows, stay_id_of
+from schemas.recordings import RecordingError, read_rows, stay_id_of
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
 
+LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
 FRESH_S = 600.0  # a value older than this says little about the next minutes
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
+
+
+class UnfitArgumentError(ValueError):
+    """What was asked for does not go with these recordings; the message is one line for the user."""
 
 
 class Stay(NamedTuple):
@@ -82,6 +87,8 @@ def from_readings(
     step = np.floor(times / config.step_s).astype(np.int64)
     step -= step[0]
     length = int(step[-1]) + 1
+    if length * config.step_s > LONGEST_DAYS * 86_400:
+        raise RecordingError(f"{stay_id}: spans {length * config.step_s // 86_400} days; is a date in it wrong?")
     precision = np.array([signal.precision for signal in config.inputs])
     starts = np.searchsorted(step, np.arange(length + 1))
 
@@ -159,7 +166,7 @@ def folds(paths: Sequence[Path], count: int, seed: int) -> list[list[Path]]:
 def split(paths: Sequence[Path], hold_out: int, seed: int) -> tuple[list[Path], list[Path]]:
     """(training, held out): `hold_out` stays drawn with `seed` are kept from training."""
     if not 0 <= hold_out < len(paths):
-        raise ValueError(f"cannot hold out {hold_out} of {len(paths)} stays: --hold-out must be less")
+        raise UnfitArgumentError(f"cannot hold out {hold_out} of {len(paths)} stays: --hold-out must be less")
     ordered = sorted(paths, key=lambda path: path.name)
     drawn = set(np.random.default_rng(seed).permutation(len(ordered))[:hold_out].tolist())
     return [p for i, p in enumerate(ordered) if i not in drawn], [p for i, p in enumerate(ordered) if i in drawn]

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from model.augment import Copy, copies, irregular, rare
 from model.config import ForecasterConfig
-from model.dataset import Stay, by_length, read_stay, steps_of
+from model.dataset import Stay, UnfitArgumentError, by_length, read_stay, steps_of
 from model.manifest import Manifest, Score
 from model.predictor import Predictor
 from model.scores import Evaluation, Report, Rival
-from schemas.recordings import stay_id_of
+from schemas.recordings import RecordingError, stay_id_of
 
 
 def evaluate(predictor: Predictor, stays: Sequence[Stay]) -> Evaluation:
@@ -62,6 +62,7 @@ def config_of(manifest: Manifest) -> ForecasterConfig:
     return ForecasterConfig(
         inputs=manifest.inputs,
         signals=manifest.signals,
+        groups=manifest.groups,
         step_s=manifest.step_s,
         horizons_s=manifest.horizons_s,
         quantile_levels=manifest.quantile_levels,
@@ -75,6 +76,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
     out : a folder, or the path of the HTML page. baselines : fit them on the recordings that the artifact was trained
     on, and show their errors beside it; takes half an hour for a week's recordings of forty stays.
     If all recordings were used in training, they are scored all the same, and the report says so.
+    Raises: RecordingError if no forecast of them can be scored.
     """
     predictor = Predictor.load(artifact, "cpu")
     manifest, config = predictor.manifest, config_of(predictor.manifest)
@@ -82,6 +84,11 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
     unseen = [path for path in recordings if stay_id_of(path) not in known]
     stays = [read_stay(path, config) for path in track(unseen or recordings, "Reading recordings")]
     evaluation = evaluate(predictor, [stay for stay in stays if stay.length])
+    scores = evaluation.scores()
+    if not scores:
+        raise RecordingError(
+            f"no forecast can be scored: the recordings are too short, or have no plausible {', '.join(config.signals)}"
+        )
     rivals: tuple[Rival, ...] = ()
     if baselines:
         training = [read_stay(path, config) for path in recordings if stay_id_of(path) in known]
@@ -91,7 +98,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         name=manifest.name,
         version=manifest.version,
         sha256=manifest.sha256,
-        scores=evaluation.scores(),
+        scores=scores,
         stays=evaluation.alone(),
         rivals=rivals,
         degraded=evaluate_degraded(predictor, evaluation.stays).scores(),
@@ -114,12 +121,14 @@ def publish(report: Report, evaluation: Evaluation) -> None:
 def rivals_of(training: Sequence[Stay], evaluation: Evaluation) -> tuple[Rival, ...]:
     """The baselines, fitted on `training`, on the very origins of `evaluation`.
 
-    Raises: ValueError if there is no stay to fit them on.
+    Raises: UnfitArgumentError if there is no stay to fit them on.
     """
     from model.baselines import median_errors  # noqa: PLC0415 - scikit-learn is in the extra `train`
 
     if not training:
-        raise ValueError("the baselines need the recordings that the artifact was trained on, beside unseen ones")
+        raise UnfitArgumentError(
+            "the baselines need the recordings that the artifact was trained on, beside unseen ones"
+        )
     return tuple(median_errors(training, evaluation.stays, evaluation.config))
 
 

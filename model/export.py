@@ -44,6 +44,7 @@ def write_artifact(
         sha256=hashlib.sha256(payload).hexdigest(),
         inputs=config.inputs,
         signals=config.signals,
+        groups=config.groups,
         step_s=config.step_s,
         horizons_s=config.horizons_s,
         quantile_levels=config.quantile_levels,

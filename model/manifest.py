@@ -59,6 +59,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What `manifest.json` says about the `model.pt` beside it.
 
     inputs : signals in the order of the columns of x. signals : names of those forecast, in the order of V.
+    groups : forecast signals of one sensor, which come off together.
     state_float32, state_float16 : the state is float32 (B, S), S their sum; the first `state_float32` columns keep that
         precision where the state is stored, the others are stored as float16.
     """
@@ -76,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     state_float16: int
     parameters: int
     training: Training
+    groups: tuple[tuple[str, ...], ...] = ()
     scores: tuple[Score, ...] = ()
 
     @property

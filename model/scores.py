@@ -82,6 +82,9 @@ class Evaluation(NamedTuple):
             observed = np.where(stay.observed[:, column], np.arange(stay.length), 0)
             last = stay.x[np.maximum.accumulate(observed), column]
             parts.append((later[kept], forecast[kept, v, h], last[kept]))
+        if not parts:
+            nothing = np.zeros(0, np.float32)
+            return Cell(nothing, np.zeros((0, len(config.quantile_levels)), np.float32), nothing)
         return Cell(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def scores(self) -> tuple[Score, ...]:
@@ -162,4 +165,4 @@ def rival_gains(report: Report) -> dict[str, dict[tuple[str, int], float]]:
 
 
 def _mean(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:
-    return round(float(values.mean()), 4)
+    return float(f"{values.mean():.6g}")  # by significant digits: signals have all kinds of units

@@ -17,7 +17,7 @@ import torch
 from rich.progress import Progress, TextColumn, track
 from torch import Tensor, nn
 
-from model.augment import Copy, backwards, copies, faster
+from model.augment import Copy, Degrade, backwards, copies, degraded, faster
 from model.config import ForecasterConfig, config_for
 from model.dataset import FRESH_S, Stay, read_stay, scored_origins, split, steps_of, survey, truth
 from model.evaluate import evaluate
@@ -27,7 +27,7 @@ from model.losses import pinball
 from model.manifest import Manifest, Training, write_manifest
 from model.network import Forecaster, Network
 from model.predictor import Predictor
-from schemas.recordings import stay_id_of
+from schemas.recordings import RecordingError, stay_id_of
 
 UPDATES = 8000
 DEGRADED_COPIES = 2  # of each stay, beside the recording as it is
@@ -83,7 +83,7 @@ def scaling_of(stays: Sequence[Stay], config: ForecasterConfig) -> Scaling:
                 moves.append(np.abs(series[16:] - mean))
         pooled = np.concatenate(values) if values else np.zeros(0)
         if not len(pooled):
-            raise ValueError(f"signal {name!r} is in none of the training stays")
+            raise RecordingError(f"signal {name!r} is in none of the training stays")
         low, centre, high = np.quantile(pooled, [0.16, 0.5, 0.84])
         centres.append(round(centre / signal.precision) * signal.precision)
         levels.append(max((high - low) / 2.0, 4.0 * signal.precision))
@@ -93,6 +93,8 @@ def scaling_of(stays: Sequence[Stay], config: ForecasterConfig) -> Scaling:
 
 def samples_of(seen: Sequence[Copy], features: Features, config: ForecasterConfig) -> list[Sample]:
     """The features of what is seen of each stay, computed by the very steps that serve, and the truth about it."""
+    if not seen:
+        return []
     seen = sorted(seen, key=lambda copy: -copy.seen.length)
     stays = [copy.seen for copy in seen]
     start_exact, start_half = features.initial_rows()
@@ -131,8 +133,11 @@ def _sample(
     return Sample(anchor, scale, own, shared, change.contiguous(), weight)
 
 
-def typical_changes(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-    """(H, V) mean absolute change of the scored origins, in clinical units, and (V,) their mean scale."""
+def typical_changes(samples: Sequence[Sample], config: ForecasterConfig) -> tuple[Tensor, Tensor]:
+    """(H, V) mean absolute change of the scored origins, in clinical units, and (V,) their mean scale.
+
+    Of a signal that hardly changes a change counts as a hundredth of its precision at least.
+    """
     total, count = torch.zeros(2, *samples[0].change.shape[:2], dtype=torch.float64)
     scale, origins = torch.zeros(2, total.shape[1], dtype=torch.float64)
     for sample in samples:
@@ -144,7 +149,8 @@ def typical_changes(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
         origins += scored.double().sum(-1)
     mean_scale = torch.where(origins > 0, scale / origins.clamp(min=1.0), 1.0)
     changes = torch.where(count > 0, total / count.clamp(min=1.0), mean_scale)
-    return changes.clamp(min=1e-3).float(), mean_scale.float()
+    least = 0.01 * torch.tensor([signal.precision for signal in config.forecast_signals], dtype=torch.float64)
+    return torch.maximum(changes, least).float(), mean_scale.float()
 
 
 def fit(
@@ -161,20 +167,61 @@ def fit(
     """
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
+    lesson = prepare(stays, config, random)
+    forecaster = Forecaster(config, lesson.scaling, lesson.typical_move)
+    forecaster.network = learn(forecaster.network, lesson, config, random, updates=updates, progress=progress)
+    return forecaster.eval()
+
+
+class Lesson(NamedTuple):
+    """What a network learns from: the samples, the population's scaling, (H, V) mean changes in clinical units and
+    (V, H) the same in units of the features' scale."""
+
+    scaling: Scaling
+    samples: list[Sample]
+    changes: Tensor
+    typical_move: Tensor
+
+
+def prepare(
+    stays: Sequence[Stay],
+    config: ForecasterConfig,
+    random: np.random.Generator,
+    *,
+    degraded_copies: int = DEGRADED_COPIES,
+    degrade: Degrade = degraded,
+    rearranged: bool = True,
+) -> Lesson:
+    """Each stay as recorded, in degraded copies, and (if `rearranged`) backwards and faster."""
     scaling = scaling_of(stays, config)
     stays = [stay for stay in stays if stay.length]
     features = Features(config, scaling)
     samples = samples_of([Copy(stay, stay) for stay in stays], features, config)
-    changes, mean_scale = typical_changes(samples)
-    for _ in range(DEGRADED_COPIES):
-        samples += samples_of(list(copies(stays, config, random)), features, config)
-    others = [*(backwards(stay, config) for stay in stays), *(faster(stay, config, random) for stay in stays)]
-    samples += samples_of([Copy(other, other) for other in others], features, config)
-    forecaster = Forecaster(config, scaling, (changes / mean_scale).t())
-    network = forecaster.network.train()
+    changes, mean_scale = typical_changes(samples, config)
+    for _ in range(degraded_copies):
+        samples += samples_of(list(copies(stays, config, random, degrade)), features, config)
+    if rearranged:
+        others = [*(backwards(stay, config) for stay in stays), *(faster(stay, config, random) for stay in stays)]
+        samples += samples_of([Copy(other, other) for other in others], features, config)
+    return Lesson(scaling, samples, changes, (changes / mean_scale).t())
+
+
+def learn(
+    network: Network,
+    lesson: Lesson,
+    config: ForecasterConfig,
+    random: np.random.Generator,
+    *,
+    updates: int = UPDATES,
+    level_jitter: float = LEVEL_JITTER,
+    averaging: float = AVERAGING,
+    progress: Callable[[int, float], None] | None = None,
+) -> Network:
+    """`network` is trained; what is returned is the running average of its weights."""
+    network.train()
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
-    chunks = _chunks(samples, random)
+    chunks = _chunks(lesson.samples, random)
     memory: Memory | None = None
     for update in range(updates):
         chunk, memory = _resume(*next(chunks), memory, network)
@@ -182,18 +229,17 @@ def fit(
             group["lr"] = LEARNING_RATE * _pace(update, updates)
         network.threshold_share = min(1.0, max(0.0, (update - 40) / 120))
         phase = int(random.integers(STRIDE))
-        moves, memory = network(_jittered(chunk), memory, phase, STRIDE)
-        loss = _loss(moves, chunk, phase, changes, config)
+        moves, memory = network(_jittered(chunk, level_jitter), memory, phase, STRIDE)
+        loss = _loss(moves, chunk, phase, lesson.changes, config)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
-        _average(average, network, min(AVERAGING, (2 + update) / (11 + update)))
+        _average(average, network, min(averaging, (2 + update) / (11 + update)))
         if progress:
             progress(update + 1, float(loss.detach()))
     average.threshold_share = 1.0
-    forecaster.network = average
-    return forecaster.eval()
+    return average
 
 
 Memory = tuple[Tensor, Tensor]
@@ -210,15 +256,16 @@ def _chunks(samples: Sequence[Sample], random: np.random.Generator) -> Iterator[
             first = int(random.integers(SEGMENT)) - SEGMENT  # the grid is drawn anew in each epoch
             for start in range(first, sample.length, SEGMENT):
                 segment = sample.cut(max(start, 0), start + SEGMENT)
-                if segment.length >= min(CHUNK // 2, sample.length):
+                if segment.length >= max(min(CHUNK // 2, sample.length), STRIDE):
                     segments.append(segment)
         if not segments:
-            raise ValueError("the training stays are too short")
+            raise RecordingError("the training stays are too short")
         random.shuffle(segments)
         # The last batch would be smaller; it is left out unless it is the only one.
         for i in range(0, max(len(segments) - SEGMENTS // 2, 1), SEGMENTS):
             batch = sorted(segments[i : i + SEGMENTS], key=lambda segment: -segment.length)
-            for start in range(0, batch[0].length, CHUNK):
+            # A last chunk of fewer steps than the stride may have none that the heads run on.
+            for start in range(0, batch[0].length - STRIDE + 1, CHUNK):
                 parts = [segment.cut(start, start + CHUNK) for segment in batch if segment.length > start]
                 yield _side_by_side(parts), start == 0
 
@@ -245,10 +292,10 @@ def _resume(chunk: Sample, fresh: bool, memory: Memory | None, network: Network)
     return chunk, (h.contiguous(), c.contiguous())
 
 
-def _jittered(chunk: Sample) -> FeatureSet:
+def _jittered(chunk: Sample, level_jitter: float) -> FeatureSet:
     """The chunk's features with its usual levels moved at random, the same for all steps of a segment."""
     own = chunk.own.clone()
-    own[LEVEL_FEATURE] += LEVEL_JITTER * torch.randn(own.shape[1], 1, own.shape[-1])
+    own[LEVEL_FEATURE] += level_jitter * torch.randn(own.shape[1], 1, own.shape[-1])
     return FeatureSet(chunk.anchor.flatten(-2), chunk.scale.flatten(-2), own.flatten(-2), chunk.shared.flatten(-2))
 
 
@@ -308,7 +355,11 @@ def train_artifact(
     data : what the recordings are and whom to cite, for the model card.
     """
     training, held_out = split(recordings, hold_out, seed)
-    config = config or config_for(*survey(track(training, "Looking at recordings"), step_s=60))
+    if config is None:
+        found, steps = survey(track(training, "Looking at recordings"), step_s=60)
+        if not found:
+            raise RecordingError("there is no value in the training recordings")
+        config = config_for(found, steps)
     stays = [read_stay(path, config) for path in track(training, "Reading recordings")]
     columns = *Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")
     with one_thread(), Progress(*columns) as bar:

@@ -10,6 +10,7 @@ import gzip
 import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Row(NamedTuple):
 def find_recordings(*paths: Path) -> list[Path]:
     """The recordings at `paths` (files, or folders of them), sorted by stay.
 
-    Raises: RecordingError if a path does not exist or there is no recording at all.
+    Raises: RecordingError if a path does not exist, there is no recording at all, or two are of one stay.
     """
     found: set[Path] = set()
     for path in paths:
@@ -42,12 +43,16 @@ def find_recordings(*paths: Path) -> list[Path]:
             raise RecordingError(f"{path}: no such file or folder")
     if not found:
         raise RecordingError(f"no recordings (*{SUFFIX}) in {', '.join(map(str, paths))}")
-    return sorted(found, key=lambda path: path.name)
+    ordered = sorted(found, key=lambda path: path.name)
+    for one, other in pairwise(sorted(ordered, key=stay_id_of)):
+        if stay_id_of(one) == stay_id_of(other) and not one.samefile(other):
+            raise RecordingError(f"{one} and {other} are of one stay by their names")
+    return ordered
 
 
 def stay_id_of(path: Path) -> str:
     """The stay a recording belongs to: its file name without the suffix."""
-    return path.name.removesuffix(SUFFIX)
+    return path.name.removesuffix(".gz").removesuffix(".csv")
 
 
 class Extent(NamedTuple):

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,7 +111,7 @@ def exit_code_of(error: Exception) -> int | None:
     package = type(error).__module__.partition(".")[0]
     if package not in ("schemas", "model", "stream_worker", "__main__"):
         return None
-    return WRONG_USE if type(error).__name__ in ("SettingsError", "UsageError") else FAULT
+    return WRONG_USE if type(error).__name__ in ("SettingsError", "UnfitArgumentError", "UsageError") else FAULT
 
 
 def _settings(config: Path | None, **flags: Any) -> Settings:
@@ -480,7 +478,9 @@ def settings(config: Config = None, bootstrap_servers: Bootstrap = None, app_id:
 def train(
     paths: Recordings,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),
-    seed: Annotated[int, typer.Option(help="Of the weights, and of which stays are kept from training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the weights, and of which stays are kept from training.", min=0)
+    ] = 0,
     updates: Annotated[
         int | None, typer.Option(metavar="N", help="Steps of the optimiser.", min=1, show_default="the recipe's")
     ] = None,
@@ -506,18 +506,22 @@ def train(
     _needs_train_extra()
     from model.train import UPDATES, train_artifact
 
-    with _value_errors_as_usage():
-        train_artifact(
-            _find(paths),
-            out,
-            seed=seed,
-            updates=updates or UPDATES,
-            hold_out=hold_out,
-            name=name,
-            version=version or f"{datetime.now(UTC):%Y.%m.%d}",
-            checkpoint=checkpoint,
-            data=data,
-        )
+    recordings = _find(paths)
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # not found out after the training
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}") from error
+    train_artifact(
+        recordings,
+        out,
+        seed=seed,
+        updates=updates or UPDATES,
+        hold_out=hold_out,
+        name=name,
+        version=version or f"{datetime.now(UTC):%Y.%m.%d}",
+        checkpoint=checkpoint,
+        data=data,
+    )
     print(f"Artifact in {out}. Next: vitalcast worker --model {out}")
 
 
@@ -540,8 +544,7 @@ def evaluate(
     from model.evaluate import evaluate_artifact
     from model.manifest import DEFAULT_ARTIFACT
 
-    with _value_errors_as_usage():
-        report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
+    report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
     print(f"Report: {report.page}")
 
 
@@ -594,15 +597,6 @@ def _find(paths: list[Path]) -> list[Path]:
     from schemas.recordings import find_recordings
 
     return find_recordings(*paths)
-
-
-@contextmanager
-def _value_errors_as_usage() -> Iterator[None]:
-    """The offline functions raise ValueError for arguments that the recordings given cannot serve."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 if __name__ == "__main__":

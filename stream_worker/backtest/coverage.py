@@ -36,7 +36,7 @@ class Course(NamedTuple):
     """A stay's published forecasts, one a step: V signals, H horizons, Q levels."""
 
     steps: NDArray[np.int64]  # (T,) rising
-    observed: Floats32  # (T, V) the value of the step, NaN where none came
+    observed: Floats32  # (T, V) the step's newest reading (its value, of one reading a step), NaN where none came
     quantiles: Floats32  # (T, V, H, Q) NaN where nothing was forecast
     counts: NDArray[np.bool_]  # (T,) whether the forecast's status was ok
 

@@ -88,6 +88,22 @@ def test_the_list_is_exact_over_a_crash_and_without_its_file(kafka: Broker, topi
     assert "is damaged" in receiver.said()
 
 
+@pytest.mark.parametrize("after_s", [0.7, 1.0, 1.5])
+def test_what_is_open_is_told_whenever_it_was_killed(
+    kafka: Broker, topics: Topics, receiver: Receiver, after_s: float
+) -> None:
+    over = [("s", encode(alert(f"b{n}", "s", state=state))) for n in range(4000) for state in ("raised", "cleared")]
+    produce(kafka.bootstrap_servers, topics.alerts, [("s", encode(alert("a", "s", state="raised"))), *over])
+    receiver.start()
+    time.sleep(after_s)  # often in the middle of what was before it
+    receiver.kill()
+    receiver.start()
+    wait_for(receiver.has_a_list, "a list")
+    assert receiver.open_alerts() == {"a"}
+    assert "raised" in receiver.said()
+    assert "cleared" not in receiver.said()
+
+
 def test_it_cries_out_when_no_heartbeat_comes_and_hears_it_again(
     kafka: Broker, topics: Topics, receiver: Receiver, start_worker: WorkerStarter
 ) -> None:

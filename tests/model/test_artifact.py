@@ -147,7 +147,7 @@ def test_default_artifact_beats_persistence_on_a_stay_it_has_not_seen(unseen_sta
     assert 0.8 < sum(score.coverage_90 for score in scores) / len(scores) < 0.99
 
 
-def test_default_artifact_beats_persistence_by_its_own_scores() -> None:
+def test_the_default_artifact_s_manifest_tells_of_scores_better_than_persistence() -> None:
     manifest = Predictor.load(DEFAULT_ARTIFACT, "cpu").manifest
     assert manifest.scores
     assert all(score.mae < score.persistence_mae for score in manifest.scores)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.baselines import RIVALS, BoostedTrees, Persistence, median_errors, quantile_cells, rows_of
+from model.baselines import RIVALS, Persistence, median_errors, quantile_cells, rows_of
 from model.config import ForecasterConfig
 from model.dataset import scored_origins, truth
 from tests.model.synthetic import synthetic_stay
@@ -54,12 +54,3 @@ def test_quantile_trees_answer_for_the_origins_of_the_medians(value_config: Fore
         inside = (cell.quantiles[:, 0] <= cell.y) & (cell.y <= cell.quantiles[:, -1])
         assert inside.mean() == pytest.approx(0.9, abs=0.08)
         assert np.abs(cell.y - cell.quantiles[:, 2]).mean() < np.abs(cell.y - cell.last).mean()
-
-
-def test_quantile_trees_are_ordered_on_average() -> None:
-    random = np.random.default_rng(0)
-    features = random.normal(size=(4000, 3)).astype(np.float32)
-    change = (features[:, 0] + random.normal(size=4000)).astype(np.float32)
-    low, middle, high = (BoostedTrees(level).fit(features, change).predict(features) for level in (0.05, 0.5, 0.95))
-    assert low.mean() < middle.mean() < high.mean()
-    assert ((low <= change) & (change <= high)).mean() == pytest.approx(0.9, abs=0.04)

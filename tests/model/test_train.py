@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from model.ablations import forecast
+from model.augment import Copy
 from model.config import ForecasterConfig
 from model.evaluate import evaluate, evaluate_artifact, evaluate_degraded
 from model.export import export_artifact
@@ -16,9 +19,9 @@ from model.losses import pinball
 from model.manifest import ArtifactError, read_manifest
 from model.network import Forecaster
 from model.predictor import Predictor
-from model.scores import Cell, score
-from model.train import fit, train_artifact
-from tests.model.synthetic import synthetic_recording, synthetic_stay, untrained
+from model.scores import Cell, Evaluation, score
+from model.train import fit, samples_of, train_artifact
+from tests.model.synthetic import VALUE, synthetic_recording, synthetic_stay, untrained
 
 
 def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster: Forecaster) -> None:
@@ -28,6 +31,28 @@ def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
     other = fit(stays, value_config, seed=4, updates=2)
     assert any(not torch.equal(a, b) for a, b in zip(again.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("minutes", [97, 98, 481])
+def test_stays_whose_last_chunk_is_short_are_trained_on(value_config: ForecasterConfig, minutes: int) -> None:
+    stays = [synthetic_stay(value_config, minutes, seed) for seed in range(3)]
+    fit(stays, value_config, seed=0, updates=25)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_a_signal_is_learned_and_scored_in_any_unit(value_config: ForecasterConfig, unit: float) -> None:
+    signal = msgspec.structs.replace(VALUE, low=unit * VALUE.low, high=unit * VALUE.high, precision=unit * 0.1)
+    config = msgspec.structs.replace(value_config, inputs=(signal,))
+    stays = [synthetic_stay(value_config, 400, seed) for seed in range(3)]
+    scaled = [stay._replace(x=(stay.x * unit).astype(np.float32)) for stay in stays]
+    forecaster = fit(scaled, config, seed=0, updates=40)
+    samples = samples_of([Copy(stay, stay) for stay in scaled], forecaster.features, config)
+    forecasts = [forecast(forecaster.network, forecaster.features, sample) for sample in samples]
+    (found, _) = Evaluation(config, scaled, forecasts).scores()
+    (expected, _) = Evaluation(value_config, stays, [(each / unit).astype(np.float32) for each in forecasts]).scores()
+    assert found.mae / unit == pytest.approx(expected.mae, rel=1e-3)
+    assert found.gain == pytest.approx(expected.gain, abs=0.1)
+    assert found.gain < -1.0
 
 
 def test_a_trained_artifact_serves_and_carries_its_scores(value_config: ForecasterConfig, tmp_path: Path) -> None:
@@ -138,7 +163,7 @@ def test_degraded_copies_are_scored_against_what_was_there(predictor: Predictor,
     origins = [
         t
         for t in range(seen.length - 5)
-        if seen.elapsed[t, v] <= 600 and whole.observed[t + 5, vitals.input_index("hr")]
+        if seen.elapsed[t, vitals.input_index("hr")] <= 600 and whole.observed[t + 5, vitals.input_index("hr")]
     ]
     first = [np.flatnonzero(seen.observed[: t + 1, vitals.input_index("hr")])[-1] for t in origins]
     np.testing.assert_array_equal(cell.last[: len(origins)], seen.x[first, vitals.input_index("hr")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from model.manifest import DEFAULT_ARTIFACT, read_manifest
+from schemas.recordings import RecordingError, find_recordings
 from stream_worker.cli import _report, app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError, doubtful_variables
 from stream_worker.topics import FoundTopic, TopicReport, TopicsResult
@@ -190,3 +192,44 @@ def test_settings_print_as_a_settings_file_without_secrets(tmp_path: Path) -> No
     assert printed["grace_s"] == 5.0
     assert printed["limits"]["default"]["abp_mean"]["low"] == 65.0
     assert {name for name in Settings.model_fields if name not in result.stdout} == set()
+
+
+ODD_RECORDINGS: dict[str, list[str]] = {
+    "empty": [],
+    "without any value": [f"2026-01-01T00:{minute:02}:00Z,," for minute in range(60)],
+    "one row": ["2026-01-01T00:00:00Z,80,97"],
+    "out of range": [f"2026-01-01T00:{minute:02}:00Z,900,4" for minute in range(60)],
+    "of years": ["2016-01-01T00:00:00Z,80,97", "2026-01-01T00:00:00Z,80,97"],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("backtest", "empty"), *((command, name) for command in ("train", "evaluate") for name in ODD_RECORDINGS)],
+)
+def test_recordings_that_cannot_be_used_are_told_of_in_one_line(
+    command: str,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for stay in ("a", "b"):
+        (tmp_path / f"{stay}.csv").write_text("\n".join(["time,hr,spo2", *ODD_RECORDINGS[name]]) + "\n")
+    options = {"train": ["--updates", "2", "--hold-out", "0"], "evaluate": [], "backtest": []}[command]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["vitalcast", command, "a.csv", "b.csv", "--out", "out", *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("vitalcast: ")
+
+
+def test_two_recordings_of_one_stay_are_refused(tmp_path: Path) -> None:
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "s.csv.gz").write_bytes(gzip.compress(b"time,hr\n2026-01-01T00:00:00Z,80\n"))
+    with pytest.raises(RecordingError, match="of one stay"):
+        find_recordings(tmp_path / "one", tmp_path / "other")
+    assert len(find_recordings(tmp_path / "one", tmp_path / "one" / "s.csv.gz")) == 1
