@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from model.augment import Copy, copies, degraded
+from model.augment import Copy, copies, degraded, longest_first
 from model.config import ForecasterConfig, vital_signs
 from model.dataset import Floats, Stay, folds, read_stay
 from model.features import Features, FeatureSet
@@ -167,9 +167,9 @@ def ablate(
     updates: int = UPDATES,
 ) -> Iterator[tuple[Variant, Outcome]]:
     """Train each variant on `training` with the same seed and score it on `unseen`, whole and in degraded copies."""
-    whole = [Copy(stay, stay) for stay in unseen]
+    whole = [Copy(stay) for stay in unseen]
     worn = list(copies(unseen, config, np.random.default_rng(seed)))
-    shown = [sorted(part, key=lambda copy: -copy.seen.length) for part in (whole, worn)]
+    shown = [longest_first(part) for part in (whole, worn)]
     data: object = None
     for variant in variants:
         if data != (variant.prepare, variant.stays):  # neighbours in the table share what takes long to prepare
@@ -191,7 +191,7 @@ def ablate(
 
 def gains(config: ForecasterConfig, shown: Sequence[Copy], forecasts: Sequence[Floats]) -> Floats:
     """Change of the error against persistence, per cent, the mean of the signals, at each of HORIZONS_S."""
-    found = Evaluation(config, [copy.seen for copy in shown], forecasts, [copy.whole for copy in shown]).scores()
+    found = Evaluation(config, shown, forecasts).scores()
     means = [np.mean([score.gain for score in found if score.horizon_s == horizon_s]) for horizon_s in HORIZONS_S]
     return np.array(means, np.float32)
 

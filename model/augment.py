@@ -7,7 +7,7 @@ And stays that never were, but might have been: `backwards` and `faster` ones. T
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,10 +29,21 @@ SPEEDS = (1.1, 1.6)  # of a `faster` stay; a slower one would show values that w
 
 
 class Copy(NamedTuple):
-    """What is `seen` of a piece of a stay, and what there was: both have the same steps."""
+    """What is `seen` of a stay, or of a piece of it. `whole`: what there was before it was degraded, the same steps;
+    None: it was not."""
 
     seen: Stay
-    whole: Stay
+    whole: Stay | None = None
+
+    @property
+    def truth(self) -> Stay:
+        """Where the truth is looked up."""
+        return self.seen if self.whole is None else self.whole
+
+
+def longest_first(shown: Iterable[Copy]) -> list[Copy]:
+    """Sorted so that those that end first come last, as `steps_of` needs them."""
+    return sorted(shown, key=lambda copy: -copy.seen.length)
 
 
 Degrade = Callable[[Stay, ForecasterConfig, np.random.Generator], Copy]

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from rich.progress import track
 
+from model.augment import Copy
 from model.baselines import quantile_cells
 from model.config import ForecasterConfig, vital_signs
 from model.dataset import Floats, Stay, folds, read_stay
@@ -20,8 +21,7 @@ from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
 from model.manifest import Score, Training
 from model.predictor import Predictor
-from model.report import beside_trees
-from model.scores import Cell, Evaluation, Report, Rival, rival_gains, score
+from model.scores import Cell, Evaluation, Report, Rival, beside_trees, rival_gains, score
 from model.train import UPDATES, fit, one_thread
 from schemas.recordings import find_recordings
 
@@ -41,7 +41,7 @@ def cross_validate(
 
     quantile_rows : origins from which boosted trees of every quantile learn each cell; 0 for no such trees.
     """
-    stays: list[Stay] = []
+    shown: list[Copy] = []
     forecasts: list[Floats] = []
     rivals: list[Rival] = []
     degraded: list[Evaluation] = []
@@ -53,14 +53,14 @@ def cross_validate(
         predictor = _trained(training, config, seed, updates)
         found = evaluate(predictor, [known[path] for path in part])
         degraded.append(evaluate_degraded(predictor, found.stays, seed))
-        stays += found.stays
+        shown += found.shown
         forecasts += found.forecasts
         if baselines:
             rivals += rivals_of(training, found)
         if quantile_rows:
             for signal, horizon_s, cell in quantile_cells(training, found.stays, config, quantile_rows):
                 rival_cells.setdefault((signal, horizon_s), []).append(cell)
-    evaluation = Evaluation(config, stays, forecasts)
+    evaluation = Evaluation(config, shown, forecasts)
     report = Report(
         name=f"{count}-fold",
         version=f"seed {seed}, {updates} updates",
@@ -91,9 +91,8 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
     """Evaluations of different degraded stays as one."""
     return Evaluation(
         parts[0].config,
-        [stay for part in parts for stay in part.stays],
+        [copy for part in parts for copy in part.shown],
         [forecast for part in parts for forecast in part.forecasts],
-        [stay for part in parts for stay in part.whole or ()],
     )
 
 

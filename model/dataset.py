@@ -181,13 +181,8 @@ class Batch(NamedTuple):
     elapsed: Floats
 
 
-def by_length(stays: Sequence[Stay]) -> list[Stay]:
-    """The stays sorted so that those that end first come last, as `steps_of` needs them."""
-    return sorted(stays, key=lambda stay: -stay.length)
-
-
 def steps_of(stays: Sequence[Stay]) -> Iterator[Batch]:
-    """All steps of `stays` (sorted by `by_length`) side by side: as many rows as stays are still running."""
+    """All steps of `stays` (the longest first) side by side: as many rows as stays are still running."""
     lengths = np.array([stay.length for stay in stays])
     for start in range(0, int(lengths.max(initial=0)), _BLOCK):
         running = [stay for stay in stays if stay.length > start]

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.augment import Copy, copies, irregular, rare
+from model.augment import Copy, copies, irregular, longest_first, rare
 from model.config import ForecasterConfig
-from model.dataset import Stay, UnfitArgumentError, by_length, read_stay, steps_of
+from model.dataset import Stay, UnfitArgumentError, read_stay, steps_of
 from model.manifest import Manifest, Score
 from model.predictor import Predictor
 from model.scores import Evaluation, Report, Rival
@@ -22,30 +22,28 @@ from schemas.recordings import RecordingError, stay_id_of
 
 def evaluate(predictor: Predictor, stays: Sequence[Stay]) -> Evaluation:
     """The forecasts of `predictor` at every step of `stays`, the state rounded after each step as in serving."""
-    ordered = by_length(stays)
+    return evaluate_copies(predictor, [Copy(stay) for stay in stays])
+
+
+def evaluate_copies(predictor: Predictor, drawn: Sequence[Copy]) -> Evaluation:
+    """The same where it sees what the copies show; the truth is what there was."""
+    shown = longest_first(drawn)
     config = config_of(predictor.manifest)
     shape = (len(config.signals), len(config.horizons_s), len(config.quantile_levels))
-    forecasts = [np.empty((stay.length, *shape), np.float32) for stay in ordered]
-    state = predictor.initial_state(len(ordered))
-    for batch in steps_of(ordered):
+    forecasts = [np.empty((copy.seen.length, *shape), np.float32) for copy in shown]
+    state = predictor.initial_state(len(shown))
+    for batch in steps_of([copy.seen for copy in shown]):
         x, observed, elapsed = (torch.from_numpy(part) for part in (batch.x, batch.observed, batch.elapsed))
         quantiles, state = predictor.step(x, observed, elapsed, state[: len(x)])
         state = predictor.round_state(state)
         for forecast, row in zip(forecasts, quantiles.numpy(), strict=False):  # stays that ended have no row any more
             forecast[batch.t] = row
-    return Evaluation(config, ordered, forecasts)
+    return Evaluation(config, shown, forecasts)
 
 
 def evaluate_degraded(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) -> Evaluation:
     """The forecasts of `predictor` where it sees degraded copies of `stays`, drawn with `seed`."""
     return evaluate_copies(predictor, list(copies(stays, config_of(predictor.manifest), np.random.default_rng(seed))))
-
-
-def evaluate_copies(predictor: Predictor, drawn: Sequence[Copy]) -> Evaluation:
-    """The forecasts of `predictor` where it sees what the copies show; the truth is what there was."""
-    found = evaluate(predictor, [copy.seen for copy in drawn])
-    whole = {id(copy.seen): copy.whole for copy in drawn}
-    return found._replace(whole=[whole[id(stay)] for stay in found.stays])
 
 
 def evaluate_sparse(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) -> dict[str, tuple[Score, ...]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.config import ForecasterConfig
 from model.dataset import Stay, scored_origins, truth
 from model.manifest import Score
-from model.scores import Evaluation, Report, rival_gains
+from model.scores import Evaluation, Report, beside_trees, rival_gains
 
 TEMPLATE = Path(__file__).parent / "report.html"
 HISTORY = 120  # steps shown before a forecast
@@ -95,12 +95,6 @@ def means_of_signals(scores: tuple[Score, ...], config: ForecasterConfig) -> dic
         "coverage_50": float(np.mean([found.coverage_50 for found in scores])),
         "coverage_90": float(np.mean([found.coverage_90 for found in scores])),
     }
-
-
-def beside_trees(report: Report) -> list[tuple[Score, Score]]:
-    """Each cell's score and that of the quantile trees."""
-    ours = {(found.signal, found.horizon_s): found for found in report.scores}
-    return [(ours[found.signal, found.horizon_s], found) for found in report.quantile_trees]
 
 
 def embedded(figure: Figure) -> str:

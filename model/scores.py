@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from model.augment import Copy
 from model.config import ForecasterConfig
 from model.dataset import FRESH_S, Floats, Stay, scored_origins, truth
 from model.manifest import Score
@@ -59,25 +60,29 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(NamedTuple):
-    """Stays with the forecasts made at each of their steps, float32 (T, V, H, Q).
+    """Stays, or copies of them, with the forecasts made at each of their steps, float32 (T, V, H, Q).
 
-    whole : the same stays before they were degraded, where the truth is looked up. Then an origin counts if its
-    signal's last value is at most FRESH_S old: few would have enough steps observed.
+    In a degraded copy an origin counts if its signal's last value is at most FRESH_S old: few would have enough steps
+    observed.
     """
 
     config: ForecasterConfig
-    stays: Sequence[Stay]
+    shown: Sequence[Copy]
     forecasts: Sequence[Floats]
-    whole: Sequence[Stay] | None = None
+
+    @property
+    def stays(self) -> list[Stay]:
+        """The stays as they are seen."""
+        return [copy.seen for copy in self.shown]
 
     def cell(self, signal: str, horizon_s: int) -> Cell:
         """The scored origins of one signal and horizon, stay after stay."""
         config = self.config
         v, h, column = config.signals.index(signal), config.horizons_s.index(horizon_s), config.input_index(signal)
         parts = []
-        for stay, forecast, whole in zip(self.stays, self.forecasts, self.whole or self.stays, strict=True):
-            later = truth(whole, config)[:, v, h]
-            counts = scored_origins(stay, config)[:, v] if whole is stay else stay.elapsed[:, column] <= FRESH_S
+        for copy, forecast in zip(self.shown, self.forecasts, strict=True):
+            stay, later = copy.seen, truth(copy.truth, config)[:, v, h]
+            counts = scored_origins(stay, config)[:, v] if copy.whole is None else stay.elapsed[:, column] <= FRESH_S
             kept = counts & ~np.isnan(later)
             observed = np.where(stay.observed[:, column], np.arange(stay.length), 0)
             last = stay.x[np.maximum.accumulate(observed), column]
@@ -101,8 +106,8 @@ class Evaluation(NamedTuple):
 
     def alone(self) -> dict[str, tuple[Score, ...]]:
         """Scores of each stay by itself."""
-        pairs = zip(self.stays, self.forecasts, strict=True)
-        return {stay.stay_id: Evaluation(self.config, [stay], [forecast]).scores() for stay, forecast in pairs}
+        pairs = zip(self.shown, self.forecasts, strict=True)
+        return {copy.seen.stay_id: Evaluation(self.config, [copy], [forecast]).scores() for copy, forecast in pairs}
 
 
 def score(signal: str, horizon_s: int, cell: Cell, levels: tuple[float, ...], precision: float) -> Score:
@@ -162,6 +167,12 @@ def rival_gains(report: Report) -> dict[str, dict[tuple[str, int], float]]:
                 mae = sum(rival.mae * rival.count for rival in own) / sum(rival.count for rival in own)
                 gains.setdefault(label, {})[cell] = 100.0 * (mae / found.persistence_mae - 1.0)
     return gains
+
+
+def beside_trees(report: Report) -> list[tuple[Score, Score]]:
+    """Each cell's score and that of the quantile trees."""
+    ours = {(found.signal, found.horizon_s): found for found in report.scores}
+    return [(ours[found.signal, found.horizon_s], found) for found in report.quantile_trees]
 
 
 def _mean(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:

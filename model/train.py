@@ -17,7 +17,7 @@ import torch
 from rich.progress import Progress, TextColumn, track
 from torch import Tensor, nn
 
-from model.augment import Copy, Degrade, backwards, copies, degraded, faster
+from model.augment import Copy, Degrade, backwards, copies, degraded, faster, longest_first
 from model.config import ForecasterConfig, config_for
 from model.dataset import FRESH_S, Stay, read_stay, scored_origins, split, steps_of, survey, truth
 from model.evaluate import evaluate
@@ -95,7 +95,7 @@ def samples_of(seen: Sequence[Copy], features: Features, config: ForecasterConfi
     """The features of what is seen of each stay, computed by the very steps that serve, and the truth about it."""
     if not seen:
         return []
-    seen = sorted(seen, key=lambda copy: -copy.seen.length)
+    seen = longest_first(seen)
     stays = [copy.seen for copy in seen]
     start_exact, start_half = features.initial_rows()
     exact = start_exact.unsqueeze(1).repeat(1, len(stays))
@@ -125,10 +125,10 @@ def _sample(
     copy: Copy, anchor: Tensor, scale: Tensor, own: Tensor, shared: Tensor, *, config: ForecasterConfig
 ) -> Sample:
     columns = [config.input_index(name) for name in config.signals]
-    change = torch.from_numpy(truth(copy.whole, config)).permute(2, 1, 0) - anchor
+    change = torch.from_numpy(truth(copy.truth, config)).permute(2, 1, 0) - anchor
     scored = torch.from_numpy(scored_origins(copy.seen, config)).t()
     fresh = torch.from_numpy(copy.seen.elapsed[:, columns] <= FRESH_S).t()
-    stale_weight = STALE_WEIGHT if copy.seen is copy.whole else DEGRADED_WEIGHT
+    stale_weight = STALE_WEIGHT if copy.whole is None else DEGRADED_WEIGHT
     weight = scored.float() + stale_weight * (fresh & ~scored).float()
     return Sample(anchor, scale, own, shared, change.contiguous(), weight)
 
@@ -196,13 +196,13 @@ def prepare(
     scaling = scaling_of(stays, config)
     stays = [stay for stay in stays if stay.length]
     features = Features(config, scaling)
-    samples = samples_of([Copy(stay, stay) for stay in stays], features, config)
+    samples = samples_of([Copy(stay) for stay in stays], features, config)
     changes, mean_scale = typical_changes(samples, config)
     for _ in range(degraded_copies):
         samples += samples_of(list(copies(stays, config, random, degrade)), features, config)
     if rearranged:
         others = [*(backwards(stay, config) for stay in stays), *(faster(stay, config, random) for stay in stays)]
-        samples += samples_of([Copy(other, other) for other in others], features, config)
+        samples += samples_of([Copy(other) for other in others], features, config)
     return Lesson(scaling, samples, changes, (changes / mean_scale).t())
 
 

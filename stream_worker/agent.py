@@ -18,7 +18,7 @@ from aiokafka import TopicPartition
 
 from model.predictor import ArtifactError, Predictor
 from stream_worker import metrics as m
-from stream_worker.calibration import shift
+from stream_worker.calibration import mean_widening
 from stream_worker.chunks import BulkStore, Chunk, Lane, LaneFailure, Records, Work
 from stream_worker.columns import MICROSECONDS
 from stream_worker.health import Health
@@ -362,7 +362,7 @@ class ReadingsAgent:
         metrics.tracked_stays.set(len(stays))
         silent_s = now / MICROSECONDS - stays.head["ingested_ms"][stays.is_used] / 1000
         metrics.stale_stays.set(int((silent_s >= self._settings.stale_after_s).sum()))
-        metrics.show_shift(shift(stays.scoring["width"][stays.is_used]))
+        metrics.show_shift(mean_widening(stays.scoring["width"][stays.is_used]))
         if self._newest_us:
             metrics.event_lag.set(now / MICROSECONDS - max(self._newest_us.values()) / MICROSECONDS)
         open_alerts = Counter(

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 Floats32 = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Ints = NDArray[np.intp]
 
 # By replaying 40 recordings: 0.01 to 0.05 cover alike, and the mean pinball loss rises with the rate (docs/model.md).
 RATE: Final = 0.02
@@ -57,7 +56,7 @@ class Calibrator:
         return np.clip(widths * factors, np.float32(NARROWEST), np.float32(WIDEST))
 
 
-def shift(widths: Floats32) -> Floats32:
+def mean_widening(widths: Floats32) -> Floats32:
     """By what share the bands of `widths` (n, V, H, Q // 2) are wider than the model's, in the mean: (V, H, Q // 2)."""
     if not len(widths):
         return np.zeros(widths.shape[1:], np.float32)

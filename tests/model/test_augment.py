@@ -27,6 +27,7 @@ def test_copies_show_nothing_that_was_not_there(vitals: ForecasterConfig) -> Non
     found = list(copies([stay], vitals, np.random.default_rng(0)))
     assert len(found) > 1
     for copy in found:
+        assert copy.whole is not None
         assert copy.seen.length == copy.whole.length >= vitals.context_steps
         assert (copy.whole.observed | ~copy.seen.observed).all()
         np.testing.assert_array_equal(copy.seen.x[copy.seen.observed], copy.whole.x[copy.seen.observed])

@@ -46,10 +46,11 @@ def test_a_signal_is_learned_and_scored_in_any_unit(value_config: ForecasterConf
     stays = [synthetic_stay(value_config, 400, seed) for seed in range(3)]
     scaled = [stay._replace(x=(stay.x * unit).astype(np.float32)) for stay in stays]
     forecaster = fit(scaled, config, seed=0, updates=40)
-    samples = samples_of([Copy(stay, stay) for stay in scaled], forecaster.features, config)
+    samples = samples_of([Copy(stay) for stay in scaled], forecaster.features, config)
     forecasts = [forecast(forecaster.network, forecaster.features, sample) for sample in samples]
-    (found, _) = Evaluation(config, scaled, forecasts).scores()
-    (expected, _) = Evaluation(value_config, stays, [(each / unit).astype(np.float32) for each in forecasts]).scores()
+    by_unit = [(each / unit).astype(np.float32) for each in forecasts]
+    (found, _) = Evaluation(config, [Copy(stay) for stay in scaled], forecasts).scores()
+    (expected, _) = Evaluation(value_config, [Copy(stay) for stay in stays], by_unit).scores()
     assert found.mae / unit == pytest.approx(expected.mae, rel=1e-3)
     assert found.gain == pytest.approx(expected.gain, abs=0.1)
     assert found.gain < -1.0
@@ -157,7 +158,8 @@ def test_degraded_copies_are_scored_against_what_was_there(predictor: Predictor,
     found = evaluate_degraded(predictor, [stay], seed=2)
     cell = found.cell("hr", 300)
     truths, v = stay.x[:, vitals.input_index("hr")], vitals.signals.index("hr")
-    seen, whole, forecast = found.stays[0], (found.whole or ())[0], found.forecasts[0]
+    (seen, whole), forecast = found.shown[0], found.forecasts[0]
+    assert whole is not None
     assert 0 < len(cell.y) < seen.length
     assert set(cell.y.tolist()) <= set(truths.tolist()) | set(np.round(truths).tolist())
     origins = [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stream_worker.calibration import NARROWEST, WIDEST, Calibrator, shift, widened
+from stream_worker.calibration import NARROWEST, WIDEST, Calibrator, mean_widening, widened
 from tests.records import Changelog, decoded, new_pipeline, process, reading, records
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -62,8 +62,8 @@ def test_widths_keep_their_bounds(hits: list[bool]) -> None:
 
 
 def test_shift_is_the_mean_over_stays() -> None:
-    assert shift(np.full((2, 3, 4, 2), [1.0, 1.5], np.float32))[0, 0].tolist() == [0.0, 0.5]
-    assert not shift(np.empty((0, 3, 4, 2), np.float32)).any()
+    assert mean_widening(np.full((2, 3, 4, 2), [1.0, 1.5], np.float32))[0, 0].tolist() == [0.0, 0.5]
+    assert not mean_widening(np.empty((0, 3, 4, 2), np.float32)).any()
 
 
 def restless(minutes: int) -> list[bytes]:
