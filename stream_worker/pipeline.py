@@ -353,16 +353,7 @@ class _Chunk:
         self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
         chunk_rows = readings.rows[rows]
-        offsets = head["offset"][slots] = self.offsets[chunk_rows]
-        head["ingested_ms"][slots] = self.arrived_ms[chunk_rows]
-        self.changed_heads.update(slots.tolist())
-        self.changed_bodies.update(closed.tolist())
-        self.changed_scorings.update(closed.tolist())
-        self.changed_bodies.update(slots[newest_before == NEVER].tolist())
-        self.outcomes[chunk_rows] = "accepted"
-        for partition, newest_us in zip(self.partitions[chunk_rows].tolist(), newest.tolist(), strict=True):
-            self.results[partition].see(newest_us)
-
+        self._mark(chunk_rows, slots, closed, slots[newest_before == NEVER], newest)
         if not self.p.publishes:
             return None
         flags = scores >= anomaly.FLAG_SCORE
@@ -374,7 +365,7 @@ class _Chunk:
         return Accepted(
             rows=rows,
             slots=slots,
-            offsets=offsets,
+            offsets=self.offsets[chunk_rows],
             offsets_before=offsets_before,
             silent_since=silent_since,
             # A silence is not monitored time.
@@ -389,6 +380,18 @@ class _Chunk:
             changed_at=head["changed_at"][slots],
             regular=self.p.screen.regular_before(slots, observed_us),
         )
+
+    def _mark(self, chunk_rows: Slots, slots: Slots, closed: Slots, new: Slots, newest: Ints) -> None:
+        """Note what accepted readings changed: of `closed` a step was closed, `new` are stays that begin."""
+        head = self.stays.head
+        head["offset"][slots] = self.offsets[chunk_rows]
+        head["ingested_ms"][slots] = self.arrived_ms[chunk_rows]
+        self.changed_heads.update(slots.tolist())
+        self.changed_bodies.update(closed.tolist(), new.tolist())
+        self.changed_scorings.update(closed.tolist())
+        self.outcomes[chunk_rows] = "accepted"
+        for partition, newest_us in zip(self.partitions[chunk_rows].tolist(), newest.tolist(), strict=True):
+            self.results[partition].see(newest_us)
 
     def _await_truth(
         self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
