@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConfigurationError, KafkaError
 
 RETRY_S = 10.0
 
@@ -108,8 +108,10 @@ def connect(servers: str, options: dict[str, Any]) -> Any:
                 enable_auto_commit=False,
                 **options,
             )
+        except KafkaConfigurationError as error:
+            sys.exit(f"an option that cannot be used: {error}")
         except KafkaError as error:
-            tell(f"ALARM: no Kafka at {servers} ({type(error).__name__}): no bed is watched from here")
+            tell(f"ALARM: no Kafka at {servers} ({error}): no bed is watched from here")
             time.sleep(RETRY_S)
 
 

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from model.config import SIGNIFICANT_DIGITS, Column, ForecasterConfig
 from model.steps import NEVER_S, step_value
-from schemas.recordings import RecordingError, read_rows, stay_id_of
+from schemas.recordings import check_span, read_rows, stay_id_of
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
 
-LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
 FRESH_S = 600.0  # a value older than this says little about the next minutes
 
 Floats = NDArray[np.float32]
@@ -87,8 +86,7 @@ def from_readings(
     step = np.floor(times / config.step_s).astype(np.int64)
     step -= step[0]
     length = int(step[-1]) + 1
-    if length * config.step_s > LONGEST_DAYS * 86_400:
-        raise RecordingError(f"{stay_id}: spans {length * config.step_s // 86_400} days; is a date in it wrong?")
+    check_span(stay_id, length * config.step_s)
     precision = np.array([signal.precision for signal in config.inputs])
     starts = np.searchsorted(step, np.arange(length + 1))
 

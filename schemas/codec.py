@@ -169,7 +169,10 @@ _OUTPUTS = {name: msgspec.json.Decoder(record) for name, record in _RECORD_OF_SC
 def decode_output(data: bytes) -> Forecast | Alert | Heartbeat | DeadLetter | None:
     """The record that a worker published, or None for a schema that this version does not know.
 
-    Raises: msgspec.DecodeError if it breaks its schema.
+    Raises: msgspec.DecodeError if it breaks its schema, or is no JSON.
     """
-    decoder = _OUTPUTS.get(_ENVELOPE.decode(data).schema)
-    return None if decoder is None else decoder.decode(data)
+    try:
+        decoder = _OUTPUTS.get(_ENVELOPE.decode(data).schema)
+        return None if decoder is None else decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:  # msgspec lets them through
+        raise msgspec.DecodeError("not readable") from error

@@ -21,6 +21,15 @@ class RecordingError(Exception):
     """A recording that cannot be read; the message names the file and line, never a value."""
 
 
+LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
+
+
+def check_span(stay_id: str, seconds: float) -> None:
+    """Raises: RecordingError if a recording is longer than any stay."""
+    if seconds > LONGEST_DAYS * 86_400:
+        raise RecordingError(f"{stay_id}: spans {seconds // 86_400:.0f} days; is a date in it wrong?")
+
+
 class Row(NamedTuple):
     """One line of a recording: aware UTC time and the observed values by signal name, as recorded."""
 

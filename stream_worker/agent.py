@@ -26,7 +26,7 @@ from stream_worker.log import describe
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER, SCORING, Stays
+from stream_worker.stays import NEVER, PARTITION, SCORING, Stays
 
 log = structlog.get_logger("vitalcast")
 
@@ -166,7 +166,10 @@ class ReadingsAgent:
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
         for partition in ours:
             if keys := self._void.pop(partition, None):  # else each assignment would make the state again
-                lanes[partition].put(Work(outputs={}, state=dict.fromkeys(keys), next_offset=None))
+                # The position first, and before what is made again: half of the old state is not to be taken for all.
+                void = dict.fromkeys([PARTITION, *keys])
+                lanes[partition].put(Work(outputs={}, state=void, next_offset=None))
+                await lanes[partition].drain()
         now = now_us()
         for part in parts_of(ours, PIPELINE_RECORDS):
             hopeless = self._process_part(part, now, lanes, is_redone=is_redone)
@@ -281,6 +284,7 @@ class ReadingsAgent:
     def on_assigned(self, partitions: frozenset[int]) -> None:
         """Partitions are ours, their lanes are open; state is not there yet."""
         self.partitions = frozenset()
+        self._newest_us.clear()
         self._set_ready(is_ready=False)
         self._topics_may_have_changed = True
         for by_partition in (self.metrics.consumer_lag, self.metrics.alert_threshold_shift):
@@ -363,8 +367,8 @@ class ReadingsAgent:
         silent_s = now / MICROSECONDS - stays.head["ingested_ms"][stays.is_used] / 1000
         metrics.stale_stays.set(int((silent_s >= self._settings.stale_after_s).sum()))
         metrics.show_shift(mean_widening(stays.scoring["width"][stays.is_used]))
-        if self._newest_us:
-            metrics.event_lag.set(now / MICROSECONDS - max(self._newest_us.values()) / MICROSECONDS)
+        newest_us = max(self._newest_us.values(), default=None)
+        metrics.event_lag.set(np.nan if newest_us is None else (now - newest_us) / MICROSECONDS)
         open_alerts = Counter(
             entry.priority
             for slot in np.flatnonzero(stays.has_alerts)

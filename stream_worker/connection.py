@@ -67,7 +67,7 @@ def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
     context = ssl_context(settings)
     for server in settings.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
             raise SettingsError(f"bootstrap_servers: {server!r} is not HOST:PORT")
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
@@ -78,6 +78,8 @@ def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
             raise BrokerUnreachableError(f"{server}: its certificate is refused: {error.verify_message}") from error
         except ssl.SSLError as error:
             raise BrokerUnreachableError(f"{server} does not answer in TLS as security_protocol has it") from error
+        except UnicodeError as error:  # no name that there could be
+            raise SettingsError(f"bootstrap_servers: {server!r} is not HOST:PORT") from error
         except OSError:
             continue
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter as Counts
 from collections.abc import Mapping
 from itertools import product
@@ -79,6 +80,7 @@ class Metrics:
         self.inference = self._histogram("inference_seconds", "Time of one call of the model.", INFERENCE_BUCKETS)
         self.inference_batch = self._histogram("inference_batch_size", "Stays in one call of the model.", BATCH_BUCKETS)
         self.event_lag = self._gauge("event_lag_seconds", "Clock minus the newest observed_at that was processed.")
+        self.event_lag.set(math.nan)  # no reading yet, no age: 0 would hide another worker's
         self.consumer_lag = self._gauge("consumer_lag_records", "Readings not yet processed.", "partition")
         self.assigned_partitions = self._gauge("assigned_partitions", "Partitions of this worker.")
         self.rebalances = self._counter("rebalances", "Assignments of partitions received.")

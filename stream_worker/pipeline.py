@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Record(Protocol):
 
 
 OutputRecord = tuple[bytes | None, bytes]
+
+SKEW_MS: Final = 5000  # clocks that are kept differ by less
 
 
 @dataclass(slots=True)
@@ -157,8 +159,9 @@ class Pipeline:
         chunk.run()
         for partition, records in new.items():
             next_offsets[partition] = records[-1].offset + 1
-            # A time to come is of a sender with a wrong clock.
-            times_ms = [record.timestamp for record in records if record.timestamp <= now_us // 1000]
+            # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
+            latest_ms = now_us // 1000 + SKEW_MS
+            times_ms = [record.timestamp for record in records if record.timestamp <= latest_ms]
             self._arrived_until_ms[partition] = max([self._arrived_until_ms.get(partition, 0), *times_ms])
             key, value = self.stays.encode_partition(partition)
             chunk.results[partition].state[key] = value
@@ -174,11 +177,13 @@ class Pipeline:
         """
         stays, settings = self.stays, self._settings
         slots = stays.in_partition(partition)
-        until_ms = now_us // 1000 if is_caught_up else self._arrived_until_ms.get(partition, 0)
+        now_ms = now_us // 1000
+        until_ms = now_ms if is_caught_up else min(now_ms, self._arrived_until_ms.get(partition, 0))
         silent_s = (until_ms - stays.head["ingested_ms"][slots]) / 1000
         chunk = _Chunk(self, {partition: ()}, now_us)
         for slot in slots[silent_s >= settings.evict_after_s].tolist():
-            chunk.evict(slot)
+            if (until_ms - stays.extras[slot].event_ms) / 1000 >= settings.evict_after_s:
+                chunk.evict(slot)
         for slot in slots[(silent_s >= settings.stale_after_s) & (silent_s < settings.evict_after_s)].tolist():
             chunk.lose_data(slot)
         chunk.finish()
@@ -469,11 +474,12 @@ class _Chunk:
             extras.limits = {**extras.limits, **event.limits}
         elif event.spo2_scale is not None:
             extras.spo2_scale = event.spo2_scale
-        extras.event_offset = offset
+        extras.event_offset, extras.event_ms = offset, int(self.arrived_ms[row])
         if self.stays.head["newest"][slot] == NEVER:  # else silence is counted from its last reading
             self.stays.head["ingested_ms"][slot] = self.arrived_ms[row]
         self.changed_heads.add(slot)
         self.changed_bodies.add(slot)
+        self.changed_scorings.add(slot)  # what a change of the model has reset goes with the body that names the model
 
     def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
         """Whether a stay can have these limits besides those that it keeps."""

@@ -33,6 +33,7 @@ class Playback:
         self._speed = speed
         self._at_s = start_s  # at the moment `_since`; None: it stands still
         self._since: float | None = None
+        self._latest_s = start_s  # of the rows that were waited for
         self._has_begun = self._has_ended = False
         self._is_playing = True
 
@@ -67,6 +68,7 @@ class Playback:
     def wait_until(self, at_s: float, stop: threading.Event) -> None:
         """Return once recorded time is `at_s`, or `stop` is set."""
         with self._turned:
+            at_s = self._latest_s = max(self._latest_s, at_s)  # one row out of order does not hold the others back
             if not self._has_begun and at_s > self._at_s:
                 self._has_begun = True
                 self._run()

@@ -19,8 +19,8 @@ from stream_worker.limits import AlertLimits, completed
 DEFAULT_CONFIG: Final = Path("vitalcast.toml")
 ENV_PREFIX: Final = "VITALCAST_"
 ENV_NESTED: Final = "__"
-# What Kubernetes sets for a Service that is called vitalcast.
-_NOT_OURS: Final = re.compile(r"VITALCAST_(SERVICE_(HOST|PORT).*|PORT(_.*)?)")
+# What Kubernetes sets for Services called vitalcast or vitalcast-something, and what tests and benchmarks read.
+_NOT_OURS: Final = re.compile(r"VITALCAST_((\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_\w+)?|(TEST|BENCH)_\w+)")
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -248,9 +248,11 @@ def doubtful_variables(names: Iterable[str]) -> list[str]:
     told = []
     for name in sorted(names):
         setting, _, below = name.removeprefix(ENV_PREFIX).lower().partition(ENV_NESTED)
-        if not name.startswith(ENV_PREFIX) or _NOT_OURS.fullmatch(name):
+        if not name.startswith(ENV_PREFIX):
             continue
         if setting not in Settings.model_fields:
+            if _NOT_OURS.fullmatch(name):
+                continue
             near = get_close_matches(setting, Settings.model_fields, 1)
             told.append(f"{name}: no such setting" + (f"; is it {ENV_PREFIX}{near[0].upper()}?" if near else ""))
         elif setting == "limits" and below and (unit := below.partition(ENV_NESTED)[0]) != "default":

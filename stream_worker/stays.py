@@ -191,7 +191,7 @@ class AlertEntry(Excursion, array_like=True):
     figure: float | None = None  # what was last told of it, where a change of that is worth telling
     known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
     raised_us: int = NEVER  # when it was raised
-    found_us: int = NEVER  # when it was last found to be on
+    found_us: int = NEVER  # when it was last seen to be on
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -204,6 +204,7 @@ class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
     allowance: Allowance | None = None  # None: nothing was raised yet
     news2_inputs: dict[str, tuple[float | str, int]] = {}  # the newest of each and its time
     event_offset: int = -1  # of the last stay event
+    event_ms: int = 0  # when that came
 
     @property
     def has_alerts(self) -> bool:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 
@@ -32,11 +33,22 @@ def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Eve
     without `second_interrupts` it changes nothing.
     """
     stop = threading.Event()
+    asked: SimpleQueue[None] = SimpleQueue()
+    was_asked = False
+
+    def set_when_asked() -> None:
+        asked.get()
+        stop.set()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if stop.is_set() and second_interrupts:
+        nonlocal was_asked
+        if was_asked and second_interrupts:
             raise KeyboardInterrupt
-        stop.set()
+        was_asked = True
+        # Not `stop.set()`: the handler may have interrupted this thread in `stop.wait`, which holds the event's lock.
+        asked.put(None)
+
+    threading.Thread(target=set_when_asked, name="stop", daemon=True).start()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
@@ -45,3 +57,4 @@ def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Eve
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+        asked.put(None)

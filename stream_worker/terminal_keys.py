@@ -35,7 +35,10 @@ def pressed_keys() -> Iterator[Callable[[], str]]:
 
 def _is_ours() -> bool:
     """Whether this command is in a terminal's foreground; one that touches it from the background is stopped."""
-    return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    try:
+        return sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal, but not the one that controls this command
+        return False
 
 
 def _pressed(terminal: int) -> str:

@@ -13,7 +13,7 @@ from schemas.alert import Alert, Heartbeat, Priority
 from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
 from schemas.reading import USABLE, Reading, StayEvent
-from schemas.signals import VITALS_BY_NAME, conversion
+from schemas.signals import ARTERIAL_TRIPLE, VITALS_BY_NAME, conversion, is_arterial_triple_consistent
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
@@ -51,6 +51,21 @@ class Message(NamedTuple):
     value: bytes
 
 
+SHOWN_HORIZON_S: Final = 900  # of the forecast that stands beside a value, and whose past is kept
+NOWHERE: Final = -1  # the offset of what did not come from Kafka
+
+
+class Place(NamedTuple):
+    """Where a stay event came: its offset, and its time, which counts where there is no offset. The later is larger."""
+
+    offset: int
+    at: datetime
+
+    def is_after(self, offset: int, at: datetime) -> bool:
+        """Whether what was read at `offset`, of the time `at`, came before."""
+        return at <= self.at if NOWHERE in (offset, self.offset) else offset < self.offset
+
+
 class Bed:
     """One stay as its newest records describe it."""
 
@@ -59,14 +74,20 @@ class Bed:
         self.care_unit: str | None = None
         self.values: dict[str, Observed] = {}
         self.forecast: Forecast | None = None
-        self.offset = -1  # of its newest reading
+        self.offset = NOWHERE  # of its newest reading
+
+    def take(self, signal: str, observed: Observed) -> None:
+        """Show a value, unless a newer one is shown."""
+        known = self.values.get(signal)
+        if known is None or known.at <= observed.at:
+            self.values[signal] = observed
 
     @property
     def newest(self) -> datetime | None:
         """When the stay was last observed."""
         return max((observed.at for observed in self.values.values()), default=None)
 
-    def band(self, signal: str, horizon_s: int = 900) -> Band | None:
+    def band(self, signal: str, horizon_s: int = SHOWN_HORIZON_S) -> Band | None:
         """The newest forecast of the signal at the horizon nearest to `horizon_s`; None without one."""
         if self.forecast is None or signal not in self.forecast.signals:
             return None
@@ -101,7 +122,7 @@ class Ward:
         self.newest: datetime | None = None  # event time
         self._alerts: dict[str, Alert] = {}
         self._heartbeats: dict[int, Heartbeat] = {}
-        self._ended: dict[str, datetime] = {}
+        self._ended: dict[str, Place] = {}
 
     def apply(self, record: Record, message: Message | None = None) -> None:
         """Take in one record of any topic, and how it came. Topics may be interleaved in any way."""
@@ -141,13 +162,14 @@ class Ward:
         return {alert.stay_id for alert in self._alerts.values()}
 
     @property
+    def stays(self) -> set[str]:
+        """The stays that have a bed, or an open alert alone."""
+        return self.beds.keys() | self.alerting
+
+    @property
     def open_alerts(self) -> list[Alert]:
         """Most urgent first, then the newest."""
         return sorted(self._alerts.values(), key=lambda alert: (RANK[alert.priority], -alert.since.timestamp()))
-
-    def alerts_of(self, stay_id: str) -> list[Alert]:
-        """The stay's open alerts, most urgent first."""
-        return [alert for alert in self.open_alerts if alert.stay_id == stay_id]
 
     def by_need(self) -> list[tuple[Bed, list[Alert]]]:
         """Every bed with its open alerts, those in need first.
@@ -207,52 +229,54 @@ class Ward:
         return f"silent on {len(self._heartbeats) - len(alive)} of {len(self._heartbeats)} partitions"
 
     def _place_reading(self, reading: Reading, message: Message | None) -> None:
-        if self._is_over(reading.stay_id, reading.observed_at):
+        offset = NOWHERE if message is None else message.offset
+        if self._is_over(reading.stay_id, offset, reading.observed_at):
             return
         bed = self._bed(reading.stay_id)
-        if message is not None:
-            bed.offset = max(bed.offset, message.offset)
+        bed.offset = max(bed.offset, offset)
         if bed.care_unit is None or bed.newest is None or bed.newest <= reading.observed_at:
             bed.care_unit = reading.care_unit or bed.care_unit
         for signal, value in usable_values(reading).items():
-            known = bed.values.get(signal)
-            if known is None or known.at <= reading.observed_at:
-                bed.values[signal] = Observed(value, reading.observed_at)
+            bed.take(signal, Observed(value, reading.observed_at))
         self._see(reading.observed_at)
 
     def _place_event(self, event: StayEvent, message: Message | None) -> None:
         if event.event != "ended":
             return
-        until, bed = event.at, self.beds.get(event.stay_id)
-        if bed is not None and bed.newest is not None and message is not None and message.offset > bed.offset:
-            until = max(until, bed.newest)  # it came after them, whatever the time is that it was sent with
-        self._ended[event.stay_id] = max(until, self._ended.get(event.stay_id, until))
-        if bed is not None and (bed.newest is None or bed.newest <= until):
+        end = Place(NOWHERE if message is None else message.offset, event.at)
+        self._ended[event.stay_id] = max(end, self._ended.get(event.stay_id, end))
+        bed = self.beds.get(event.stay_id)
+        if bed is not None and (bed.newest is None or end.is_after(bed.offset, bed.newest)):
             del self.beds[event.stay_id]
 
     def _place_forecast(self, forecast: Forecast) -> None:
-        if self._is_over(forecast.stay_id, forecast.issued_at):
+        if self._is_over(forecast.stay_id, forecast.source.offset, forecast.issued_at):
             return
         bed = self._bed(forecast.stay_id)
+        bed.offset = max(bed.offset, forecast.source.offset)
         if bed.forecast is None or bed.forecast.issued_at <= forecast.issued_at:
             bed.forecast = forecast
         for signal, state in forecast.signals.items():
             if signal not in VITALS_BY_NAME:  # what only the model's manifest declares is shown as the worker took it
-                bed.values[signal] = Observed(state.last, state.last_at)
+                bed.take(signal, Observed(state.last, state.last_at))
         self._see(forecast.issued_at)
 
     def _place_alert(self, alert: Alert) -> None:
+        known = self._alerts.get(alert.alert_id)
         if alert.state == "cleared":
             self._alerts.pop(alert.alert_id, None)
-        else:
+        elif known is None or known.revision <= alert.revision:
             self._alerts[alert.alert_id] = alert
 
     def _bed(self, stay_id: str) -> Bed:
         return self.beds.setdefault(stay_id, Bed(stay_id))
 
-    def _is_over(self, stay_id: str, at: datetime) -> bool:
-        """Whether this belongs to a stay that has ended: its last forecasts arrive after the event."""
-        return stay_id in self._ended and at <= self._ended[stay_id]
+    def _is_over(self, stay_id: str, offset: int, at: datetime) -> bool:
+        """Whether this belongs to a stay that has ended: its last forecasts arrive after the event.
+
+        offset : of the reading it comes from.
+        """
+        return stay_id in self._ended and self._ended[stay_id].is_after(offset, at)
 
     def _see(self, at: datetime) -> None:
         self.newest = at if self.newest is None else max(self.newest, at)
@@ -278,7 +302,7 @@ def trend(observed: Observed | None, band: Band | None) -> Trend | None:
 
 
 def usable_values(reading: Reading) -> dict[str, float]:
-    """The known, plausible values of a reading in canonical units, as the worker would take them one by one."""
+    """The known, plausible values of a reading in canonical units, as the worker takes them."""
     usable = {}
     for name, value in reading.vitals.items():
         signal = VITALS_BY_NAME.get(name)
@@ -292,4 +316,8 @@ def usable_values(reading: Reading) -> dict[str, float]:
         canonical = value * factor_offset[0] + factor_offset[1]
         if signal.low <= canonical <= signal.high:
             usable[name] = round(canonical, signal.decimals)
+    triple = [usable.get(name) for name in ARTERIAL_TRIPLE]
+    if None not in triple and not is_arterial_triple_consistent(*triple):
+        for name in ARTERIAL_TRIPLE:
+            del usable[name]
     return usable

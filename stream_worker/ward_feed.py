@@ -20,6 +20,7 @@ from stream_worker.ward import Message, Record, Ward
 # Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
 RECENT_RECORDS: Final = 500
 MAX_POLL_RECORDS: Final = 5000
+QUIET_S: Final = 2.0  # nothing came for so long: there is no more
 
 
 def ward_times(settings: Settings) -> dict[str, timedelta]:
@@ -39,13 +40,24 @@ class WardFeed:
     Raises at the start: BrokerUnreachableError, KafkaFaultError.
     """
 
-    def __init__(self, settings: Settings, back: int = RECENT_RECORDS, *, every_forecast: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        back: int = RECENT_RECORDS,
+        *,
+        every_forecast: bool = False,
+        alerts_from: Mapping[TopicPartition, int] | None = None,
+    ) -> None:
         """`back`: how many readings and forecasts of each partition to begin with, at most.
 
-        `every_forecast` applies also those that a newer one of the same stay has overtaken already.
+        `every_forecast` applies also those that a newer one of the same stay has overtaken already. `alerts_from`:
+        where another feed of the same ward has read the alerts to; they are read from their beginning otherwise.
         """
+        self._alerts_from = alerts_from or {}
+        self._alerts_left: dict[TopicPartition, int] = {}  # where they ended at the start, and are not read to yet
         self._back = back
         self._every_forecast = every_forecast
+        self._heard = time.monotonic()
         self.read: Counter[str] = Counter()
         self._settings = settings
         self._readings, self._forecasts, self._alerts = (
@@ -61,6 +73,8 @@ class WardFeed:
     def poll(self, ward: Ward, timeout_s: float) -> int:
         """Apply what has arrived, waiting at most `timeout_s` for it. Returns the number of records read."""
         polled: dict[Any, list[Any]] = self._consumer.poll(int(timeout_s * 1000), max_records=MAX_POLL_RECORDS)
+        if self._alerts_left:
+            self._count_alerts_left(is_quiet=not polled)
         for partition, records in polled.items():
             self.read[partition.topic] += len(records)
             thinned = partition.topic == self._forecasts and not self._every_forecast
@@ -74,6 +88,23 @@ class WardFeed:
         while time.monotonic() < end and self.poll(ward, timeout_s=0.3):
             pass
 
+    @property
+    def has_read_alerts(self) -> bool:
+        """Whether all alerts that there were at the start are applied: before, some that are over seem open."""
+        return not self._alerts_left
+
+    def alert_positions(self) -> dict[TopicPartition, int]:
+        """Where the alerts are read to."""
+        return {place: self._consumer.position(place) for place in self.starts if place.topic == self._alerts}
+
+    def _count_alerts_left(self, *, is_quiet: bool) -> None:
+        left = self._alerts_left
+        self._alerts_left = {place: end for place, end in left.items() if self._consumer.position(place) < end}
+        if not is_quiet:
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > QUIET_S:  # the rest is no record, but a transaction's mark
+            self._alerts_left.clear()
+
     def close(self) -> None:
         """Disconnect."""
         self._consumer.close()
@@ -86,8 +117,11 @@ class WardFeed:
         begin, end = self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
         starts = {}
         for partition in partitions:
-            recent = 0 if partition.topic == self._alerts else end[partition] - self._back
-            starts[partition] = max(begin[partition], recent)
+            is_alerts = partition.topic == self._alerts
+            start = self._alerts_from.get(partition, 0) if is_alerts else end[partition] - self._back
+            starts[partition] = max(begin[partition], min(start, end[partition]))
+            if is_alerts and starts[partition] < end[partition]:
+                self._alerts_left[partition] = end[partition]
             self._consumer.seek(partition, starts[partition])
         return starts
 

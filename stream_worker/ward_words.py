@@ -49,3 +49,8 @@ def short_message(alert: Alert) -> str:
     if signal is None or signal.name not in SHORT_TITLE:
         return alert.message
     return alert.message.replace(signal.title, SHORT_TITLE[signal.name].partition(" ")[0])
+
+
+def printable(text: str) -> str:
+    """A sender's text without what a terminal would act on."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

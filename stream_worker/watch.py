@@ -22,14 +22,21 @@ from rich.text import Text
 from schemas.alert import Alert, Priority
 from stream_worker.settings import Settings
 from stream_worker.stopping import stop_after, stop_on_signals
-from stream_worker.ward import RANK, Bed, Trend, Ward, trend
+from stream_worker.ward import RANK, SHOWN_HORIZON_S, Bed, Trend, Ward, trend
 from stream_worker.ward_feed import WardFeed, ward_times
-from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, duration, number, short_message
+from stream_worker.ward_words import (
+    SHORT_TITLE,
+    STAND_IN,
+    STAND_IN_TITLE,
+    duration,
+    number,
+    printable,
+    short_message,
+)
 
 REFRESH_S: Final = 1.0
 PLAIN_EVERY_S: Final = 5.0
 CATCH_UP_S: Final = 2.0  # before the first picture, which would else be of the past
-HORIZON_S: Final = 900
 OLD_AFTER: Final = timedelta(seconds=90)  # a value older than this shows its age in brackets
 WIDTH_OF_BED: Final = 10
 WIDTH_OF_SIGNAL: Final = 12  # "→124 115-134"
@@ -72,7 +79,7 @@ class WardView:
         table = Table(box=SIMPLE_HEAD, padding=gap, expand=True, pad_edge=False, show_edge=False, row_styles=stripes)
         table.add_column("Bed", width=WIDTH_OF_BED, no_wrap=True)
         for signal in signals:
-            table.add_column(SHORT_TITLE.get(signal, signal), width=_width_of(signal), no_wrap=True)
+            table.add_column(printable(SHORT_TITLE.get(signal, signal)), width=_width_of(signal), no_wrap=True)
         table.add_column("Open alerts", ratio=1, no_wrap=True, overflow="ellipsis")
         for bed, alerts in beds[:fitting]:
             cells = [_signal_cell(self._ward, bed, signal) for signal in signals]
@@ -86,7 +93,7 @@ class WardView:
 
     def _foot(self, hidden: int, footer: Sequence[str]) -> list[Text]:
         lines = [f"… and {hidden} more beds; a taller window shows them"] if hidden else []
-        lines.append(f"value (its age, if old); below it the forecast in {HORIZON_S // 60} min, 90 % band")
+        lines.append(f"value (its age, if old); below it the forecast in {SHOWN_HORIZON_S // 60} min, 90 % band")
         lines.extend(footer)
         return [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines]
 
@@ -114,7 +121,7 @@ def status_line(ward: Ward, now: datetime) -> str:
         if (count := sum(alert.priority == priority for alert in ward.open_alerts))
     ]
     parts = [
-        f"{len(ward.beds)} beds",
+        f"{len(ward.stays)} beds",
         f"open alerts: {', '.join(counts) or 'none'}",
         f"worker {ward.worker(now)}",
     ]
@@ -140,7 +147,7 @@ def _height_of(alerts: list[Alert]) -> int:
 
 
 def _bed_cell(ward: Ward, bed: Bed) -> Text:
-    cell = Text(bed.stay_id, style="bold", overflow="ellipsis", no_wrap=True)
+    cell = Text(printable(bed.stay_id), style="bold", overflow="ellipsis", no_wrap=True)
     if ward.is_stale(bed):
         cell.append("\nNO DATA", style="bold black on yellow")
     elif bed.forecast is None:
@@ -159,7 +166,7 @@ def _signal_cell(ward: Ward, bed: Bed, signal: str) -> Text:
         cell.append(f" ({duration(age)})", style="dim")
     if name in STAND_IN_TITLE:
         cell.append(f"\n{STAND_IN_TITLE[name]}", style="dim")
-    elif (band := ward.band(bed, signal, HORIZON_S)) is not None:
+    elif (band := ward.band(bed, signal, SHOWN_HORIZON_S)) is not None:
         low, high = number(signal, band.low), number(signal, band.high)
         cell.append(f"\n{ARROW[trend(observed, band)]}{number(signal, band.median)}", style="green")
         cell.append(f" {low}-{high}", style="dim green")
@@ -176,7 +183,7 @@ def _alerts_cell(alerts: list[Alert]) -> Text:
 def _alert_text(alert: Alert) -> Text:
     shape, word, style = MARK[alert.priority]
     text = Text(f"{shape} {word}", style=Style.parse(style))
-    return Text.assemble(text, f" {short_message(alert)}", overflow="ellipsis", no_wrap=True)
+    return Text.assemble(text, f" {printable(short_message(alert))}", overflow="ellipsis", no_wrap=True)
 
 
 def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:
@@ -186,7 +193,7 @@ def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:
     for bed, alerts in ward.by_need():
         for alert in alerts[:ALERTS_PER_BED]:
             shape, word, _ = MARK[alert.priority]
-            lines.append(f"  {bed.stay_id}: {shape} {word} {alert.message}")
+            lines.append(f"  {printable(bed.stay_id)}: {shape} {word} {printable(alert.message)}")
     return lines
 
 
@@ -228,6 +235,9 @@ def _follow(
     refresh: Callable[[], None],
 ) -> None:
     feed.catch_up(ward, within_s=CATCH_UP_S)
+    while not (feed.has_read_alerts or stop.is_set()):  # till then, some that are long over seem open
+        feed.poll(ward, timeout_s=0.2)
+        check()
     due = time.monotonic()
     while not stop.is_set():
         feed.poll(ward, timeout_s=0.2)

@@ -45,6 +45,7 @@ class Finding:
     severe_delay_s: float | None = None  # given: the value is severe, and of high priority if that lasts so long
     evidence: dict[str, Any] = field(default_factory=dict)
     since_us: int | None = None  # if it began before this reading
+    is_seen: bool = True  # False: it is on because nothing is seen of its signal
     is_enough: bool = True  # False: it goes on, but not so that it is worth an alert now
     renews: bool = False  # an open alert that is still due when its rest is over is raised anew
     hold_s: float = 0.0  # unknown: for so long the last value is taken to hold
@@ -137,7 +138,7 @@ def _move(
         entry = entries[finding.key] = AlertEntry(priority=finding.priority)
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, at_us, last_at_us, offset, held)
-    if finding.presence == "on":
+    if finding.presence == "on" and finding.is_seen:
         entry.found_us = at_us
     if finding.severe_delay_s is None:
         entry.severe_since_us = None

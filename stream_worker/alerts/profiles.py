@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.reading import LimitRange
-from stream_worker.alerts.rules import LimitRule, limit_rules
+from stream_worker.alerts.rules import LimitRules, limit_rules
 from stream_worker.limits import AlertLimits, SignalLimits, limits_of
 
 MAX_PROFILES: Final = 1000  # remembered at once: a sender can make up any number of care units
@@ -18,7 +18,7 @@ MAX_PROFILES: Final = 1000  # remembered at once: a sender can make up any numbe
 class Profile(NamedTuple):
     """The limits of a stay; V forecast signals."""
 
-    rules: tuple[LimitRule, ...]
+    rules: LimitRules
     low: NDArray[np.float64]  # (V,) NaN where there is none
     high: NDArray[np.float64]  # (V,)
 

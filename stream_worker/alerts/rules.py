@@ -77,9 +77,23 @@ class LimitRule(NamedTuple):
         return value < self.severe if self.side == "low" else value > self.severe
 
 
-def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> tuple[LimitRule, ...]:
+class LimitRules(NamedTuple):
+    """The rules of a stay, and what they can have an alert about."""
+
+    each: tuple[LimitRule, ...]
+    keys: frozenset[AlertKey]
+
+    @classmethod
+    def of(cls, rules: Iterable[LimitRule]) -> LimitRules:
+        """The rules with their keys; a side without a limit announces nothing."""
+        each = tuple(rules)
+        announced = (rule.forecast_key for rule in each if rule.mild is not None)
+        return cls(each, frozenset([*(rule.limit_key for rule in each), *announced]))
+
+
+def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> LimitRules:
     """The rules for `limits`, by signal."""
-    return tuple(
+    return LimitRules.of(
         LimitRule(
             signal,
             side,
@@ -98,7 +112,7 @@ def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> tup
 def look(
     entries: Entries,
     seen: Observation,
-    rules: Sequence[LimitRule],
+    rules: LimitRules,
     offset: int,
     held: Counter[str],
     score_of: Callable[[Collection[str | None]], News2] | None = None,
@@ -114,7 +128,7 @@ def look(
     # Technical faults first: they tell which signals can be believed.
     transitions = move(technical.findings(entries, seen))
     suspect = technical.suspects(entries)
-    _follow_known(entries, seen, rules)
+    _follow_known(entries, seen, rules.each)
     return transitions + move(_findings(entries, seen, rules, suspect, score_of and score_of(suspect)))
 
 
@@ -137,11 +151,11 @@ def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule
 def _findings(
     entries: Entries,
     seen: Observation,
-    rules: Sequence[LimitRule],
+    rules: LimitRules,
     suspect: Collection[str | None],
     score: News2 | None,
 ) -> Iterator[Finding]:
-    for rule in rules:
+    for rule in rules.each:
         if not rule.concerns(seen):
             continue
         for look in (_limit, _forecast_limit):
@@ -153,17 +167,17 @@ def _findings(
                     continue  # what a sensor says that cannot be believed ends no alert either
                 finding.held = "suspect"
             yield finding
-    yield from _without_rule(entries, rules)
+    yield from _without_limit(entries, rules.keys)
     yield from _anomaly(entries, seen)
     if (finding := aggregate.finding(entries, score)) is not None:
         yield finding
 
 
-def _without_rule(entries: Entries, rules: Sequence[LimitRule]) -> Iterator[Finding]:
-    """An end to what a rule found that is no longer there: the stay is in another care unit, or settings changed."""
-    if limited := [key for key in entries if key.kind in ("limit", "forecast_limit")]:
-        ruled = {key for rule in rules for key in (rule.limit_key, rule.forecast_key)}
-        yield from (Finding(key, "off", "medium") for key in limited if key not in ruled)
+def _without_limit(entries: Entries, ruled: Collection[AlertKey]) -> Iterator[Finding]:
+    """An end to what was told of a limit that is no longer there: lifted, another care unit, other settings."""
+    for key in [key for key in entries if key.kind in ("limit", "forecast_limit") and key not in ruled]:
+        entries[key].known = None
+        yield Finding(key, "off", "medium")
 
 
 def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
@@ -194,7 +208,9 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
 def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
     key, entry, value = rule.forecast_key, entries.get(rule.forecast_key), seen.values.get(rule.signal)
     ahead = seen.outlooks.get((rule.signal, rule.side))
-    if value is None or ahead is None or rule.mild is None:
+    if rule.mild is None:
+        return None  # its alert is ended by `_without_limit`
+    if value is None or ahead is None:
         return None if entry is None else Finding(key, "unknown", "medium")
     if rule.is_beyond(value):
         return None  # the limit rule speaks; the announcement stands until that is confirmed

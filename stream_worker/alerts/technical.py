@@ -71,6 +71,7 @@ def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
             rearm_s=TECHNICAL_REARM_S,
             evidence={"silent_s": SENSOR_OFF_AFTER_S} if presence == "on" else {},
             since_us=last_us,
+            is_seen=False,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.recordings import RecordingError, Row
+from schemas.recordings import RecordingError, Row, check_span
 from schemas.signals import ARTERIAL_TRIPLE, VITALS, is_arterial_triple_consistent
 
 Floats = NDArray[np.float64]
@@ -42,12 +42,13 @@ class Recording(NamedTuple):
 def recording_of(stay_id: str, rows: Iterable[Row]) -> Recording:
     """The rows' last value of each minute; implausible ones left out, as the worker does.
 
-    Raises: RecordingError if there is no row.
+    Raises: RecordingError if there is no row, or a date that must be wrong.
     """
     placed = [(int(row.time.timestamp()) // MINUTE_S, row.values) for row in rows]
     if not placed:
         raise RecordingError(f"{stay_id}: an empty recording")
     start, end = min(minute for minute, _ in placed), max(minute for minute, _ in placed)
+    check_span(stay_id, (end - start) * MINUTE_S)
     values = {signal.name: np.full(end - start + 1, np.nan) for signal in VITALS}
     for minute, seen in placed:
         triple = [seen.get(name) for name in ARTERIAL_TRIPLE]

@@ -80,7 +80,8 @@ def announced_at(
 ) -> list[tuple[float, float]]:
     """When the rules would have raised and cleared forecast alerts with `limits`, in minutes since the epoch."""
     signal = kind.signal
-    own = [rule for rule in rules.limit_rules({signal: limits}, rests) if rule.side == kind.side]
+    own = [rule for rule in rules.limit_rules({signal: limits}, rests).each if rule.side == kind.side]
+    of_side = rules.LimitRules.of(own)
     bar = own[0].threshold - rules.FORECAST_ONSET
     entries: Entries = {}
     times: list[tuple[float, float]] = []
@@ -94,7 +95,7 @@ def announced_at(
         values = {signal: value} if is_seen else {}
         at, outlooks = {signal: last_us}, {(signal, str(kind.side)): ahead}
         seen = Observation(at_us, values, values, at, {signal: at_us}, (), {}, (), frozenset(), outlooks, 0)
-        for moved in rules.look(entries, seen, own, 0, Counter()):
+        for moved in rules.look(entries, seen, of_side, 0, Counter()):
             if moved.key.kind != "forecast_limit":
                 continue
             if moved.state == "raised":

@@ -8,7 +8,7 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
 
@@ -63,13 +63,23 @@ class Access:
     def may(self, request: web.Request) -> bool:
         """Whether the request may have the ward."""
         if self._token is None:
-            return (urlsplit(f"//{request.host}").hostname or "") in LOOPBACK
+            return (_parts(f"//{request.host}").hostname or "") in LOOPBACK
         return hmac.compare_digest(request.cookies.get(COOKIE, "").encode("utf-8", "replace"), self._session.encode())
 
 
 def is_own_page(request: web.Request) -> bool:
     """Whether a page of this very server asks: browsers name the page's origin with each WebSocket and form."""
-    return urlsplit(request.headers.get("Origin", "")).netloc == request.host
+    return _parts(request.headers.get("Origin", "")).netloc == request.host
+
+
+def _parts(url: str) -> SplitResult:
+    """The parts of an address, all empty where it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname
+    except ValueError:
+        return urlsplit("")
+    return parts
 
 
 @web.middleware

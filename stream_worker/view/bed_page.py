@@ -10,7 +10,7 @@ from schemas.alert import Alert, Kind
 from schemas.forecast import Forecast
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import SignalLimits
-from stream_worker.view.board import MINUTE_S, SCORED_HORIZON_S, Board, Due, Past, Track
+from stream_worker.view.board import MINUTE_S, Board, Due, Past, Track
 from stream_worker.view.tiles import row, state_of, title, unit
 from stream_worker.ward import RANK, Bed
 from stream_worker.ward_words import SHORT_TITLE, STAND_IN_TITLE
@@ -27,13 +27,14 @@ MINUTE_MS: Final = MINUTE_S * 1000
 
 
 class Quality(NamedTuple):
-    """How the stay's forecasts 15 min ahead turned out, over the minutes that were observed."""
+    """How the stay's forecasts turned out, over the minutes that were observed and not doubted."""
 
     scored: int
     covered_90: float
     covered_50: float
     error: float  # mean absolute, of the median
     persistence: float  # the same of "stays as it is"
+    horizon_s: int
 
 
 def bed_page(board: Board, stay_id: str) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def bed_page(board: Board, stay_id: str) -> dict[str, Any]:
 
 def quality(track: Track) -> Quality | None:
     """The signal's forecasts against what came; None before the first came due."""
-    scored = [(due, track.values[minute]) for minute, due in track.due.items() if minute in track.values]
+    known = track.values.keys() - track.doubted.keys()
+    scored = [(due, track.values[minute]) for minute, due in track.due.items() if minute in known]
     if not scored:
         return None
     n = len(scored)
@@ -75,6 +77,7 @@ def quality(track: Track) -> Quality | None:
         sum(_holds(due, 0.25, 0.75, value) for due, value in scored) / n,
         sum(abs(_quantile(due, 0.5) - value) for due, value in scored) / n,
         sum(abs(due.last - value) for due, value in scored) / n,
+        max(due.horizon_s for due, _ in scored),
     )
 
 
@@ -149,7 +152,8 @@ def _fan(forecast: Forecast | None, signal: str) -> dict[str, Any] | None:
     if forecast is None or signal not in forecast.signals or not forecast.quantile_levels:
         return None
     state, levels = forecast.signals[signal], tuple(forecast.quantile_levels)
-    rows = [Due(levels, tuple(quantiles), state.last) for quantiles in state.quantiles if len(quantiles) == len(levels)]
+    pairs = zip(forecast.horizons_s, state.quantiles, strict=False)
+    rows = [Due(levels, tuple(row), state.last, horizon_s) for horizon_s, row in pairs if len(row) == len(levels)]
     start = _ms(forecast.issued_at)
     return {
         "t": [start, *(start + horizon_s * 1000 for horizon_s in forecast.horizons_s)],
@@ -167,7 +171,7 @@ def _quality(track: Track) -> dict[str, Any] | None:
         "covered_50": f"{found.covered_50:.0%}",
         "error": f"{found.error:.1f}",
         "persistence": f"{found.persistence:.1f}",
-        "horizon_min": SCORED_HORIZON_S // 60,
+        "horizon_min": found.horizon_s // 60,
     }
 
 

@@ -19,11 +19,10 @@ from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import AlertLimits, SignalLimits, can_add, limits_of
-from stream_worker.ward import HEARTBEAT, Message, Record, Ward, usable_values
+from stream_worker.ward import HEARTBEAT, NOWHERE, SHOWN_HORIZON_S, Message, Place, Record, Ward, usable_values
 
 MINUTE_S: Final = 60
 HISTORY_MIN: Final = 240  # a nursing shift's half: what still fits a chart at one point a minute
-SCORED_HORIZON_S: Final = 900  # the horizon that the tiles show, so the one whose past is kept
 ALERTS_KEPT: Final = 60  # of each stay, cleared ones included
 REVISIONS_KEPT: Final = 30  # of each alert
 MESSAGES_KEPT: Final = 12  # of each stay
@@ -31,11 +30,12 @@ SIGNALS_KEPT: Final = 40  # of each stay: a guard against models or senders that
 
 
 class Due(NamedTuple):
-    """What was forecast for one minute, 15 min before: quantiles along `levels`, and the value at that time."""
+    """What was forecast for one minute, `horizon_s` before: quantiles along `levels`, and the value at that time."""
 
     levels: tuple[float, ...]
     quantiles: tuple[float, ...]
     last: float
+    horizon_s: int
 
 
 class Track:
@@ -45,10 +45,14 @@ class Track:
         self.values: dict[int, float] = {}  # the minute's mean
         self.due: dict[int, Due] = {}  # by the minute that was forecast
         self.anomalies: dict[int, float] = {}  # flagged minutes, with the value then
+        self.doubted: dict[int, bool] = {}
         self._counts: dict[int, int] = {}
 
-    def add(self, minute: int, value: float) -> None:
-        """Take one more value into the minute's mean."""
+    def add(self, minute: int, value: float, *, is_doubted: bool = False) -> None:
+        """Take one more value into the minute's mean; one that is doubted is not what a forecast is scored by."""
+        if is_doubted:
+            self.doubted[minute] = True
+            _trim(self.doubted, HISTORY_MIN)
         count = self._counts.get(minute, 0) + 1
         mean = self.values.get(minute, 0.0)
         self._counts[minute], self.values[minute] = count, mean + (value - mean) / count
@@ -63,7 +67,7 @@ class Past:
         self.tracks: dict[str, Track] = {}
         self.alerts: dict[str, list[Alert]] = {}  # revisions by alert_id, in order
         self.messages: list[Message] = []  # by Kafka timestamp
-        self.limits: dict[str, tuple[datetime, LimitRange]] = {}  # the stay's own, and since when
+        self.limits: dict[str, tuple[Place, LimitRange]] = {}  # the stay's own, and where they came
         self.changed_ms = 0  # Kafka timestamp of the newest reading
 
     def track(self, signal: str) -> Track:
@@ -114,7 +118,7 @@ class Board(Ward):
             case Reading():
                 self._keep_reading(record, message)
             case StayEvent():
-                self._keep_event(record)
+                self._keep_event(record, message)
             case Forecast():
                 self._keep_forecast(record)
             case Alert():
@@ -160,26 +164,35 @@ class Board(Ward):
         if reading.stay_id not in self.beds:
             return
         past = self._remember(reading.stay_id)
+        minute, quality = minute_of(reading.observed_at), reading.quality or {}
         for signal, value in usable_values(reading).items():
-            past.track(signal).add(minute_of(reading.observed_at), value)
+            past.track(signal).add(minute, value, is_doubted=quality.get(signal) == "questionable")
         if message is not None:
             past.changed_ms = max(past.changed_ms, message.timestamp_ms)
 
-    def _keep_event(self, event: StayEvent) -> None:
-        if event.event == "ended" and event.stay_id not in self.beds:
-            self._pasts.pop(event.stay_id, None)
-        elif event.limits and can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
+    def _keep_event(self, event: StayEvent, message: Message | None) -> None:
+        place = Place(NOWHERE if message is None else message.offset, event.at)
+        past = self._pasts.get(event.stay_id)
+        if event.event == "ended":
+            if event.stay_id not in self.beds:
+                self._pasts.pop(event.stay_id, None)
+            elif past is not None:  # it was read later than what came after it
+                past.limits = {signal: own for signal, own in past.limits.items() if own[0] > place}
+            return
+        if not event.limits or self._is_over(event.stay_id, *place):
+            return
+        if can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
             known = self._remember(event.stay_id).limits
             for signal, override in event.limits.items():
-                if signal not in known or known[signal][0] <= event.at:
-                    known[signal] = event.at, override
+                if signal not in known or known[signal][0] <= place:
+                    known[signal] = place, override
 
     def _keep_forecast(self, forecast: Forecast) -> None:
         if forecast.stay_id not in self.beds or not forecast.horizons_s or not forecast.quantile_levels:
             return
         past = self._remember(forecast.stay_id)
         horizons = forecast.horizons_s
-        index = min(range(len(horizons)), key=lambda i: abs(horizons[i] - SCORED_HORIZON_S))
+        index = min(range(len(horizons)), key=lambda i: abs(horizons[i] - SHOWN_HORIZON_S))
         minute = minute_of(forecast.issued_at)
         due_minute = minute + horizons[index] // MINUTE_S
         for signal, state in forecast.signals.items():
@@ -189,7 +202,7 @@ class Board(Ward):
             if index < len(state.quantiles) and len(state.quantiles[index]) == len(forecast.quantile_levels):
                 # The first of each minute: as far ahead as its horizon says, and not replaced by repeats.
                 row = tuple(state.quantiles[index])
-                track.due.setdefault(due_minute, Due(tuple(forecast.quantile_levels), row, state.last))
+                track.due.setdefault(due_minute, Due(tuple(forecast.quantile_levels), row, state.last, horizons[index]))
                 _trim(track.due, HISTORY_MIN)
             anomaly = forecast.anomalies.get(signal)
             if anomaly is not None and anomaly.flag:

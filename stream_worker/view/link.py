@@ -8,10 +8,11 @@ from contextlib import closing, suppress
 from typing import Final, Literal
 
 from kafka.errors import KafkaError
+from kafka.structs import TopicPartition
 
 from stream_worker.clients import KafkaFaultError
 from stream_worker.connection import BrokerUnreachableError, check_broker
-from stream_worker.settings import Settings
+from stream_worker.settings import Settings, SettingsError
 from stream_worker.view.board import Board
 from stream_worker.view.read_back import read_back
 from stream_worker.ward_feed import WardFeed, ward_times
@@ -29,6 +30,7 @@ class Link:
     def __init__(self) -> None:
         self.state: State = "live"
         self.is_reading_back = False
+        self.has_read_alerts = True  # before, some that are over seem open
         self.since_ms = int(time.time() * 1000)
 
     def turn(self, state: State) -> None:
@@ -45,12 +47,18 @@ def page_board(settings: Settings) -> Board:
 def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:
     """Apply what comes, and beside it the last hours, until `stop` is set, whatever happens to the broker."""
     current: WardFeed | None = feed
+    alerts_from: dict[TopicPartition, int] = {}
+    link.has_read_alerts = feed.has_read_alerts
     while not stop.is_set():
         try:
-            with closing(current or WardFeed(settings, every_forecast=True)) as connected:
+            with closing(current or WardFeed(settings, every_forecast=True, alerts_from=alerts_from)) as connected:
                 _begin_reading_back(settings, connected, board, link, stop)
-                _read(settings, connected, board, link, stop)
-        except (BrokerUnreachableError, KafkaFaultError, KafkaError):
+                try:
+                    _read(settings, connected, board, link, stop)
+                finally:
+                    if connected.has_read_alerts:
+                        alerts_from = connected.alert_positions()
+        except (BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError):  # a file of them may be replaced
             link.turn("lost")
             stop.wait(TRY_AGAIN_S)
         current = None
@@ -80,6 +88,7 @@ def _read(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: th
     while not stop.is_set():
         if feed.poll(board, timeout_s=0.2):
             heard = time.monotonic()
+            link.has_read_alerts = link.has_read_alerts or feed.has_read_alerts
         elif time.monotonic() - heard > ASK_AFTER_S:
             check_broker(settings)
             heard = time.monotonic()

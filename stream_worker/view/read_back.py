@@ -32,11 +32,12 @@ Offsets = Mapping[TopicPartition, int]
 
 
 class _Glance(msgspec.Struct):
-    """As much of a record as tells which minute of which stay it is of."""
+    """As much of a record as tells which minute of which stay it is of, and which signals it has."""
 
     stay_id: str
     observed_at: str = ""
     issued_at: str = ""
+    vitals: dict[str, msgspec.Raw] = {}
 
 
 _glance = msgspec.json.Decoder(_Glance).decode
@@ -45,8 +46,8 @@ _glance = msgspec.json.Decoder(_Glance).decode
 def read_back(settings: Settings, board: Board, until: Offsets, stop: threading.Event) -> None:
     """Apply what the partitions hold before the offsets `until`; returns when that is done, or `stop` is set.
 
-    One reading and one forecast stand for each minute of a stay, as on the page, so that it takes a fraction of the
-    time of applying them all.
+    One value of each signal and one forecast stand for each minute of a stay, as on the page, so that it takes a
+    fraction of the time of applying them all.
     Raises: BrokerUnreachableError, KafkaError.
     """
     end = time.monotonic() + WITHIN_S
@@ -71,13 +72,13 @@ def _offset(found: OffsetAndTimestamp | None, otherwise: int) -> int:
 
 
 class _Reader:
-    """Reads parts of partitions into a board, a record for each minute of a stay."""
+    """Reads parts of partitions into a board, about a record for each minute of a stay."""
 
     def __init__(self, settings: Settings, consumer: KafkaConsumer, board: Board) -> None:
         self._settings = settings
         self._consumer = consumer
         self._board = board
-        self._seen: set[tuple[str, str, str]] = set()
+        self._seen: set[tuple[str, str, str, str]] = set()
 
     def read(self, since: Offsets, until: Offsets, is_over: Callable[[], bool]) -> None:
         """Apply the records from `since` to before `until`."""
@@ -102,15 +103,15 @@ class _Reader:
                 return
 
     def _is_wanted(self, record: Any) -> bool:
-        """Whether it is the first of its minute, or not one of many: an anomaly, a stay event, whatever is odd."""
+        """Whether it is a signal's first of its minute, or not one of many: an anomaly, a stay event, what is odd."""
         if record.value is None or FLAGGED in record.value:
             return True
         try:
             glance = _glance(record.value)
-        except msgspec.DecodeError:
-            return True
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return True  # `take_in` will refuse it
         at = glance.observed_at or glance.issued_at
-        minute = (record.topic, glance.stay_id, at[:MINUTE_LONG])
-        is_new = not at or minute not in self._seen
-        self._seen.add(minute)
-        return is_new
+        signals = [name for name, value in glance.vitals.items() if bytes(value) != b"null"] or [""]
+        new = {(record.topic, glance.stay_id, at[:MINUTE_LONG], signal) for signal in signals} - self._seen
+        self._seen |= new
+        return not at or bool(new)

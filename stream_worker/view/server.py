@@ -73,6 +73,7 @@ class Pages:
             "link": self._link.state,
             "link_since": self._link.since_ms,
             "reading_back": self._link.is_reading_back,
+            "reading_alerts": not self._link.has_read_alerts,
             "replay": None if self._playback is None else replay_part(self._playback),
         }
 

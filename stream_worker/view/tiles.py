@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from schemas.alert import Alert
 from schemas.signals import VITALS_BY_NAME
-from stream_worker.view.board import MINUTE_S, SCORED_HORIZON_S, Board, Track, minute_of
-from stream_worker.ward import RANK, Bed, trend
+from stream_worker.view.board import MINUTE_S, Board, Track, minute_of
+from stream_worker.ward import RANK, SHOWN_HORIZON_S, Bed, trend
 from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, number, short_message
 
 ROWS: Final = ("hr", "abp_mean", "spo2", "resp")  # or what stands in for them
@@ -38,7 +38,7 @@ def head(board: Board, now: datetime) -> dict[str, Any]:
         "newest": _ms(board.newest),
         "behind_s": None if behind is None else int(behind.total_seconds()),
         "worker": board.worker(now),
-        "beds": len(board.beds.keys() | {alert.stay_id for alert in board.open_alerts}),
+        "beds": len(board.stays),
         "alerts": {priority: sum(alert.priority == priority for alert in board.open_alerts) for priority in RANK},
     }
 
@@ -67,7 +67,7 @@ def sparks(board: Board, bed: Bed) -> dict[str, dict[str, str]]:
 
 def row(board: Board, bed: Bed, signal: str) -> dict[str, Any]:
     """One signal: its newest value, and the forecast in 15 min with its band and trend."""
-    observed, band = bed.values.get(signal), board.band(bed, signal, SCORED_HORIZON_S)
+    observed, band = bed.values.get(signal), board.band(bed, signal, SHOWN_HORIZON_S)
     return {
         "signal": signal,
         "title": short_title(signal),
@@ -145,7 +145,7 @@ def _spark(board: Board, bed: Bed, signal: str, track: Track, end: int) -> dict[
 def _fan(board: Board, bed: Bed, signal: str) -> Iterator[tuple[float, float, float, float]]:
     """(minute, low, median, high) from the newest value on, as far as the sparkline shows."""
     forecast = bed.forecast
-    if forecast is None or board.band(bed, signal, SCORED_HORIZON_S) is None:
+    if forecast is None or board.band(bed, signal, SHOWN_HORIZON_S) is None:
         return
     start = forecast.issued_at.timestamp() / MINUTE_S
     last = forecast.signals[signal].last

@@ -54,6 +54,8 @@ def test_every_answer_forbids_what_the_page_does_not_need(live: Served, path: st
 
 def test_names_that_are_not_this_machines_are_refused(live: Served) -> None:
     assert ask(live, "", Host="evil.example")[0] == 403
+    assert ask(live, "", Host="[")[0] in (400, 403)
+    assert ask(live, "live", Origin="http://[")[0] == 403
     assert ask(live, "", Host=f"localhost:{live.port}")[0] == 200
 
 

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from schemas.forecast import SignalForecast
 from schemas.reading import Reading
 from stream_worker.playback import Playback
+from stream_worker.view.link import page_board
 from tests.browser.load import BrowserLoad, percentiles
 from tests.browser.pictures import PICTURES, keep_picture
 from tests.browser.ward import VITALS, Served, forecast_of, row, served
@@ -297,6 +298,16 @@ def test_the_page_finds_its_server_again(browser: Browser) -> None:
         live.reading("b")
         expect(page.locator(".tile")).to_have_count(2)
         expect(page.locator("#banner")).to_be_hidden()
+        # A server that was started anew: other addresses of the same beds, and of those that ended meanwhile none.
+        live.stop()
+        expect(page.locator("#banner")).to_contain_text("has lost its server")
+        live.board = page_board(live.settings)
+        live.serve()
+        live.heartbeat()
+        live.reading("b", hr=50)
+        expect(page.locator("#banner")).to_be_hidden()
+        expect(page.locator(".tile")).to_have_count(1)
+        expect(page.locator(".tile .name")).to_have_text("b")
         page.close()
 
 

@@ -94,3 +94,12 @@ def test_example_in_the_documents_fits_the_contract(block: str) -> None:
     published(name).validate(message)
     data = block.encode()
     assert decode(data) if name in INPUTS else decode_output(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{not JSON", b'{"schema": "\xff"}', b'{"schema":' * 100_000, b"[" * 100_000, b'{"schema": "vitals.alert.v1"}'],
+)
+def test_what_is_no_output_is_refused_in_one_way(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode_output(data)

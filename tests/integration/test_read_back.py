@@ -74,6 +74,21 @@ def test_what_was_replayed_fast_is_read_back_too(kafka: Broker, topics: Topics) 
     assert len(board.past("a").track("hr").values) == 167
 
 
+def test_signals_that_come_rarely_are_read_back_and_nothing_odd_ends_it(kafka: Broker, topics: Topics) -> None:
+    start = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=1)
+    values: list[bytes] = []
+    for second in range(0, 3600, 5):
+        at = start + timedelta(seconds=second)
+        vitals: dict[str, float | None] = {"hr": 80.0} if second % 60 < 50 else {"hr": 80.0, "temp": 37.0}
+        values.append(encode(Reading(stay_id="a", observed_at=at, vitals=vitals)))
+        if second % 600 == 300:
+            values += [b'{"stay_id": "\xff", "observed_at": "now"}', b'{"stay_id":' * 50_000]
+    produce(kafka.bootstrap_servers, topics.readings, [("a", value) for value in values])
+    past = filled(settings_of(kafka, topics)).past("a")
+    assert len(past.track("hr").values) == 60
+    assert len(past.track("temp").values) == 60
+
+
 def test_a_stop_ends_it_at_once(kafka: Broker, topics: Topics) -> None:
     settings = settings_of(kafka, topics)
     feed = WardFeed(settings)

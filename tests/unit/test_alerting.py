@@ -189,11 +189,45 @@ def test_a_stay_event_is_no_reading_silence_is_counted_from_the_last_one() -> No
 
 
 def test_an_event_that_comes_again_is_not_applied_again() -> None:
-    pipeline = new_pipeline()
-    stream = records([reading("s", 0), event("s", 10, "limits", limits={"hr": {"high": 140}}), reading("s", 20)])
-    process(pipeline, stream)
-    pipeline.stays.next_offsets[0] = 1  # as after a torn write at least once
-    assert process(pipeline, stream).outcomes == {}
+    changelog, pipeline = Changelog(), new_pipeline()
+    stream = records([reading("s", 0), event("s", 10, "limits", limits={"hr": {"high": 140}})])
+    changelog.apply(process(pipeline, stream))
+    for again in (pipeline, changelog.recover()):
+        again.stays.next_offsets[0] = 1  # as after a torn write at least once
+        assert process(again, stream).outcomes == {}
+
+
+def test_limits_that_were_just_set_are_not_forgotten_with_a_stay_that_is_away() -> None:
+    pipeline, start_ms, hour_ms = new_pipeline(), NOW_US // 1000, 3_600_000
+    pipeline.process({0: [FakeRecord(0, reading("s", 0), start_ms)]}, NOW_US)
+    late = event("s", 0, "limits", limits={"hr": {"high": 140}})
+    pipeline.process({0: [FakeRecord(1, late, start_ms + 23 * hour_ms)]}, (start_ms + 23 * hour_ms) * 1000)
+    pipeline.check_silence(0, (start_ms + 25 * hour_ms) * 1000)
+    assert len(pipeline.stays) == 1
+    pipeline.check_silence(0, (start_ms + 48 * hour_ms) * 1000)
+    assert len(pipeline.stays) == 0
+
+
+def test_under_steady_load_silence_is_told_by_a_clock_that_is_a_little_behind() -> None:
+    pipeline, told = new_pipeline(), []
+    for offset in range(30):
+        now_us = NOW_US + offset * 60_000_000
+        stay_id = "a" if offset == 0 else "b"
+        pipeline.process({0: [FakeRecord(offset, reading(stay_id, 60 * offset), now_us // 1000 + 200)]}, now_us)
+        told += decoded(pipeline.check_silence(0, now_us + 1_000_000, is_caught_up=False).alerts)
+    assert [(a["stay_id"], a["cause"]) for a in told] == [("a", "no_data")]
+
+
+def test_a_sensor_that_stays_off_is_told_of_once_for_two_hours() -> None:
+    both = [reading("s", 60 * i - 20_000, {"hr": 80 + i % 3, "spo2": 97 - i % 2}) for i in range(60)]
+    one = [reading("s", 60 * i - 20_000, {"spo2": 97 - i % 2}) for i in range(60, 330)]
+    found = [a for a in run(*both, *one) if (a["kind"], a["signal"]) == ("technical", "hr")]
+    assert [(a["state"], a["cause"], a["clear_reason"]) for a in found] == [
+        ("raised", "sensor_off", None),
+        ("cleared", "sensor_off", "data_lost"),
+    ]
+    raised, cleared = (datetime.fromisoformat(a["event_at"]) for a in found)
+    assert cleared - raised == timedelta(hours=1)  # raised after one hour without values, over after two
 
 
 def test_a_stamp_of_the_future_does_not_keep_a_stay_from_being_silent() -> None:

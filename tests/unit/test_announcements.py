@@ -14,19 +14,29 @@ from stream_worker.alerts.words import message_of
 from stream_worker.limits import DEFAULT_LIMITS
 
 PRESSURE = DEFAULT_LIMITS.root["abp_mean"]
-RULES = [rule for rule in rules.limit_rules({"abp_mean": PRESSURE}) if rule.side == "low"]
-BAR = RULES[0].threshold
+RULES = rules.LimitRules.of(r for r in rules.limit_rules({"abp_mean": PRESSURE}).each if r.side == "low")
+WITHOUT_LIMIT = rules.limit_rules({"abp_mean": PRESSURE.changed({"low": None})})
+BAR = RULES.each[0].threshold
 MINUTE_US = 60_000_000
 
 
 def announced(
-    readings: Sequence[tuple[float, float]], *, may_advise: bool = True, held: Counter[str] | None = None
+    readings: Sequence[tuple[float, float]],
+    *,
+    may_advise: bool = True,
+    held: Counter[str] | None = None,
+    lifted_at: int | None = None,
+    entries: Entries | None = None,
 ) -> list[tuple[int, Transition]]:
-    """The forecast alerts that (mean pressure, log-odds), one a minute, leave; with their minutes."""
-    entries: Entries = {}
+    """The forecast alerts that (mean pressure, log-odds), one a minute, leave; with their minutes.
+
+    lifted_at : the minute from which on there is no limit.
+    """
+    entries = {} if entries is None else entries
     found = []
     for minute, (value, ahead) in enumerate(readings):
         at_us, values = minute * MINUTE_US, {"abp_mean": value}
+        is_lifted = lifted_at is not None and minute >= lifted_at
         seen = Observation(
             at_us=at_us,
             values=values,
@@ -37,13 +47,24 @@ def announced(
             scores={},
             flagged=(),
             regular=frozenset(),
-            outlooks={("abp_mean", "low"): ahead},
+            outlooks={} if is_lifted else {("abp_mean", "low"): ahead},
             horizon_s=3600,
             may_advise=may_advise or minute < 30,
         )
-        moved = rules.look(entries, seen, RULES, minute, held or Counter())
+        moved = rules.look(entries, seen, WITHOUT_LIMIT if is_lifted else RULES, minute, held or Counter())
         found += [(minute, transition) for transition in moved if transition.key.kind == "forecast_limit"]
     return found
+
+
+def test_a_threat_to_a_limit_that_is_lifted_is_over() -> None:
+    found = announced([(72, BAR + 0.1)] * 10, lifted_at=5)
+    assert [(minute, t.state, t.clear_reason) for minute, t in found] == [
+        (1, "raised", None),
+        (5, "cleared", "recovered"),
+    ]
+    entries: Entries = {}
+    announced([(60, BAR + 0.1)] * 5 + [(90, BAR - 9)] * 3000, lifted_at=5, entries=entries)
+    assert entries == {}  # and what was known of values below it is forgotten
 
 
 def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None:

@@ -63,6 +63,8 @@ def test_help_needs_neither_torch_nor_faust_nor_kafka() -> None:
         (["replay", ".", "--speed", "fast"], 2, "--speed: 'fast' is neither a positive number nor max"),
         (["settings", "-b", "kafka:9092", "--config", "absent.toml"], 2, "absent.toml: no such file"),
         (["topics", "check", "-b", "kafka"], 2, "'kafka' is not HOST:PORT"),
+        (["topics", "check", "-b", "kafka..svc:9092"], 2, "'kafka..svc:9092' is not HOST:PORT"),
+        (["topics", "check", "-b", "kafka:99999"], 2, "'kafka:99999' is not HOST:PORT"),
         (["worker", "--emit", "sometimes"], 2, "emit:"),
         (["demo", "--speed", "10"], 2, "--speed is for --recordings"),
     ],
@@ -125,7 +127,8 @@ def test_a_variable_that_cannot_be_used_is_one_line(variables: dict[str, str], w
 
 def test_variables_that_do_nothing_are_told_of() -> None:
     assert doubtful_variables(["PATH", "VITALCAST_APP_ID", "VITALCAST_LIMITS__DEFAULT__HR__HIGH"]) == []
-    assert doubtful_variables(["VITALCAST_SERVICE_HOST", "VITALCAST_PORT", "VITALCAST_PORT_9464_TCP"]) == []
+    of_services = ["SERVICE_HOST", "PORT", "PORT_9464_TCP", "WORKER_SERVICE_PORT_METRICS", "WORKER_PORT_9464_TCP_ADDR"]
+    assert doubtful_variables([f"VITALCAST_{name}" for name in [*of_services, "BENCH_SECONDS"]]) == []
     assert doubtful_variables(["VITALCAST_BOOTSTRAP_SERVER", "VITALCAST_LIMITS__ICU-3__HR__HIGH"]) == [
         "VITALCAST_BOOTSTRAP_SERVER: no such setting; is it VITALCAST_BOOTSTRAP_SERVERS?",
         "VITALCAST_LIMITS__ICU-3__HR__HIGH: holds for a care unit 'icu-3' in lower case; others need the settings file",
@@ -205,7 +208,11 @@ ODD_RECORDINGS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [("backtest", "empty"), *((command, name) for command in ("train", "evaluate") for name in ODD_RECORDINGS)],
+    [
+        ("backtest", "empty"),
+        ("backtest", "of years"),
+        *((command, name) for command in ("train", "evaluate") for name in ODD_RECORDINGS),
+    ],
 )
 def test_recordings_that_cannot_be_used_are_told_of_in_one_line(
     command: str,
@@ -233,3 +240,17 @@ def test_two_recordings_of_one_stay_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="of one stay"):
         find_recordings(tmp_path / "one", tmp_path / "other")
     assert len(find_recordings(tmp_path / "one", tmp_path / "one" / "s.csv.gz")) == 1
+
+
+def test_a_stop_that_comes_while_the_command_waits_for_one_ends_it() -> None:
+    """The handler runs in the thread that waits, which may hold the event's lock then."""
+    code = """
+import os, signal
+from stream_worker.stopping import stop_on_signals
+with stop_on_signals() as stop:
+    with stop._cond:
+        os.kill(os.getpid(), signal.SIGTERM)
+    print(stop.wait(10))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert ended.stdout.strip() == "True"

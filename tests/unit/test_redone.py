@@ -46,6 +46,9 @@ class KeptLane:
     async def room(self) -> None:
         """There is."""
 
+    async def drain(self) -> None:
+        """It has."""
+
 
 def start(changelog: Changelog) -> tuple[ReadingsAgent, Stays]:
     """A worker's agent, its state read from the changelog."""

@@ -112,6 +112,20 @@ def test_a_change_of_the_model_is_as_a_restart_with_the_other_one() -> None:
     assert after.state == expected.state
 
 
+def test_what_a_change_of_the_model_resets_is_stored_with_a_stay_event_too() -> None:
+    other: Any = LargerPredictor()
+    changelog, pipeline = Changelog(), new_pipeline()
+    changelog.apply(process(pipeline, records(minutes("s", 0, 30))))
+    pipeline.change_model(other)
+    lifted = event("s", 1800, "limits", limits={"hr": {"high": None}})
+    changelog.apply(process(pipeline, records([lifted], first_offset=30)))
+    restarted = Pipeline(Settings(min_observed_steps=1), other, Stays(other.manifest, other.initial_state(1)))
+    assert restarted.stays.load(0, dict(changelog.newest)) == 0
+    restarted.chain.prime_outdated()
+    scorings = [each.stays.scoring[each.stays.find(0, "s")] for each in (pipeline, restarted)]
+    assert scorings[0] == scorings[1]
+
+
 def test_a_model_for_another_task_is_refused_and_changes_nothing() -> None:
     other: Any = LargerPredictor()
     other.manifest = msgspec.structs.replace(other.manifest, horizons_s=(60, 120))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from schemas.reading import STAY_EVENT_V1, LimitRange, StayEvent
@@ -58,6 +59,28 @@ def test_forecasts_are_compared_with_what_came_and_with_persistence() -> None:
     assert found is not None
     assert (found.scored, found.covered_90, found.error, found.persistence) == (2, 0.5, 7, 7)
     assert quality(board_of(forecast()).past("a").track("abp_mean")) is None
+
+
+def test_a_value_that_is_doubted_is_shown_and_scores_nothing() -> None:
+    before: list[Record] = [reading(abp_mean=70), forecast(median=70)]
+    good = reading(minutes=15, abp_mean=120)
+    doubted = msgspec.structs.replace(good, quality={"abp_mean": "questionable"})
+    track = board_of(*before, doubted).past("a").track("abp_mean")
+    assert track.values[minute_of(at(15))] == 120
+    assert quality(track) is None
+    assert quality(board_of(*before, good).past("a").track("abp_mean")) is not None
+
+
+def test_limits_of_a_stay_that_ended_do_not_come_back_with_its_past() -> None:
+    limits = {"hr": LimitRange(low=30.0)}
+    own = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(0), event="limits", limits=limits)
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="ended")
+    records: list[Record] = [own, ended, reading(minutes=2, hr=80)]
+    for order in ((0, 1, 2), (2, 0, 1), (2, 1, 0)):
+        board = board_of()
+        for offset in order:
+            board.apply(records[offset], Message("t", 0, offset, 1000 + offset, b"{}"))
+        assert board.limits("a")["hr"].low == 50
 
 
 def test_reading_back_again_changes_no_alert_and_no_forecast() -> None:

@@ -115,9 +115,41 @@ def test_a_stay_ends_when_the_event_comes_whatever_its_time() -> None:
     ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
     ward = ward_of()
     ward.apply(reading(minutes=9, hr=80), Message("t", 0, 0, 0, b""))
-    ward.apply(ended, Message("t", 0, 1, 0, b""))
-    ward.apply(forecast(minutes=9))
+    ward.apply(ended, Message("t", 0, 2, 0, b""))
+    ward.apply(forecast(minutes=9))  # of the reading at offset 1
     assert ward.beds == {}
+
+
+def test_a_stay_that_goes_on_after_its_end_is_shown_whatever_its_times() -> None:
+    """As a replay of old recordings is, after `vitalcast state forget`."""
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(100_000), event="ended")
+    ward = ward_of()
+    for offset, record in ((1, reading(minutes=0, hr=80)), (2, ended), (3, reading(minutes=1, hr=81))):
+        ward.apply(record, Message("t", 0, offset, 0, b""))
+    assert ward.beds["a"].values["hr"].value == 81
+    ward.apply(forecast(minutes=0))  # of the reading at offset 1, which came before the end
+    assert ward.beds["a"].forecast is None
+
+
+def test_the_past_of_a_models_own_signal_does_not_replace_its_present() -> None:
+    ward = ward_of(forecast(minutes=240, signal="value", median=5), forecast(minutes=0, signal="value", median=1))
+    assert ward.beds["a"].values["value"].at == at(240)
+
+
+def test_pressures_that_contradict_each_other_are_not_shown() -> None:
+    ward = ward_of(reading(minutes=0, abp_sys=120, abp_dia=60, abp_mean=80))
+    ward.apply(reading(minutes=1, abp_sys=80, abp_dia=120, abp_mean=62, hr=70))
+    assert {name: known.value for name, known in ward.beds["a"].values.items()} == {
+        "abp_sys": 120,
+        "abp_dia": 60,
+        "abp_mean": 80,
+        "hr": 70,
+    }
+
+
+def test_an_earlier_revision_does_not_replace_a_later_one() -> None:
+    ward = ward_of(alert(), alert(revision=1, state="updated", priority="high"), alert())
+    assert [known.priority for known in ward.open_alerts] == ["high"]
 
 
 def test_an_end_in_the_future_which_the_worker_refuses_is_none() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from stream_worker.ward import Ward
-from stream_worker.watch import WardView, shown_signals, status_line
+from stream_worker.watch import WardView, plain_lines, shown_signals, status_line
 from tests.ward_records import alert, at, forecast, reading, ward_of
 
 
@@ -32,6 +33,15 @@ def test_a_priority_is_a_shape_and_a_word(priority: str, shown: str) -> None:
     ward = ward_of(reading(hr=88), alert(priority=priority))
     assert f"{shown} MAP below 65 mmHg" in text_of(ward)
     assert f"1 {priority}" in status_line(ward, at(0))
+
+
+def test_what_a_terminal_would_act_on_is_not_printed() -> None:
+    name = "\x1b[2J\x1b]0;own\x07x\nb: ◆ HIGH"
+    ward = ward_of(reading(name, hr=88), alert(stay_id=name, message="\x1b[31mred"))
+    shown = text_of(ward) + "\n".join(plain_lines(ward, SimpleNamespace(read={}), at(0)))  # type: ignore[arg-type]
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert not [line for line in shown.splitlines() if line.startswith("b: ")]
 
 
 def test_an_old_value_says_how_old_it_is() -> None:

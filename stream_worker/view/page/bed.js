@@ -64,8 +64,15 @@ export class Bed {
 
   close() {
     this.closed = true;
-    for (const chart of this.charts.values()) if (chart.plot.data) window.Plotly.purge(chart.plot);
+    this.empty();
     this.root.replaceChildren();
+  }
+
+  empty() {
+    for (const chart of this.charts.values()) if (chart.plot.data) window.Plotly.purge(chart.plot);
+    this.charts.clear();
+    this.dirty.clear();
+    for (const node of [this.chartsNode, this.alerts, this.messages]) node.replaceChildren();
   }
 
   update(parts, set, _drop) {
@@ -73,6 +80,7 @@ export class Bed {
     if (parts.bed === null) {
       setText(this.name, "This bed is not known here");
       setText(this.about, "The stay may have ended, or the page's server was started anew. Escape leads back.");
+      this.empty();
       return;
     }
     if (!parts.bed || !parts.order) return;

@@ -70,6 +70,12 @@ export class Ward {
 
   // Moves only what is out of place, so that the browser keeps the rest, and the focus where it was.
   arrange(order) {
+    const known = new Set(order);
+    for (const [handle, tile] of this.tiles) {
+      if (known.has(handle)) continue; // else it ended while the page had lost its server, or another one answers
+      tile.node.remove();
+      this.tiles.delete(handle);
+    }
     const focused = document.activeElement;
     let place = this.grid.firstElementChild;
     for (const handle of order) {
