@@ -33,12 +33,12 @@ def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Eve
     without `second_interrupts` it changes nothing.
     """
     stop = threading.Event()
-    asked: SimpleQueue[None] = SimpleQueue()
+    asked: SimpleQueue[bool] = SimpleQueue()  # False: nobody has, and it is over
     was_asked = False
 
     def set_when_asked() -> None:
-        asked.get()
-        stop.set()
+        if asked.get():
+            stop.set()
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         nonlocal was_asked
@@ -46,7 +46,7 @@ def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Eve
             raise KeyboardInterrupt
         was_asked = True
         # Not `stop.set()`: the handler may have interrupted this thread in `stop.wait`, which holds the event's lock.
-        asked.put(None)
+        asked.put(True)
 
     threading.Thread(target=set_when_asked, name="stop", daemon=True).start()
 
@@ -57,4 +57,4 @@ def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Eve
     finally:
         for number, action in before.items():
             signal.signal(number, action)
-        asked.put(None)
+        asked.put(False)
