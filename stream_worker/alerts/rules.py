@@ -158,8 +158,8 @@ def _findings(
     for rule in rules.each:
         if not rule.concerns(seen):
             continue
-        for look in (_limit, _forecast_limit):
-            finding = look(entries, seen, rule)
+        for judge in (_limit, _forecast_limit):
+            finding = judge(entries, seen, rule)
             if finding is None:
                 continue
             if rule.signal in suspect:
