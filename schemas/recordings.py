@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SUFFIX = ".csv.gz"
+LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
 
 
 class RecordingError(Exception):
     """A recording that cannot be read; the message names the file and line, never a value."""
-
-
-LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
 
 
 def check_span(stay_id: str, seconds: float) -> None:

@@ -293,11 +293,9 @@ class ReadingsAgent:
         self.metrics.assigned_partitions.set(len(partitions))
         log.info("partitions_assigned", partitions=sorted(partitions))
 
-    def on_recovered(
-        self, partitions: frozenset[int], seconds: float, void: Mapping[int, Collection[bytes]] | None = None
-    ) -> None:
+    def on_recovered(self, partitions: frozenset[int], seconds: float, void: Mapping[int, Collection[bytes]]) -> None:
         """State is there. void : by partition, the keys of state that cannot be used."""
-        self._void = dict(void or {})
+        self._void = dict(void)
         stays = self.pipeline.stays
         primed = self.pipeline.chain.prime_outdated()
         if self.shadow is not None:

@@ -17,8 +17,6 @@ from stream_worker.settings import Settings
 # knows no newer ones; asked for its versions, it gives an answer that kafka-python cannot read.
 PROTOCOL: Final = (2, 3)
 BOOTSTRAP_TIMEOUT_MS: Final = 10_000  # the port has answered by then, so only a broken or foreign server takes longer
-
-
 TOPIC_APPEARS_WITHIN_S: Final = 5.0  # one of the embedded broker is made by asking for it
 
 

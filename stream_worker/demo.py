@@ -45,10 +45,8 @@ HISTORY_MIN: Final = 120.0
 ALL_RECORDS: Final = 1_000_000  # of a partition: more than the broker in memory keeps of what was sent meanwhile
 # The worker loads torch and the model, joins the group (3 s on the embedded broker) and is ready: about 8 s alone.
 READY_WITHIN_S: Final = 90.0
-STOP_WITHIN_S: Final = 3.0  # then it is killed: Ctrl-C promises an end within 5 s
-
-
 WORKER_PORT: Final = 9464
+STOP_WITHIN_S: Final = 3.0  # then it is killed: Ctrl-C promises an end within 5 s
 
 
 class DemoError(Exception):

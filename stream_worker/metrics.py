@@ -41,7 +41,7 @@ REASONS: Final = ("too_large", "malformed", "schema", "future", "empty", "late")
 IGNORED: Final = ("unit", "invalid", "sentinel", "range", "inconsistent")  # why a value of a known signal was left out
 STATUSES: Final = ("ok", "warming_up", "stale")
 Role = Literal["live", "shadow"]
-PRIORITIES: Final = ("high", "medium", "low", "info")
+PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
 
 class Metrics:
@@ -112,7 +112,7 @@ class Metrics:
             self.forecasts.labels(status)
         for priority in PRIORITIES:
             self.alerts_open.labels(priority)
-        for revision in product(get_args(Kind), get_args(Priority), get_args(AlertState)):
+        for revision in product(get_args(Kind), PRIORITIES, get_args(AlertState)):
             self.alerts.labels(*revision)
         for held in get_args(HoldReason):
             self.alerts_suppressed.labels(held)

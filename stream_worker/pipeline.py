@@ -157,12 +157,14 @@ class Pipeline:
             return {}
         chunk = _Chunk(self, new, now_us, is_redone=is_redone)
         chunk.run()
+        # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
+        believed_ms = np.where(chunk.timestamps_ms <= now_us // 1000 + SKEW_MS, chunk.timestamps_ms, 0)
+        first = 0
         for partition, records in new.items():
             next_offsets[partition] = records[-1].offset + 1
-            # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
-            latest_ms = now_us // 1000 + SKEW_MS
-            times_ms = [record.timestamp for record in records if record.timestamp <= latest_ms]
-            self._arrived_until_ms[partition] = max([self._arrived_until_ms.get(partition, 0), *times_ms])
+            newest_ms = int(believed_ms[first : first + len(records)].max())
+            self._arrived_until_ms[partition] = max(self._arrived_until_ms.get(partition, 0), newest_ms)
+            first += len(records)
             key, value = self.stays.encode_partition(partition)
             chunk.results[partition].state[key] = value
         return chunk.results
@@ -217,9 +219,9 @@ class _Chunk:
         self.records = [record for records in batches.values() for record in records]
         self.partitions = np.repeat(list(batches), [len(records) for records in batches.values()])
         self.offsets = np.array([record.offset for record in self.records], np.int64)
-        timestamps_ms = np.array([record.timestamp for record in self.records], np.int64)
+        self.timestamps_ms = np.array([record.timestamp for record in self.records], np.int64)
         # A sender may have stamped a record with a time that is yet to come: it came now at the latest.
-        self.arrived_ms = np.minimum(timestamps_ms, now_us // 1000)
+        self.arrived_ms = np.minimum(self.timestamps_ms, now_us // 1000)
         self.now_us = now_us
         self.received_at = to_time(now_us)
         judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
@@ -349,7 +351,7 @@ class _Chunk:
         is_scored = is_fresh[:, layout.forecast] & (step == newest_step)[:, None]
         values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
         scores = anomaly.score_readings(stays, slots, step, values)
-        doubted = readings.questionable[rows][:, layout.forecast] & observed[:, layout.forecast]
+        doubted = readings.questionable[rows][:, layout.forecast]
         if doubted.any():
             self.changed_scorings.update(self.p.chain.doubt(slots, step, doubted).tolist())
         window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -225,8 +225,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         raise SettingsError(_told(error)) from error
     except UnreadableVariableError as error:
         found = re.search(r'field "(\w+)"', str(error))
-        name = ENV_PREFIX + (found[1].upper() if found else "*")
-        raise SettingsError(f"the variable {name} must be JSON") from error
+        raise SettingsError(f"the variable {_variable(found[1] if found else '*')} must be JSON") from error
     return Settings.model_construct(**dict(values))
 
 
@@ -236,25 +235,30 @@ def _told(error: ValidationError) -> str:
     name = ".".join(map(str, first["loc"])) or "settings"
     match first["type"]:
         case "extra_forbidden":
-            near = get_close_matches(str(first["loc"][0]), Settings.model_fields, 1)
-            return f"{name}: no such setting" + (f"; is it {near[0]}?" if near and len(first["loc"]) == 1 else "")
+            return f"{name}: no such setting" + ("" if len(first["loc"]) > 1 else _guess(name))
         case "too_short":
             return f"{name}: must have at least {first['ctx']['min_length']} characters"
     return f"{name}: {first['msg'].removeprefix('Value error, ')}"
 
 
+def _variable(setting: str) -> str:
+    return ENV_PREFIX + setting.upper()
+
+
+def _guess(name: str, write: Callable[[str], str] = str) -> str:
+    """What may be meant by a setting that does not exist, in the words of `write`; nothing if nothing is near."""
+    near = get_close_matches(name, Settings.model_fields, 1)
+    return f"; is it {write(near[0])}?" if near else ""
+
+
 def doubtful_variables(names: Iterable[str]) -> list[str]:
     """One line for each variable of the environment that looks like ours and does nothing, or less than it seems."""
     told = []
-    for name in sorted(names):
+    for name in sorted(name for name in names if name.startswith(ENV_PREFIX)):
         setting, _, below = name.removeprefix(ENV_PREFIX).lower().partition(ENV_NESTED)
-        if not name.startswith(ENV_PREFIX):
-            continue
         if setting not in Settings.model_fields:
-            if _NOT_OURS.fullmatch(name):
-                continue
-            near = get_close_matches(setting, Settings.model_fields, 1)
-            told.append(f"{name}: no such setting" + (f"; is it {ENV_PREFIX}{near[0].upper()}?" if near else ""))
+            if not _NOT_OURS.fullmatch(name):
+                told.append(f"{name}: no such setting" + _guess(setting, _variable))
         elif setting == "limits" and below and (unit := below.partition(ENV_NESTED)[0]) != "default":
             told.append(f"{name}: holds for a care unit {unit!r} in lower case; others need the settings file")
     return told

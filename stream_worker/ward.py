@@ -55,6 +55,11 @@ SHOWN_HORIZON_S: Final = 900  # of the forecast that stands beside a value, and 
 NOWHERE: Final = -1  # the offset of what did not come from Kafka
 
 
+def offset_of(message: Message | None) -> int:
+    """The offset of a record, or NOWHERE."""
+    return NOWHERE if message is None else message.offset
+
+
 class Place(NamedTuple):
     """Where a stay event came: its offset, and its time, which counts where there is no offset. The later is larger."""
 
@@ -229,7 +234,7 @@ class Ward:
         return f"silent on {len(self._heartbeats) - len(alive)} of {len(self._heartbeats)} partitions"
 
     def _place_reading(self, reading: Reading, message: Message | None) -> None:
-        offset = NOWHERE if message is None else message.offset
+        offset = offset_of(message)
         if self._is_over(reading.stay_id, offset, reading.observed_at):
             return
         bed = self._bed(reading.stay_id)
@@ -243,7 +248,7 @@ class Ward:
     def _place_event(self, event: StayEvent, message: Message | None) -> None:
         if event.event != "ended":
             return
-        end = Place(NOWHERE if message is None else message.offset, event.at)
+        end = Place(offset_of(message), event.at)
         self._ended[event.stay_id] = max(end, self._ended.get(event.stay_id, end))
         bed = self.beds.get(event.stay_id)
         if bed is not None and (bed.newest is None or end.is_after(bed.offset, bed.newest)):

@@ -20,7 +20,7 @@ from stream_worker.ward import Message, Record, Ward
 # Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
 RECENT_RECORDS: Final = 500
 MAX_POLL_RECORDS: Final = 5000
-QUIET_S: Final = 2.0  # nothing came for so long: there is no more
+QUIET_S: Final = 2.0  # nothing came for so long: the rest is no record, but a transaction's mark
 
 
 def ward_times(settings: Settings) -> dict[str, timedelta]:
@@ -102,7 +102,7 @@ class WardFeed:
         self._alerts_left = {place: end for place, end in left.items() if self._consumer.position(place) < end}
         if not is_quiet:
             self._heard = time.monotonic()
-        elif time.monotonic() - self._heard > QUIET_S:  # the rest is no record, but a transaction's mark
+        elif time.monotonic() - self._heard > QUIET_S:
             self._alerts_left.clear()
 
     def close(self) -> None:

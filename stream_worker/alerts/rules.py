@@ -182,9 +182,9 @@ def _without_limit(entries: Entries, ruled: Collection[AlertKey]) -> Iterator[Fi
 
 def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
     entry, value, limits = entries.get(rule.limit_key), seen.values.get(rule.signal), rule.limits
-    last = seen.last.get(rule.signal)
     if entry is None and (value is None or not rule.is_beyond(value)):
         return None
+    last = seen.last.get(rule.signal)
     is_severe = value is not None and rule.is_severe(value)
     if value is None:
         presence = "unknown"

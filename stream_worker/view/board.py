@@ -19,7 +19,7 @@ from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import AlertLimits, SignalLimits, can_add, limits_of
-from stream_worker.ward import HEARTBEAT, NOWHERE, SHOWN_HORIZON_S, Message, Place, Record, Ward, usable_values
+from stream_worker.ward import HEARTBEAT, SHOWN_HORIZON_S, Message, Place, Record, Ward, offset_of, usable_values
 
 MINUTE_S: Final = 60
 HISTORY_MIN: Final = 240  # a nursing shift's half: what still fits a chart at one point a minute
@@ -171,7 +171,7 @@ class Board(Ward):
             past.changed_ms = max(past.changed_ms, message.timestamp_ms)
 
     def _keep_event(self, event: StayEvent, message: Message | None) -> None:
-        place = Place(NOWHERE if message is None else message.offset, event.at)
+        place = Place(offset_of(message), event.at)
         past = self._pasts.get(event.stay_id)
         if event.event == "ended":
             if event.stay_id not in self.beds:

@@ -15,14 +15,13 @@ from kafka.structs import OffsetAndTimestamp, TopicPartition
 from stream_worker import clients
 from stream_worker.settings import Settings
 from stream_worker.view.board import HISTORY_MIN, Board
-from stream_worker.ward_feed import MAX_POLL_RECORDS, take_in
+from stream_worker.ward_feed import MAX_POLL_RECORDS, QUIET_S, take_in
 
 HOURS: Final = HISTORY_MIN // 60
 # Of each partition, whenever they were sent: recordings that were replayed fast, or a ward that is silent for long.
 LEAST_RECORDS: Final = 30_000
 # Four hours of 64 stays, read once a second, take about a minute. What takes longer than this leaves out older hours.
 WITHIN_S: Final = 180.0
-SILENT_S: Final = 2.0  # nothing came for so long: the rest is no record, but a transaction's mark
 
 HOUR_MS: Final = 3_600_000
 FLAGGED: Final = b'"flag":true'
@@ -99,7 +98,7 @@ class _Reader:
                 left.discard(partition)
             if polled:
                 heard = time.monotonic()
-            elif time.monotonic() - heard > SILENT_S:
+            elif time.monotonic() - heard > QUIET_S:
                 return
 
     def _is_wanted(self, record: Any) -> bool:

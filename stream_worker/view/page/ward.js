@@ -44,21 +44,14 @@ export class Ward {
     this.root.replaceChildren();
   }
 
-  update(parts, set, drop) {
-    for (const name of drop) {
-      const [kind, handle] = name.split(":");
-      if (kind === "tile") {
-        this.tiles.get(handle)?.node.remove();
-        this.tiles.delete(handle);
-      }
-    }
+  update(parts, set, _drop) {
     for (const [name, value] of Object.entries(set)) {
       const [kind, handle] = name.split(":");
       if (kind === "tile") this.tile(handle).show(value);
       else if (kind === "spark") this.tile(handle).draw(value);
     }
     if (set.order) this.arrange(set.order);
-    if (set.order || drop.length || Object.keys(set).some((name) => name.startsWith("tile:"))) this.sift();
+    if (set.order || Object.keys(set).some((name) => name.startsWith("tile:"))) this.sift();
     const newest = parts.head?.newest ?? null;
     for (const tile of this.tiles.values()) tile.age(newest);
   }
@@ -72,7 +65,7 @@ export class Ward {
   arrange(order) {
     const known = new Set(order);
     for (const [handle, tile] of this.tiles) {
-      if (known.has(handle)) continue; // else it ended while the page had lost its server, or another one answers
+      if (known.has(handle)) continue; // else it has ended, or another server answers, which has other handles
       tile.node.remove();
       this.tiles.delete(handle);
     }
