@@ -88,7 +88,7 @@ def _read(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: th
     while not stop.is_set():
         if feed.poll(board, timeout_s=0.2):
             heard = time.monotonic()
-            link.has_read_alerts = link.has_read_alerts or feed.has_read_alerts
         elif time.monotonic() - heard > ASK_AFTER_S:
             check_broker(settings)
             heard = time.monotonic()
+        link.has_read_alerts = link.has_read_alerts or feed.has_read_alerts  # which a quiet topic tells too
