@@ -20,7 +20,8 @@ from stream_worker.ward import Message, Record, Ward
 # Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
 RECENT_RECORDS: Final = 500
 MAX_POLL_RECORDS: Final = 5000
-QUIET_S: Final = 2.0  # nothing came for so long: the rest is no record, but a transaction's mark
+# Nothing came for so long: the rest is no record, but a transaction's mark. A busy broker may take seconds.
+QUIET_S: Final = 10.0
 
 
 def ward_times(settings: Settings) -> dict[str, timedelta]:

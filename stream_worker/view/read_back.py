@@ -52,7 +52,6 @@ def read_back(settings: Settings, board: Board, until: Offsets, stop: threading.
     end = time.monotonic() + WITHIN_S
     now_ms = int(time.time() * 1000)
     with closing(clients.consumer(settings, auto_offset_reset="earliest", enable_auto_commit=False)) as consumer:
-        consumer.assign(list(until))
         begin = consumer.beginning_offsets(list(until))
         least = {partition: max(begin[partition], offset - LEAST_RECORDS) for partition, offset in until.items()}
         reader = _Reader(settings, consumer, board)
@@ -82,8 +81,7 @@ class _Reader:
     def read(self, since: Offsets, until: Offsets, is_over: Callable[[], bool]) -> None:
         """Apply the records from `since` to before `until`."""
         left = {partition for partition, offset in until.items() if since[partition] < offset}
-        self._consumer.pause(*until)
-        self._consumer.resume(*left)
+        self._consumer.assign(list(left))  # `pause` would do, but a partition paused half-way never comes again
         for partition in left:
             self._consumer.seek(partition, since[partition])
         heard = time.monotonic()
@@ -93,9 +91,9 @@ class _Reader:
                 for record in records:
                     if record.offset < until[partition] and self._is_wanted(record):
                         take_in(self._board, record, self._settings)
-            for partition in [done for done in left if self._consumer.position(done) >= until[done]]:
-                self._consumer.pause(partition)
-                left.discard(partition)
+            if done := {partition for partition in left if self._consumer.position(partition) >= until[partition]}:
+                left -= done
+                self._consumer.assign(list(left))
             if polled:
                 heard = time.monotonic()
             elif time.monotonic() - heard > QUIET_S:
