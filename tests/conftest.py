@@ -11,6 +11,7 @@ import pytest
 
 from tests.kafka_broker import Broker, KafkaUnavailableError, start_broker
 from tests.kafka_client import Topics
+from tests.launch import Launch, forked, import_ahead
 from tests.worker_process import WorkerProcess
 
 NEEDS_KAFKA = {"kafka", "own_kafka", "topics", "start_worker"}
@@ -47,6 +48,7 @@ def _broker(folder: Path) -> Iterator[Broker]:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The broker that all tests share: leave it running, and use topics of your own."""
+    import_ahead()
     yield from _broker(tmp_path_factory.mktemp("kafka"))
 
 
@@ -65,7 +67,13 @@ def topics(kafka: Broker) -> Topics:
 
 
 @pytest.fixture
-def start_worker(kafka: Broker, topics: Topics, tmp_path: Path) -> Iterator[WorkerStarter]:
+def launch() -> Launch:
+    """How `start_worker` starts them."""
+    return forked
+
+
+@pytest.fixture
+def start_worker(kafka: Broker, topics: Topics, tmp_path: Path, launch: Launch) -> Iterator[WorkerStarter]:
     """Starts workers on `topics` of the shared broker: start_worker(grace_s=0) and so on, settings by name."""
     workers: list[WorkerProcess] = []
 
@@ -73,7 +81,7 @@ def start_worker(kafka: Broker, topics: Topics, tmp_path: Path) -> Iterator[Work
         folder = tmp_path / f"worker-{len(workers)}"
         folder.mkdir()
         known: Mapping[str, Any] = {"bootstrap_servers": kafka.bootstrap_servers, **topics.settings}
-        workers.append(WorkerProcess(folder, {**known, **settings}))
+        workers.append(WorkerProcess(folder, {**known, **settings}, launch=launch))
         return workers[-1].start(ready_within_s)
 
     yield start

@@ -6,17 +6,15 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from tests.kafka_broker import free_port
-
-VITALCAST: Final = (sys.executable, "-m", "stream_worker.cli")
+from tests.launch import VITALCAST, Launch, Running, forked
 
 
 def settings_environment(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -44,12 +42,15 @@ def run_vitalcast(
 class WorkerProcess:
     """One worker on loopback. Its output of all starts is in `log`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], arguments: Sequence[str] = (), *, launch: Launch = forked
+    ) -> None:
         self.folder = folder
         self.settings = {"http_port": free_port(), "log_format": "json", **settings}
         self.arguments = arguments
+        self._launch = launch
         self._log_file = folder / "worker.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Running | None = None
 
     @property
     def url(self) -> str:
@@ -61,7 +62,7 @@ class WorkerProcess:
         """The process's id."""
         return self._running().pid
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> Running:
         if self._process is None:
             raise RuntimeError("the worker was not started")
         return self._process
@@ -73,16 +74,8 @@ class WorkerProcess:
 
     def start(self, ready_within_s: float | None = 90) -> Self:
         """Start it, for the first time or again; returns once it is ready (None: at once)."""
-        with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*VITALCAST, "worker", *self.arguments],
-                env=settings_environment(self.settings),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        command = ["worker", *self.arguments]
+        self._process = self._launch(command, settings_environment(self.settings), self.folder, self._log_file)
         if ready_within_s is not None:
             self.wait_ready(ready_within_s)
         return self
@@ -125,12 +118,12 @@ class WorkerProcess:
 
     def terminate(self, timeout_s: float = 60) -> int:
         """Ask it to end (SIGTERM) and wait; its exit code."""
-        self._running().terminate()
+        self._running().send_signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
-        self._running().kill()
+        self._running().send_signal(signal.SIGKILL)
         self.wait()
 
     def hang_up(self) -> None:

@@ -42,7 +42,8 @@ from tests.bench.peers.environment import ROOT, peers_python
 from tests.bench.peers.job import Job, Record, load_predictor
 from tests.kafka_broker import Broker, free_port
 from tests.kafka_client import Topics, produce, read_committed
-from tests.worker_process import VITALCAST, settings_environment
+from tests.launch import VITALCAST
+from tests.worker_process import settings_environment
 
 ROUNDS: Final = int(os.environ.get("VITALCAST_BENCH_ROUNDS", "5"))
 CORE: Final = 0  # of the program that is measured

@@ -26,7 +26,8 @@ from stream_worker.sender import LagLimit, Sender
 from stream_worker.settings import load_settings
 from stream_worker.simulator.feed import Moment, admit, history, send
 from tests.browser.chromium import chromium
-from tests.worker_process import VITALCAST, WorkerProcess, settings_environment
+from tests.launch import VITALCAST
+from tests.worker_process import WorkerProcess, settings_environment
 
 TOPICS: Final = ("vitals.readings", "vitals.forecasts", "vitals.alerts", "vitals.dead-letters")
 MINUTES: Final = 150.0

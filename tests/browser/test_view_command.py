@@ -19,8 +19,9 @@ from schemas.reading import Reading
 from tests.browser.pictures import keep_picture
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
+from tests.launch import VITALCAST
 from tests.ward_records import alert
-from tests.worker_process import VITALCAST, run_vitalcast, settings_environment
+from tests.worker_process import run_vitalcast, settings_environment
 
 # On any topic: what is no record, a record of another topic, one without the fields it must have, one with odd ones.
 JUNK: list[tuple[str, dict[str, Any] | bytes]] = [

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from schemas.publish import path_of
 from tests.kafka_broker import Broker
 from tests.kafka_client import Message, Topics, read_committed
+from tests.launch import spawned
 from tests.worker_process import WorkerProcess
 
 SCRIPT = Path(__file__).parents[3] / "shared" / "acceptance" / "conformance.py"
@@ -23,7 +24,8 @@ SCRIPT = Path(__file__).parents[3] / "shared" / "acceptance" / "conformance.py"
 def worker(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     """A worker with default settings on the default topics, which nobody else uses."""
     Topics.default().create(kafka.bootstrap_servers)
-    worker = WorkerProcess(tmp_path_factory.mktemp("worker"), {"bootstrap_servers": kafka.bootstrap_servers})
+    settings = {"bootstrap_servers": kafka.bootstrap_servers}
+    worker = WorkerProcess(tmp_path_factory.mktemp("worker"), settings, launch=spawned)  # as a user starts it
     try:
         yield worker.start()
     finally:

@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from tests.kafka_broker import free_port
-from tests.worker_process import VITALCAST, run_vitalcast, settings_environment
+from tests.launch import VITALCAST
+from tests.worker_process import run_vitalcast, settings_environment
 
 pytestmark = pytest.mark.timeout(180)
 
