@@ -13,10 +13,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from rich.progress import track
 
-from model.augment import Copy
 from model.baselines import quantile_cells
 from model.config import ForecasterConfig, vital_signs
-from model.dataset import Floats, Stay, folds, read_stay
+from model.dataset import Stay, folds, read_stay
 from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
 from model.manifest import Score, Training
@@ -41,8 +40,7 @@ def cross_validate(
 
     quantile_rows : origins from which boosted trees of every quantile learn each cell; 0 for no such trees.
     """
-    shown: list[Copy] = []
-    forecasts: list[Floats] = []
+    evaluations: list[Evaluation] = []
     rivals: list[Rival] = []
     degraded: list[Evaluation] = []
     rival_cells: dict[tuple[str, int], list[Cell]] = {}
@@ -53,14 +51,13 @@ def cross_validate(
         predictor = _trained(training, config, seed, updates)
         found = evaluate(predictor, [known[path] for path in part])
         degraded.append(evaluate_degraded(predictor, found.stays, seed))
-        shown += found.shown
-        forecasts += found.forecasts
+        evaluations.append(found)
         if baselines:
             rivals += rivals_of(training, found)
         if quantile_rows:
             for signal, horizon_s, cell in quantile_cells(training, found.stays, config, quantile_rows):
                 rival_cells.setdefault((signal, horizon_s), []).append(cell)
-    evaluation = Evaluation(config, shown, forecasts)
+    evaluation = joined(evaluations)
     report = Report(
         name=f"{count}-fold",
         version=f"seed {seed}, {updates} updates",
@@ -88,7 +85,7 @@ def scores_of(cells: Mapping[tuple[str, int], Sequence[Cell]], config: Forecaste
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:
-    """Evaluations of different degraded stays as one."""
+    """Evaluations of different stays as one."""
     return Evaluation(
         parts[0].config,
         [copy for part in parts for copy in part.shown],

@@ -125,10 +125,9 @@ def plausible(values: NDArray[np.float64], config: ForecasterConfig) -> NDArray[
     names = [signal.name for signal in config.inputs]
     if all(name in names for name in ARTERIAL_TRIPLE):
         columns = [names.index(name) for name in ARTERIAL_TRIPLE]
-        for row in np.flatnonzero(~np.isnan(values[:, columns]).any(axis=1)):
-            sys, dia, mean = values[row, columns]
-            if not is_arterial_triple_consistent(sys, dia, mean):
-                values[row, columns] = np.nan
+        triple = values[:, columns]
+        is_torn = ~np.isnan(triple).any(axis=1) & ~is_arterial_triple_consistent(*triple.T)
+        values[np.ix_(is_torn, columns)] = np.nan
     return values
 
 

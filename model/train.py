@@ -96,7 +96,7 @@ def samples_of(seen: Sequence[Copy], features: Features, config: ForecasterConfi
     if not seen:
         return []
     seen = longest_first(seen)
-    stays = [copy.seen for copy in seen]
+    stays = [shown.seen for shown in seen]
     start_exact, start_half = features.initial_rows()
     exact = start_exact.unsqueeze(1).repeat(1, len(stays))
     half = start_half.unsqueeze(1).repeat(1, len(stays))
@@ -116,19 +116,19 @@ def samples_of(seen: Sequence[Copy], features: Features, config: ForecasterConfi
     packed = [torch.cat(rows, dim=-1).clone() for rows in (anchors, scales, owns, shareds)]
     offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)[:-1]]))
     return [
-        _sample(copy, *(rows.index_select(-1, offsets[: copy.seen.length] + b) for rows in packed), config=config)
-        for b, copy in enumerate(seen)
+        _sample(shown, *(rows.index_select(-1, offsets[: shown.seen.length] + b) for rows in packed), config=config)
+        for b, shown in enumerate(seen)
     ]
 
 
 def _sample(
-    copy: Copy, anchor: Tensor, scale: Tensor, own: Tensor, shared: Tensor, *, config: ForecasterConfig
+    shown: Copy, anchor: Tensor, scale: Tensor, own: Tensor, shared: Tensor, *, config: ForecasterConfig
 ) -> Sample:
     columns = [config.input_index(name) for name in config.signals]
-    change = torch.from_numpy(truth(copy.truth, config)).permute(2, 1, 0) - anchor
-    scored = torch.from_numpy(scored_origins(copy.seen, config)).t()
-    fresh = torch.from_numpy(copy.seen.elapsed[:, columns] <= FRESH_S).t()
-    stale_weight = STALE_WEIGHT if copy.whole is None else DEGRADED_WEIGHT
+    change = torch.from_numpy(truth(shown.truth, config)).permute(2, 1, 0) - anchor
+    scored = torch.from_numpy(scored_origins(shown.seen, config)).t()
+    fresh = torch.from_numpy(shown.seen.elapsed[:, columns] <= FRESH_S).t()
+    stale_weight = STALE_WEIGHT if shown.whole is None else DEGRADED_WEIGHT
     weight = scored.float() + stale_weight * (fresh & ~scored).float()
     return Sample(anchor, scale, own, shared, change.contiguous(), weight)
 

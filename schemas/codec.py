@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -20,13 +20,6 @@ MAX_DEPTH: Final = 128
 MAX_DIGITS: Final = 400  # of an integer: more cannot be a float, and Python takes quadratic time to read them
 # Times that every client on the way can represent in UTC, whatever the offset they were written with.
 YEARS: Final = range(1900, 9999)
-
-_RECORD_OF_SCHEMA = {
-    FORECAST_V1: Forecast,
-    ALERT_V1: Alert,
-    HEARTBEAT_V1: Heartbeat,
-    DEAD_LETTER_V1: DeadLetter,
-}
 
 
 class InvalidReading(Exception):
@@ -163,7 +156,12 @@ class _Envelope(msgspec.Struct):
 
 
 _ENVELOPE = msgspec.json.Decoder(_Envelope)
-_OUTPUTS = {name: msgspec.json.Decoder(record) for name, record in _RECORD_OF_SCHEMA.items()}
+_OUTPUTS: dict[str, msgspec.json.Decoder[Any]] = {
+    FORECAST_V1: msgspec.json.Decoder(Forecast),
+    ALERT_V1: msgspec.json.Decoder(Alert),
+    HEARTBEAT_V1: msgspec.json.Decoder(Heartbeat),
+    DEAD_LETTER_V1: msgspec.json.Decoder(DeadLetter),
+}
 
 
 def decode_output(data: bytes) -> Forecast | Alert | Heartbeat | DeadLetter | None:

@@ -85,6 +85,19 @@ def is_arterial_triple_consistent(sys: Any, dia: Any, mean: Any) -> Any:
     return (dia < sys) & (dia - ARTERIAL_MEAN_SLACK <= mean) & (mean <= sys + ARTERIAL_MEAN_SLACK)
 
 
+def plausible(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Those of `values`, in canonical units, that are of a vital sign, in its range, and no contradictory triple."""
+    found = {
+        name: value
+        for name, value in values.items()
+        if value is not None and (signal := VITALS_BY_NAME.get(name)) and signal.low <= value <= signal.high
+    }
+    triple = [found.get(name) for name in ARTERIAL_TRIPLE]
+    if None in triple or is_arterial_triple_consistent(*triple):
+        return found
+    return {name: value for name, value in found.items() if name not in ARTERIAL_TRIPLE}
+
+
 def known_signals(declared: Iterable[Signal] = ()) -> tuple[Signal, ...]:
     """The table above, then what a model artifact declares beyond it. An artifact cannot redefine a vital sign.
 

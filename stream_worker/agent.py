@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,14 +17,14 @@ from aiokafka import TopicPartition
 from model.predictor import ArtifactError, Predictor
 from stream_worker import metrics as m
 from stream_worker.calibration import mean_widening
-from stream_worker.chunks import BulkStore, Chunk, Lane, LaneFailure, Records, Work
+from stream_worker.chunks import Chunk, Lane, LaneFailure, Records, Work
 from stream_worker.columns import MICROSECONDS
 from stream_worker.health import Health
 from stream_worker.log import describe
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER, PARTITION, SCORING, Stays
+from stream_worker.stays import NEVER, PARTITION
 
 log = structlog.get_logger("vitalcast")
 
@@ -42,72 +40,12 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def parts_of(chunk: Mapping[int, Records], records: int) -> Iterator[Mapping[int, Records]]:
-    """The chunk in parts of at most about so many records, each with its share of every partition, in order."""
-    count = -(-sum(map(len, chunk.values())) // records)
+def parts_of(chunk: Mapping[int, Records], most: int) -> Iterator[Mapping[int, Records]]:
+    """The chunk in parts of at most about `most` records, each with its share of every partition, in order."""
+    count = -(-sum(map(len, chunk.values())) // most)
     for part in range(count):
         bounds = {p: (len(rows) * part // count, len(rows) * (part + 1) // count) for p, rows in chunk.items()}
         yield {p: chunk[p][first:last] for p, (first, last) in bounds.items() if first < last}
-
-
-# Partitions, seconds it took, and of those whose state cannot be used the keys that hold it.
-Recovered = Callable[[frozenset[int], float, Mapping[int, Collection[bytes]]], None]
-
-
-class StayStore(BulkStore):
-    """The Faust table's store: the stays' columns, and beside them those of a shadow model."""
-
-    def __init__(self, app: Any, table: Any, stays: Stays, shadow_stays: Stays | None, on_recovered: Recovered) -> None:
-        super().__init__("memory://", app, table)
-        self.stays = stays
-        self.shadow_stays = shadow_stays
-        self._on_recovered = on_recovered
-        self._newest: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
-
-    @property
-    def positions(self) -> dict[int, int]:
-        """The input offset by partition before which all records are in the state."""
-        return self.stays.next_offsets
-
-    def forget_all(self) -> None:
-        """Drop the state of every partition."""
-        self._newest.clear()
-        self.stays.forget_all()
-        if self.shadow_stays is not None:
-            self.shadow_stays.forget_all()
-
-    def load(self, partition: int, records: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Keep the newest record of each key; they are joined once all are there."""
-        newest = self._newest[partition]
-        for key, value in records:
-            if value is None:
-                newest.pop(key, None)
-            else:
-                newest[key] = value
-
-    def on_loaded(self, partitions: frozenset[int], seconds: float) -> None:
-        """Join heads and bodies."""
-        void: dict[int, Collection[bytes]] = {}
-        for partition in list(self._newest):
-            newest = self._newest.pop(partition)
-            unusable = self.stays.load(partition, newest)
-            if self.shadow_stays is not None:  # it begins from the same windows; scores are the live model's own
-                own = {key: value for key, value in newest.items() if not key.startswith(SCORING)}
-                self.shadow_stays.load(partition, own)
-            if unusable:  # of another version, or of a model with other signals: the readings tell what it was
-                log.warning("state_unusable", partition=partition, stays=unusable)
-                void[partition] = newest.keys()
-                self.stays.forget(partition)
-                if self.shadow_stays is not None:
-                    self.shadow_stays.forget(partition)
-        _give_back_memory()
-        self._on_recovered(partitions, seconds, void)
-
-
-def _give_back_memory() -> None:
-    """Of the records that were joined: glibc would keep it, 5 kB a stay. Elsewhere it is as it is."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Recent:
@@ -165,11 +103,7 @@ class ReadingsAgent:
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
         for partition in ours:
-            if keys := self._void.pop(partition, None):  # else each assignment would make the state again
-                # The position first, and before what is made again: half of the old state is not to be taken for all.
-                void = dict.fromkeys([PARTITION, *keys])
-                lanes[partition].put(Work(outputs={}, state=void, next_offset=None))
-                await lanes[partition].drain()
+            await self._remove_void_state(lanes[partition])
         now = now_us()
         for part in parts_of(ours, PIPELINE_RECORDS):
             hopeless = self._process_part(part, now, lanes, is_redone=is_redone)
@@ -178,6 +112,13 @@ class ReadingsAgent:
                 raise LaneFailure("nearly all records are dead letters")
         for partition in ours:
             await lanes[partition].room()
+
+    async def _remove_void_state(self, lane: Lane) -> None:
+        """Remove what could not be used from the changelog, once: each assignment would make the state again."""
+        if keys := self._void.pop(lane.partition.partition, None):
+            # The position first, and before what is made again: half of the old state is not to be taken for all.
+            lane.put(Work(outputs={}, state=dict.fromkeys([PARTITION, *keys]), next_offset=None))
+            await lane.drain()
 
     def _process_part(
         self, part: Mapping[int, Records], now: int, lanes: Mapping[int, Lane], *, is_redone: bool
@@ -235,19 +176,16 @@ class ReadingsAgent:
             m.observe_many(metrics.end_to_end, np.maximum(time.time() - timestamps, 0.0))
 
     def _observe_inference(self) -> None:
-        chain = self.pipeline.chain
-        m.observe_many(self.metrics.inference, np.array(chain.inference_seconds))
-        m.observe_many(self.metrics.inference_batch, np.array(chain.inference_rows, np.float64))
-        chain.inference_seconds.clear()
-        chain.inference_rows.clear()
+        stays, seconds = np.array(self.pipeline.chain.take_calls(), np.float64).reshape(-1, 2).T
+        m.observe_many(self.metrics.inference, seconds)
+        m.observe_many(self.metrics.inference_batch, stays)
 
-    def _run_shadow(self, shadow: Pipeline, chunk: Mapping[int, Records], now: int, *, is_redone: bool) -> None:
+    def _run_shadow(self, shadow: Pipeline, part: Mapping[int, Records], now: int, *, is_redone: bool) -> None:
         """Let the shadow model see the same readings; its scores are all that is wanted of it."""
-        for result in shadow.process(chunk, now, is_redone=is_redone).values():
+        for result in shadow.process(part, now, is_redone=is_redone).values():
             if not is_redone and result.scored is not None:
                 self.metrics.add_scores(result.scored, "shadow")
-        shadow.chain.inference_seconds.clear()
-        shadow.chain.inference_rows.clear()
+        shadow.chain.take_calls()
 
     async def reload_models(self) -> None:
         """Read the artifacts again and go on with those that changed; one that cannot be used is told of and left."""

@@ -20,14 +20,14 @@ from mode import Service
 
 from model.predictor import Predictor
 from stream_worker import health, log
-from stream_worker.agent import ReadingsAgent, StayStore
+from stream_worker.agent import ReadingsAgent
 from stream_worker.chunks import ChunkBootStrategy, ChunkTableManager, ChunkTransport, Connection
 from stream_worker.clients import KafkaFaultError
 from stream_worker.connection import BrokerUnreachableError, aiokafka_config, check_broker
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import Pipeline
-from stream_worker.settings import Settings, SettingsError
-from stream_worker.stays import Stays
+from stream_worker.settings import Settings
+from stream_worker.stay_store import StayStore
 from stream_worker.topics import check_topics
 
 events = structlog.get_logger("vitalcast")
@@ -47,10 +47,8 @@ def create_agent(settings: Settings, predictor: Predictor, shadow_predictor: Pre
     shadow = None
     if shadow_predictor is not None:
         metrics.show_model(shadow_predictor.manifest, "shadow")
-        shadow_stays = Stays(shadow_predictor.manifest, shadow_predictor.initial_state(1))
-        shadow = Pipeline(settings, shadow_predictor, shadow_stays, publishes=False)
-    stays = Stays(predictor.manifest, predictor.initial_state(1))
-    return ReadingsAgent(settings, Pipeline(settings, predictor, stays), metrics, health.Health(), shadow)
+        shadow = Pipeline(settings, shadow_predictor, publishes=False)
+    return ReadingsAgent(settings, Pipeline(settings, predictor), metrics, health.Health(), shadow)
 
 
 def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, scratch: Path) -> faust.App:
@@ -198,8 +196,6 @@ def _lag(app: faust.App, settings: Settings, agent: ReadingsAgent, partition: in
 def _load(settings: Settings, path: Path, role: str) -> Predictor:
     predictor = Predictor.load(path, settings.device)
     manifest = predictor.manifest
-    if settings.grace_s > manifest.step_s:
-        raise SettingsError(f"grace_s: must not be longer than the model's step of {manifest.step_s} s")
     events.info("model_loaded", role=role, name=manifest.name, version=manifest.version, sha256=manifest.sha256[:12])
     return predictor
 
@@ -224,13 +220,14 @@ def run_worker(settings: Settings) -> int:
     torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
     predictor = _load(settings, settings.model, "live")
     shadow = None if settings.shadow_model is None else _load(settings, settings.shadow_model, "shadow")
+    agent = create_agent(settings, predictor, shadow)
     bound = health.bind(settings.http_host, settings.http_port)
     check_broker(settings)
     if problems := check_topics(settings):
         raise StartError(f"{problems[0]} (vitalcast topics create makes what is missing)")
     collect_rarely()
     with TemporaryDirectory(prefix="vitalcast-") as scratch:
-        app = create_app(settings, create_agent(settings, predictor, shadow), bound, Path(scratch))
+        app = create_app(settings, agent, bound, Path(scratch))
         worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
         worker.spinner = None  # it writes to the terminal, into the middle of the log's lines
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Final
+from contextlib import contextmanager
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +65,13 @@ def _elapsed(as_of: Ints, at: Ints) -> NDArray[np.float64]:
     return np.clip(as_of[:, None] - never_as_long_ago, 0, limit_us) / 1e6
 
 
+class Call(NamedTuple):
+    """One call of the model."""
+
+    stays: int
+    seconds: float
+
+
 class Chain:
     """Runs the model for stays, and keeps what it computed for as long as it holds."""
 
@@ -71,9 +79,8 @@ class Chain:
         self._stays = stays
         self._predictor = predictor
         self._calibrator = Calibrator(predictor.manifest.quantile_levels) if is_adaptive else None
-        self.tally = Tally(len(predictor.manifest.signals), len(predictor.manifest.horizons_s))
-        self.inference_rows: list[int] = []  # batch size and time of each call, for the metrics
-        self.inference_seconds: list[float] = []
+        self.tally = Tally.of(predictor.manifest)
+        self._calls: list[Call] = []
 
     def close_until(self, slots: Slots, last_closed: Ints) -> Slots:
         """Close all steps up to `last_closed` (n,); returns the slots of which at least one step closed.
@@ -142,10 +149,8 @@ class Chain:
         body, layout = self._stays.body, self._stays.layout
         elapsed = torch.from_numpy(_elapsed(body["as_of"][slots], body["at"][slots]))
         state = self._state(body["state32"][slots], body["state16"][slots])
-        started = time.perf_counter()
-        state = self._predictor.step_unobserved(elapsed, state, steps)
-        self.inference_seconds.append(time.perf_counter() - started)
-        self.inference_rows.append(len(slots))
+        with self._timed(len(slots)):
+            state = self._predictor.step_unobserved(elapsed, state, steps)
         self._store(slots, state)
         body["as_of"][slots] += steps * layout.step_us
 
@@ -195,8 +200,12 @@ class Chain:
 
     def take_tally(self) -> Tally:
         """What was scored since the last call."""
-        manifest = self._predictor.manifest
-        taken, self.tally = self.tally, Tally(len(manifest.signals), len(manifest.horizons_s))
+        taken, self.tally = self.tally, Tally.of(self._predictor.manifest)
+        return taken
+
+    def take_calls(self) -> list[Call]:
+        """The model's calls since the last call of this."""
+        taken, self._calls = self._calls, []
         return taken
 
     def provisional(self, slots: Slots) -> Floats32:
@@ -242,11 +251,14 @@ class Chain:
 
     def _run(self, inputs: StepInputs, rows: Slots | slice, state: Tensor) -> tuple[Tensor, Tensor]:
         x, observed, elapsed = (torch.from_numpy(a[rows]) for a in (inputs.x, inputs.observed, inputs.elapsed))
+        with self._timed(len(x)):
+            return self._predictor.step(x, observed, elapsed, state)
+
+    @contextmanager
+    def _timed(self, stays: int) -> Iterator[None]:
         started = time.perf_counter()
-        quantiles, state = self._predictor.step(x, observed, elapsed, state)
-        self.inference_seconds.append(time.perf_counter() - started)
-        self.inference_rows.append(len(x))
-        return quantiles, state
+        yield
+        self._calls.append(Call(stays, time.perf_counter() - started))
 
     def _state(self, state32: Floats32, state16: NDArray[np.float16]) -> Tensor:
         """(n, S), each value of all stays side by side in memory: the network would turn it round otherwise."""

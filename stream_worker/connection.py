@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import Any
+from typing import Any, Final
 
 from stream_worker.settings import Settings, SettingsError
+
+CONNECT_WITHIN_S: Final = 5.0
 
 
 class BrokerUnreachableError(Exception):
@@ -59,7 +61,7 @@ def kafka_python_config(settings: Settings) -> dict[str, Any]:
     return config
 
 
-def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
+def check_broker(settings: Settings) -> None:
     """Return once one of the bootstrap servers accepts a connection, and TLS with it where that is set.
 
     Raises: BrokerUnreachableError; SettingsError if an address is not HOST:PORT.
@@ -70,7 +72,7 @@ def check_broker(settings: Settings, timeout_s: float = 5.0) -> None:
         if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
             raise SettingsError(f"bootstrap_servers: {server!r} is not HOST:PORT")
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection:
+            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_WITHIN_S) as connection:
                 if context is not None:
                     context.wrap_socket(connection, server_hostname=host.strip("[]")).close()
         except ssl.SSLCertVerificationError as error:

@@ -24,6 +24,8 @@ from prometheus_client import (
 
 from model.manifest import Manifest
 from schemas.alert import AlertState, Kind, Priority
+from schemas.dead_letter import Reason
+from schemas.forecast import Status
 from schemas.signals import known_signals
 from stream_worker.alerts.life import HoldReason
 from stream_worker.scoring import BANDS, Tally
@@ -37,9 +39,7 @@ BATCH_BUCKETS: Final = (1, 4, 16, 64, 256, 512, 1024)
 LEAD_BUCKETS: Final = (60, 120, 300, 600, 900, 1800, 3600)
 
 OUTCOMES: Final = ("accepted", "duplicate", "late", "event", "rejected")
-REASONS: Final = ("too_large", "malformed", "schema", "future", "empty", "late")
 IGNORED: Final = ("unit", "invalid", "sentinel", "range", "inconsistent")  # why a value of a known signal was left out
-STATUSES: Final = ("ok", "warming_up", "stale")
 Role = Literal["live", "shadow"]
 PRIORITIES: Final[tuple[Priority, ...]] = get_args(Priority)
 
@@ -52,14 +52,8 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
-        self.build_info = self._info("build", "Version of the worker.")
-        self.model_info = Gauge(
-            "model_info",
-            "Models in use.",
-            ["name", "version", "sha256", "role"],
-            namespace="vitalcast",
-            registry=self.registry,
-        )
+        self.build_info = Info("build", "Version of the worker.", namespace="vitalcast", registry=self.registry)
+        self.model_info = self._gauge("model_info", "Models in use.", "name", "version", "sha256", "role")
         self.ready = self._gauge("ready", "1 if the model is loaded, partitions are assigned and state is recovered.")
         self.readings = self._counter("readings", "Records of the readings topic.", "outcome")
         self.dead_letters = self._counter("dead_letters", "Records that became dead letters.", "reason")
@@ -106,9 +100,9 @@ class Metrics:
         # Series that exist from the start let rate() see the first increment.
         for outcome in OUTCOMES:
             self.readings.labels(outcome)
-        for reason in REASONS:
+        for reason in get_args(Reason):
             self.dead_letters.labels(reason)
-        for status in STATUSES:
+        for status in get_args(Status):
             self.forecasts.labels(status)
         for priority in PRIORITIES:
             self.alerts_open.labels(priority)
@@ -131,9 +125,6 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, namespace="vitalcast", buckets=buckets, registry=self.registry)
 
-    def _info(self, name: str, text: str) -> Info:
-        return Info(name, text, namespace="vitalcast", registry=self.registry)
-
     def ignore_values(self, counts: Mapping[tuple[str, str], int]) -> None:
         """Count values that were left out; what is no known signal is counted as `other`."""
         for (signal, reason), count in counts.items():
@@ -146,7 +137,7 @@ class Metrics:
             self.model_info.remove(before.name, before.version, before.sha256[:12], role)
         self._models[role] = manifest
         self.model_info.labels(manifest.name, manifest.version, manifest.sha256[:12], role).set(1)
-        self.add_scores(Tally(len(manifest.signals), len(manifest.horizons_s)), role, sparse=False)
+        self.add_scores(Tally.of(manifest), role, sparse=False)
 
     def show_shift(self, shift: NDArray[np.float32]) -> None:
         """Show how far the bands have moved from the model's, (V, H, Q // 2) from the outermost pair in."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.predictor import Predictor
+from schemas.alert import ClearReason
 from schemas.dead_letter import Rejection
 from schemas.reading import LimitRange, StayEvent
 from schemas.signals import known_signals
@@ -33,7 +34,7 @@ from stream_worker.forecast_text import Numbers
 from stream_worker.limits import can_add
 from stream_worker.outputs import Forecasts, OutputEncoder
 from stream_worker.scoring import Tally
-from stream_worker.settings import Settings
+from stream_worker.settings import Settings, SettingsError
 from stream_worker.stays import NEVER, Extras, Slots, Stays
 from stream_worker.window import ACCEPTED, DUPLICATE, LATE, Bools, Ints
 
@@ -93,16 +94,16 @@ class _Round(NamedTuple):
 
 
 class Pipeline:
-    """Takes chunks of one worker's partitions; changes `stays` in place.
+    """Takes chunks of one worker's partitions, and keeps their `stays`.
 
     publishes : False for a model in the shadow: its forecasts are made and scored, and that is all that leaves it.
     """
 
-    def __init__(self, settings: Settings, predictor: Predictor, stays: Stays, *, publishes: bool = True) -> None:
+    def __init__(self, settings: Settings, predictor: Predictor, *, publishes: bool = True) -> None:
         manifest = predictor.manifest
         if settings.grace_s > manifest.step_s:
-            raise ValueError(f"grace_s must not be longer than the model's step of {manifest.step_s} s")
-        self.stays = stays
+            raise SettingsError(f"grace_s: must not be longer than the model's step of {manifest.step_s} s")
+        self.stays = Stays(manifest, predictor.initial_state(1))
         self.publishes = publishes
         self._settings = settings
         self._use(predictor)
@@ -112,7 +113,7 @@ class Pipeline:
         self._reset_us = int(settings.reset_after_s * MICROSECONDS)
         self._stale_us = int(settings.stale_after_s * MICROSECONDS)
         self._steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
-        self.screen = AlertScreen(settings, stays)
+        self.screen = AlertScreen(settings, self.stays)
         self._arrived_until_ms: dict[int, int] = {}  # by partition: when the newest record that was taken came
 
     # --- the model ---
@@ -488,7 +489,7 @@ class _Chunk:
         extras = Extras() if slot is None else self.stays.extras[slot]
         return can_add(self.p._settings.limits, extras.care_unit, extras.limits, limits)
 
-    def _end(self, slot: int, at_us: int, offset: int, row: int, reason: Any) -> None:
+    def _end(self, slot: int, at_us: int, offset: int, row: int, reason: ClearReason) -> None:
         self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
         for key in self.stays.keys_of(self.stays.ids[slot]):
             self.results[int(self.stays.partition[slot])].state[key] = None

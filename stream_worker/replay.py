@@ -13,8 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
-import msgspec
-
+from schemas.codec import encode
 from schemas.reading import READING_V1
 from schemas.recordings import RecordingError, Row, extent_of, read_rows, stay_id_of
 from stream_worker.outbox import Outbox
@@ -94,10 +93,7 @@ def _play(track: Track) -> Iterator[Due]:
 
 def encode_row(stay_id: str, row: Row) -> bytes:
     """The reading that a row is."""
-    return _encode({"schema": READING_V1, "stay_id": stay_id, "observed_at": row.time, "vitals": row.values})
-
-
-_encode = msgspec.json.Encoder().encode
+    return encode({"schema": READING_V1, "stay_id": stay_id, "observed_at": row.time, "vitals": row.values})
 
 
 def replay(
@@ -115,7 +111,7 @@ def replay(
     stop = stop or threading.Event()
     queued = skipped = 0
     after_s = 0.0
-    for queued_or_skipped, (after_s, stay_id, row) in enumerate(merge(tracks)):
+    for rows_seen, (after_s, stay_id, row) in enumerate(merge(tracks)):
         if playback is not None:
             playback.wait_until(after_s, stop)
         if stop.is_set():
@@ -125,7 +121,7 @@ def replay(
             queued += 1
         else:
             skipped += 1
-        if queued_or_skipped % PROGRESS_EVERY == 0:
+        if rows_seen % PROGRESS_EVERY == 0:
             report(Progress(queued, skipped, sender.failed, after_s))
     sender.flush()
     done = Progress(sender.sent, skipped, sender.failed, after_s)

@@ -74,6 +74,11 @@ class Tally:
         self.absolute_error = np.zeros((signals, horizons))
         self.persistence_error = np.zeros((signals, horizons))
 
+    @classmethod
+    def of(cls, manifest: Manifest) -> Tally:
+        """None yet, for what a model forecasts."""
+        return cls(len(manifest.signals), len(manifest.horizons_s))
+
     def add(
         self, signal: Ints, horizon: Ints, truth: Ints, last: Ints, quantiles: Ints, precision: NDArray[np.float64]
     ) -> Bools:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from contextlib import closing, suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -16,19 +16,14 @@ from stream_worker import clients
 from stream_worker.settings import Settings
 
 UNCHECKED_RECORDS: Final = 20_000  # deliveries are looked at this often: bounds the memory that waiting for them takes
-
-
-class Backpressure(Protocol):
-    """Decides how far a sender may run ahead."""
-
-    def wait_for_room(self, sent: dict[int, int]) -> None:
-        """Return once more may be sent. `sent` counts the records sent to each partition; the first call has zeros."""
+LAG_RECORDS: Final = 4000
+LAG_POLL_S: Final = 0.05
 
 
 class Sender:
     """Sends encoded records to the readings topic, a stay to the partition that Java's default partitioner gives it."""
 
-    def __init__(self, settings: Settings, backpressure: Backpressure | None = None) -> None:
+    def __init__(self, settings: Settings, backpressure: LagLimit | None = None) -> None:
         self._settings = settings
         self._topic = settings.readings_topic
         self._producer = clients.producer(settings)
@@ -45,7 +40,8 @@ class Sender:
         """Queue one record. Blocks while the broker, or the backpressure, wants it to."""
         partition = self._partition_of.get(stay_id)
         if partition is None:
-            partition = self._partition_of[stay_id] = self._choose(stay_id)
+            place = partition_index(stay_id, len(self._partitions))
+            partition = self._partition_of[stay_id] = self._partitions[place]
         try:
             future = self._producer.send(self._topic, record, stay_id.encode(), partition=partition)
         except KafkaError:
@@ -83,29 +79,29 @@ class Sender:
         if self._backpressure is not None:
             self._backpressure.wait_for_room(self._per_partition)
 
-    def _choose(self, stay_id: str) -> int:
-        positive: int = murmur2(stay_id.encode()) & 0x7FFFFFFF
-        return self._partitions[positive % len(self._partitions)]
-
     def _find_partitions(self) -> list[int]:
         """The topic's partitions. Raises: KafkaFaultError if it does not exist and does not appear by itself."""
         with closing(clients.consumer(self._settings)) as consumer, clients.one_line_errors(self._settings):
             return clients.partitions_of(consumer, self._settings, self._topic)
 
 
+def partition_index(stay_id: str, count: int) -> int:
+    """Which of `count` partitions Java's default partitioner gives a stay."""
+    positive: int = murmur2(stay_id.encode()) & 0x7FFFFFFF
+    return positive % count
+
+
 class LagLimit:
-    """Backpressure on the worker's lag: waits while a partition has more than `records` that its group has not read.
+    """Backpressure on the worker's lag: waits while a partition has more than LAG_RECORDS that its group has not read.
 
     Keeps the embedded broker from dropping records the worker has not seen: it holds about 5 MB for each partition.
     """
 
-    def __init__(self, settings: Settings, stop: threading.Event, records: int = 4000, poll_s: float = 0.05) -> None:
+    def __init__(self, settings: Settings, stop: threading.Event) -> None:
         self._admin: KafkaAdminClient = clients.admin(settings)
         self._group = settings.app_id
         self._topic = settings.readings_topic
         self._stop = stop
-        self._records = records
-        self._poll_s = poll_s
         self._start: dict[int, int] = {}  # what the worker had read before, by partition
         self._read: dict[int, int] = {}  # and has read since
 
@@ -116,10 +112,10 @@ class LagLimit:
             committed = self._committed(sent)
             self._read = {partition: offset - self._start[partition] for partition, offset in committed.items()}
             if self._is_behind(sent):
-                self._stop.wait(self._poll_s)
+                self._stop.wait(LAG_POLL_S)
 
     def _is_behind(self, sent: dict[int, int]) -> bool:
-        return any(count - self._read.get(partition, 0) > self._records for partition, count in sent.items())
+        return any(count - self._read.get(partition, 0) > LAG_RECORDS for partition, count in sent.items())
 
     def _committed(self, partitions: Iterable[int]) -> dict[int, int]:
         wanted = [TopicPartition(self._topic, partition) for partition in partitions]

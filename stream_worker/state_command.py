@@ -25,7 +25,7 @@ from rich.table import Table
 from model.manifest import read_manifest
 from schemas.reading import STAY_EVENT_V1, StayEvent
 from stream_worker import clients
-from stream_worker.columns import to_time
+from stream_worker.outputs import to_text
 from stream_worker.settings import Settings
 from stream_worker.stays import BODY, HEAD, NEVER, SCORING, Extras, Layout, Stays
 
@@ -211,7 +211,7 @@ def _value(layout: Layout, k: int, quanta: Any) -> float:
 
 
 def _time(us: Any) -> str | None:
-    return None if us == NEVER else to_time(int(us)).isoformat().replace("+00:00", "Z")
+    return None if us == NEVER else to_text(int(us))
 
 
 def _print(shown: dict[str, Any], console: Console) -> None:

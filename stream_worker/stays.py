@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-import structlog
 import torch
 from numpy.typing import NDArray
 
@@ -27,8 +26,6 @@ from schemas.reading import LimitRange
 from schemas.signals import known_signals
 from stream_worker.alerts.budget import Allowance, Budget
 from stream_worker.scoring import Grid
-
-log = structlog.get_logger("vitalcast")
 
 Slots = NDArray[np.intp]
 

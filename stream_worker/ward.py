@@ -13,7 +13,7 @@ from schemas.alert import Alert, Heartbeat, Priority
 from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
 from schemas.reading import USABLE, Reading, StayEvent
-from schemas.signals import ARTERIAL_TRIPLE, VITALS_BY_NAME, conversion, is_arterial_triple_consistent
+from schemas.signals import VITALS_BY_NAME, conversion, plausible
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
@@ -308,21 +308,13 @@ def trend(observed: Observed | None, band: Band | None) -> Trend | None:
 
 def usable_values(reading: Reading) -> dict[str, float]:
     """The known, plausible values of a reading in canonical units, as the worker takes them."""
-    usable = {}
+    canonical = {}
     for name, value in reading.vitals.items():
         signal = VITALS_BY_NAME.get(name)
         quality = (reading.quality or {}).get(name) or "good"
         if signal is None or value is None or quality not in USABLE:
             continue
         unit = (reading.units or {}).get(name) or signal.unit
-        factor_offset = conversion(signal, unit)
-        if factor_offset is None:
-            continue
-        canonical = value * factor_offset[0] + factor_offset[1]
-        if signal.low <= canonical <= signal.high:
-            usable[name] = round(canonical, signal.decimals)
-    triple = [usable.get(name) for name in ARTERIAL_TRIPLE]
-    if None not in triple and not is_arterial_triple_consistent(*triple):
-        for name in ARTERIAL_TRIPLE:
-            del usable[name]
-    return usable
+        if factors := conversion(signal, unit):
+            canonical[name] = value * factors[0] + factors[1]
+    return {name: round(value, VITALS_BY_NAME[name].decimals) for name, value in plausible(canonical).items()}

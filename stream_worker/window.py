@@ -64,7 +64,7 @@ def place(
     """
     layout, head = stays.layout, stays.head
     step = observed_us // layout.step_us
-    _open_steps(stays, slots, observed_us)
+    _open_steps(stays, slots, step)
     newest = head["newest"][slots]
     head["newest"][slots] = np.maximum(newest, observed_us)
 
@@ -85,15 +85,14 @@ def place(
     has_forecast_signal = observed[:, layout.forecast].any(axis=1)
     stays.is_filled[slots, step % layout.manifest.context_steps] |= has_forecast_signal
 
-    is_newer = observed & (observed_us[:, None] >= head["last_at"][slots])
-    last = head["last"][slots]
+    last, last_at = head["last"][slots], head["last_at"][slots]
+    is_newer = observed & (observed_us[:, None] >= last_at)
     # After a break nobody knows whether the value stood still in between.
-    last_at = head["last_at"][slots]
     is_after_break: Bools = (last_at == NEVER) | (time_since(last_at, observed_us[:, None]) > BREAK_US)
     has_changed = is_newer & ((quanta != last) | is_after_break)
     head["changed_at"][slots] = np.where(has_changed, observed_us[:, None], head["changed_at"][slots])
     head["last"][slots] = np.where(is_newer, quanta, last)
-    head["last_at"][slots] = np.where(is_newer, observed_us[:, None], head["last_at"][slots])
+    head["last_at"][slots] = np.where(is_newer, observed_us[:, None], last_at)
 
     oldest = head["oldest_fingerprint"][slots]
     head["fingerprints"][slots, oldest] = fingerprints
@@ -109,11 +108,10 @@ def _empty_bin(dtype: np.dtype[Any]) -> NDArray[Any]:
     return empty
 
 
-def _open_steps(stays: Stays, slots: Slots, observed_us: Ints) -> None:
-    """Mark the steps between the stay's newest and the reading's as not filled yet."""
+def _open_steps(stays: Stays, slots: Slots, step: Ints) -> None:
+    """Mark the steps between the stay's newest and the reading's, `step`, as not filled yet."""
     layout, head = stays.layout, stays.head
     context_steps = layout.manifest.context_steps
-    step = observed_us // layout.step_us
     newest = head["newest"][slots]
     known = np.where(newest == NEVER, step - 1, newest // layout.step_us)
     known = np.maximum(known, step - context_steps)

@@ -12,7 +12,6 @@ from schemas.reading import READING_V1, STAY_EVENT_V1
 from stream_worker.columns import to_time
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 from tests.arithmetic_model import ArithmeticPredictor
 
 NOW_US = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()) * 1_000_000
@@ -49,11 +48,7 @@ def records(values: Iterable[bytes | None], first_offset: int = 0) -> list[FakeR
 def new_pipeline(**settings: Any) -> Pipeline:
     """A pipeline with the arithmetic model and no stays; warms up after one step unless told otherwise."""
     predictor: Any = ArithmeticPredictor()
-    return Pipeline(
-        Settings(**{"min_observed_steps": 1, **settings}),
-        predictor,
-        Stays(predictor.manifest, predictor.initial_state(1)),
-    )
+    return Pipeline(Settings(**{"min_observed_steps": 1, **settings}), predictor)
 
 
 def process(pipeline: Pipeline, chunk: Sequence[FakeRecord], partition: int = 0) -> ChunkResult:

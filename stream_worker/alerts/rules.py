@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Final, NamedTuple
 
 from stream_worker.alerts import aggregate, life, technical
-from stream_worker.alerts.life import SECOND, Entries, Finding, HoldReason, Transition, follow, is_open
+from stream_worker.alerts.life import SECOND, Entries, Finding, HoldReason, Presence, Transition, follow, is_open
 from stream_worker.alerts.news2 import News2
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.outlook import log_odds, probability_of
@@ -187,12 +187,12 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
     last = seen.last.get(rule.signal)
     is_severe = value is not None and rule.is_severe(value)
     if value is None:
-        presence = "unknown"
+        presence: Presence = "unknown"
     else:
         presence = "on" if rule.is_beyond(value, limits.hysteresis if is_open(entry) else 0.0) else "off"
     return Finding(
         rule.limit_key,
-        presence,  # type: ignore[arg-type]  # mypy widens the words
+        presence,
         "medium",
         limits.delay_of(rule.side),
         limits.recover_s,
@@ -255,10 +255,10 @@ def _anomaly_of(key: AlertKey, seen: Observation, *, is_on: bool) -> Finding:
     evidence: dict[str, Any] = {}
     if score is not None:
         evidence = {"score": round(score, 3), "last": seen.values.get(key.signal or "")}
-    presence = "on" if is_on else "off" if score is not None else "unknown"
+    presence: Presence = "on" if is_on else "off" if score is not None else "unknown"
     return Finding(
         key,
-        presence,  # type: ignore[arg-type]  # mypy widens the words
+        presence,
         "low",
         ANOMALY_DELAY_S,
         ANOMALY_RECOVER_S,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.recordings import RecordingError, Row, check_span
-from schemas.signals import ARTERIAL_TRIPLE, VITALS, is_arterial_triple_consistent
+from schemas.signals import VITALS, plausible
 
 Floats = NDArray[np.float64]
 
@@ -51,13 +51,8 @@ def recording_of(stay_id: str, rows: Iterable[Row]) -> Recording:
     check_span(stay_id, (end - start) * MINUTE_S)
     values = {signal.name: np.full(end - start + 1, np.nan) for signal in VITALS}
     for minute, seen in placed:
-        triple = [seen.get(name) for name in ARTERIAL_TRIPLE]
-        is_torn = None not in triple and not is_arterial_triple_consistent(*triple)
-        for signal in VITALS:
-            value = seen.get(signal.name)
-            if value is None or not signal.low <= value <= signal.high or (is_torn and signal.name in ARTERIAL_TRIPLE):
-                continue
-            values[signal.name][minute - start] = value
+        for name, value in plausible(seen).items():
+            values[name][minute - start] = value
     return Recording(stay_id, start, values)
 
 

@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 import torch
-from kafka.partitioner.default import murmur2
 from rich.console import Console
 from rich.progress import Progress
 
@@ -30,8 +29,8 @@ from stream_worker.backtest.threats import Threats, ThreatScreen
 from stream_worker.columns import MICROSECONDS, to_us
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.replay import encode_row, merge, tracks_of
+from stream_worker.sender import partition_index
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 
 # Records taken at once. The k-th of each stay go together, so a chunk is as many rounds as it holds minutes.
 CHUNK_RECORDS: Final = 4096
@@ -65,7 +64,7 @@ def partitions_of(recordings: Sequence[Path], count: int = PARTITIONS) -> dict[i
     """The recordings by the partition that Java's default partitioner gives their stays."""
     found: dict[int, list[Path]] = {}
     for path in recordings:
-        found.setdefault((murmur2(stay_id_of(path).encode()) & 0x7FFFFFFF) % count, []).append(path)
+        found.setdefault(partition_index(stay_id_of(path), count), []).append(path)
     return found
 
 
@@ -101,7 +100,7 @@ def new_pipeline(settings: Settings) -> Pipeline:
     """The worker's pipeline, without any stay."""
     torch.set_num_threads(1)  # batches are small: a second thread costs more than it brings
     predictor = Predictor.load(settings.model, settings.device)
-    return Pipeline(settings, predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+    return Pipeline(settings, predictor)
 
 
 def run_all(settings: Settings, recordings: Sequence[Path], console: Console) -> Run:

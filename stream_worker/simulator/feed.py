@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
-
+from schemas.codec import encode
 from schemas.reading import READING_V1
 from stream_worker.outbox import Outbox
 from stream_worker.simulator.episodes import SCRIPT
@@ -51,7 +50,7 @@ def live(patients: Sequence[Patient], *, start: float, rate: float) -> Iterator[
 
 def reading(patient: Patient, at: float) -> bytes:
     """The patient's monitor at `at`, as a reading."""
-    return _encode(
+    return encode(
         {
             "schema": READING_V1,
             "stay_id": patient.stay_id,
@@ -61,9 +60,6 @@ def reading(patient: Patient, at: float) -> bytes:
             "care_unit": CARE_UNIT,
         }
     )
-
-
-_encode = msgspec.json.Encoder().encode
 
 
 def send(

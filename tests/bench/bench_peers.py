@@ -36,7 +36,6 @@ from schemas.recordings import read_rows, stay_id_of
 from stream_worker.pipeline import Pipeline
 from stream_worker.replay import encode_row
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 from tests.bench.bench_worker import READINGS, backlog
 from tests.bench.peers.environment import ROOT, peers_python
 from tests.bench.peers.job import Job, Record, load_predictor
@@ -157,7 +156,7 @@ def forecasts_of(readings: Readings) -> list[Forecast]:
     """What the pipeline makes of them, without Kafka; a forecast's offset is its reading's index."""
     settings = Settings(calibration="none")
     predictor = load_predictor(settings)
-    pipeline = Pipeline(settings, predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+    pipeline = Pipeline(settings, predictor)
     now_us = time.time_ns() // 1000
     records = [
         Record(index, now_us // 1000, stay_id.encode(), value) for index, (stay_id, value) in enumerate(readings)

@@ -15,7 +15,6 @@ from model.manifest import DEFAULT_ARTIFACT
 from model.predictor import Predictor
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 from tests.conftest import WorkerStarter
 from tests.fault.hostile import hostile
 from tests.fault.undisturbed import LAST_DIGIT
@@ -40,7 +39,7 @@ def mixed(good: list[Any], bad: Iterator[Any], bad_for_each: int) -> Iterator[An
 def alone(good: list[Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """What the good ones are answered when there is nothing else; by stay and time."""
     predictor = Predictor.load(DEFAULT_ARTIFACT)
-    pipeline = Pipeline(Settings(), predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+    pipeline = Pipeline(Settings(), predictor)
     encoded = [json.dumps(value).encode() for _, value in good]
     answers = []
     for first in range(0, len(encoded), 500):

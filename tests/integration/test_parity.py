@@ -18,7 +18,6 @@ from schemas.reading import Reading
 from schemas.recordings import Row, find_recordings, read_rows
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 from tests.patients import ward
 from tests.records import NOW_US, decoded, records
 
@@ -49,7 +48,7 @@ def test_published_quantiles_are_those_of_the_evaluation(rows: list[Row]) -> Non
     stay = from_readings("s", times, values, config)
     computed = evaluate(predictor, [stay]).forecasts[0]
 
-    pipeline = Pipeline(Settings(calibration="none"), predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+    pipeline = Pipeline(Settings(calibration="none"), predictor)
     sent = [Reading(stay_id="s", observed_at=row.time, vitals=dict(row.values)) for row in rows]
     result = pipeline.process({0: records(map(msgspec.json.encode, sent))}, NOW_US)[0]
     published = decoded(result.forecasts)

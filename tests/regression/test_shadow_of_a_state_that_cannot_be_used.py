@@ -6,10 +6,10 @@ from typing import Any
 
 import faust
 
-from stream_worker.agent import StayStore
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import HEAD, Stays
+from stream_worker.stay_store import StayStore
+from stream_worker.stays import HEAD
 from tests.arithmetic_model import ArithmeticPredictor
 from tests.records import Changelog, new_pipeline, process, reading, records
 
@@ -21,12 +21,12 @@ def test_the_shadow_begins_anew_with_the_state_of_the_first() -> None:
     changelog.newest[HEAD + b"harmed"] = b"\xff" + changelog.newest[HEAD + b"harmed"][1:]
 
     predictor: Any = ArithmeticPredictor()
-    stays, shadow_stays = (Stays(predictor.manifest, predictor.initial_state(1)) for _ in range(2))
-    store = StayStore(app, app.Table("stays"), stays, shadow_stays, lambda *_: None)
+    settings = Settings(min_observed_steps=1)
+    live, shadow = Pipeline(settings, predictor), Pipeline(settings, predictor, publishes=False)
+    store = StayStore(app, app.Table("stays"), live.stays, shadow.stays, lambda *_: None)
     store.forget_all()
     store.load(0, changelog.newest.items())
     store.on_loaded(frozenset({0}), 0.0)
 
-    shadow = Pipeline(Settings(min_observed_steps=1), predictor, shadow_stays, publishes=False)
     assert process(shadow, records(both)).outcomes == {"accepted": 60}  # made again, like the first
-    assert len(stays) == 0
+    assert len(live.stays) == 0

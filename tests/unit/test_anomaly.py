@@ -17,7 +17,6 @@ from stream_worker import anomaly
 from stream_worker.anomaly import FLAG_SCORE, LEVELS, Scale
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 from tests.arithmetic_model import ArithmeticPredictor
 from tests.records import decoded, process, reading, records
 
@@ -95,9 +94,7 @@ CALM = [80.0 + 0.7 * (-1) ** minute + 0.1 * (minute % 5) for minute in range(30)
 def scored(pressures: list[float | None]) -> list[dict[str, Any] | None]:
     """What is said of each mean pressure, one a minute; None: it was not scored."""
     predictor: Any = LastValue()
-    pipeline = Pipeline(
-        Settings(min_observed_steps=1), predictor, Stays(predictor.manifest, predictor.initial_state(1))
-    )
+    pipeline = Pipeline(Settings(min_observed_steps=1), predictor)
     rows = [{"hr": 70.0} if p is None else {"hr": 70.0, "abp_mean": p} for p in pressures]
     result = process(pipeline, records(reading("a", 60 * i, vitals) for i, vitals in enumerate(rows)))
     return [message["anomalies"].get("abp_mean") for message in decoded(result.forecasts)]

@@ -88,6 +88,12 @@ def test_artefacts_are_not_the_truth() -> None:
     assert {name for name, found in values.items() if not np.isnan(found[0])} == {"spo2"}
 
 
+def test_a_value_out_of_range_contradicts_no_other() -> None:
+    """As in the worker: what is out of range was never there, and the other two pressures stand."""
+    values = recording_of("s", [Row(START, {"abp_sys": 20.0, "abp_dia": 60.0, "abp_mean": 80.0})]).values
+    assert {name for name, found in values.items() if not np.isnan(found[0])} == {"abp_dia", "abp_mean"}
+
+
 @pytest.mark.parametrize(("raised", "in_time"), [(10.0, 1), (16.0, 1), (17.0, 0)])
 def test_a_limit_alert_is_in_time_until_two_minutes_after_confirmation(raised: float, in_time: int) -> None:
     #        10   confirmed with the reading at 14    latest 16

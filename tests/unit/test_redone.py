@@ -9,9 +9,10 @@ import faust
 from aiokafka import TopicPartition
 
 from stream_worker import health
-from stream_worker.agent import ReadingsAgent, StayStore
+from stream_worker.agent import ReadingsAgent
 from stream_worker.chunks import Work
 from stream_worker.metrics import Metrics
+from stream_worker.stay_store import StayStore
 from stream_worker.stays import HEAD, Stays
 from tests.arithmetic_model import ArithmeticPredictor
 from tests.records import NOW_US, Changelog, FakeRecord, new_pipeline, process, reading, records

@@ -11,7 +11,7 @@ import torch
 
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import BODY, HEAD, NEVER, PARTITION, Stays
+from stream_worker.stays import BODY, HEAD, NEVER, PARTITION
 from tests.arithmetic_model import MANIFEST, ArithmeticPredictor
 from tests.records import NOW_US, Changelog, decoded, event, new_pipeline, process, reading, records
 
@@ -24,9 +24,8 @@ def recovered_with(manifest: Any, changelog: Changelog) -> tuple[Pipeline, int]:
     """A new process whose model has `manifest`; and how many stays it cannot use."""
     predictor: Any = ArithmeticPredictor()
     predictor.manifest = manifest
-    stays = Stays(manifest, predictor.initial_state(1))
-    pipeline = Pipeline(Settings(min_observed_steps=1), predictor, stays)
-    return pipeline, stays.load(0, dict(changelog.newest))
+    pipeline = Pipeline(Settings(min_observed_steps=1), predictor)
+    return pipeline, pipeline.stays.load(0, dict(changelog.newest))
 
 
 def changelog_of(*values: bytes) -> Changelog:
@@ -102,7 +101,7 @@ def test_a_change_of_the_model_is_as_a_restart_with_the_other_one() -> None:
     assert pipeline.change_model(other) == 1
     slot = pipeline.stays.find(0, "s")
     assert (pipeline.stays.scoring["due"][slot] == NEVER).all()  # the other's forecasts are not this one's to be scored
-    restarted = Pipeline(Settings(min_observed_steps=1), other, Stays(other.manifest, other.initial_state(1)))
+    restarted = Pipeline(Settings(min_observed_steps=1), other)
     assert restarted.stays.load(0, dict(changelog.newest)) == 0
     assert restarted.chain.prime_outdated() == 1
     next_minutes = records(minutes("s", 30, 40), first_offset=30)
@@ -119,7 +118,7 @@ def test_what_a_change_of_the_model_resets_is_stored_with_a_stay_event_too() -> 
     pipeline.change_model(other)
     lifted = event("s", 1800, "limits", limits={"hr": {"high": None}})
     changelog.apply(process(pipeline, records([lifted], first_offset=30)))
-    restarted = Pipeline(Settings(min_observed_steps=1), other, Stays(other.manifest, other.initial_state(1)))
+    restarted = Pipeline(Settings(min_observed_steps=1), other)
     assert restarted.stays.load(0, dict(changelog.newest)) == 0
     restarted.chain.prime_outdated()
     scorings = [each.stays.scoring[each.stays.find(0, "s")] for each in (pipeline, restarted)]
@@ -146,8 +145,7 @@ def test_the_records_of_another_task_are_not_guessed_at() -> None:
 
 def test_a_pipeline_that_does_not_publish_is_scored_like_one_that_does() -> None:
     predictor: Any = ArithmeticPredictor()
-    stays = Stays(predictor.manifest, predictor.initial_state(1))
-    shadow = Pipeline(Settings(min_observed_steps=1), predictor, stays, publishes=False)
+    shadow = Pipeline(Settings(min_observed_steps=1), predictor, publishes=False)
     live, silent = (process(each, records(minutes("s", 0, 50))) for each in (new_pipeline(), shadow))
     assert live.scored is not None
     assert silent.scored is not None
@@ -214,7 +212,7 @@ def test_a_model_of_any_one_signal_is_served() -> None:
 
     predictor: Any = OneSignal()
     predictor.manifest = manifest
-    pipeline = Pipeline(Settings(), predictor, Stays(manifest, predictor.initial_state(1)))
+    pipeline = Pipeline(Settings(), predictor)
     sent = [reading("s", 60 * i, {"value": -1.25 + 1000 * i}) for i in range(5)]
     result = pipeline.process({0: records(sent)}, NOW_US)[0]
     assert [f["signals"]["value"]["last"] for f in decoded(result.forecasts)] == [

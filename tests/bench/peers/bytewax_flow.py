@@ -29,7 +29,6 @@ from bytewax.run import cli_main  # type: ignore[import-not-found]
 from model.predictor import Predictor
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import Stays
 from tests.bench.peers.job import Job, Record, load_predictor
 from tests.bench.peers.one_stay import OneByOne, Stay
 
@@ -63,8 +62,7 @@ class PartitionLogic(StatefulBatchLogic):  # type: ignore[misc]
     """All stays of a Kafka partition, by Vitalcast's pipeline; its alerts are computed and left out."""
 
     def __init__(self, settings: Settings, predictor: Predictor, stored: Mapping[bytes, bytes] | None) -> None:
-        self._stays = Stays(predictor.manifest, predictor.initial_state(1))
-        self._pipeline = Pipeline(settings, predictor, self._stays)
+        self._pipeline = Pipeline(settings, predictor)
         self._stored = stored
         self._records: dict[bytes, bytes | None] = dict(stored or {})
 
@@ -72,7 +70,7 @@ class PartitionLogic(StatefulBatchLogic):  # type: ignore[misc]
         """The forecasts of a batch."""
         partition = values[0].partition
         if self._stored is not None:
-            self._stays.load(partition, self._stored)
+            self._pipeline.stays.load(partition, self._stored)
             self._stored = None
         records = [Record(value.offset, value.timestamp[1], value.key, value.value) for value in values]
         results = self._pipeline.process({partition: records}, time.time_ns() // 1000)

@@ -10,7 +10,6 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from stream_worker.pipeline import ChunkResult, Pipeline
-from stream_worker.stays import Stays
 from tests.bench.peers.job import Job, Record, load_predictor
 
 COMMIT_S: Final = 0.2  # larger transactions cost less, and hold forecasts back for longer
@@ -24,7 +23,7 @@ class Loop:
         predictor = load_predictor(settings)
         self._job = job
         self._chunk_records = settings.chunk_records
-        self._pipeline = Pipeline(settings, predictor, Stays(predictor.manifest, predictor.initial_state(1)))
+        self._pipeline = Pipeline(settings, predictor)
         servers = {"bootstrap.servers": job.servers}
         reading = {"group.id": job.app_id, "auto.offset.reset": "earliest", "enable.auto.commit": False}
         self._consumer = Consumer({**servers, **reading, "isolation.level": "read_committed"})
