@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from model.arrays import Floats32
 from model.augment import Copy, copies, degraded, longest_first
 from model.config import ForecasterConfig, vital_signs
-from model.dataset import Floats, Stay, folds, read_stay
+from model.dataset import Stay, folds, read_stay
 from model.features import Features, FeatureSet
 from model.network import Network
 from model.scores import Evaluation
@@ -153,8 +154,8 @@ VARIANTS = (
 class Outcome(NamedTuple):
     """Change of the error against persistence, per cent, the mean of the signals, at each of HORIZONS_S."""
 
-    clean: Floats
-    degraded: Floats
+    clean: Floats32
+    degraded: Floats32
 
 
 def ablate(
@@ -189,7 +190,7 @@ def ablate(
         yield variant, Outcome(*map(partial(gains, config), shown, forecasts))
 
 
-def gains(config: ForecasterConfig, shown: Sequence[Copy], forecasts: Sequence[Floats]) -> Floats:
+def gains(config: ForecasterConfig, shown: Sequence[Copy], forecasts: Sequence[Floats32]) -> Floats32:
     """Change of the error against persistence, per cent, the mean of the signals, at each of HORIZONS_S."""
     found = Evaluation(config, shown, forecasts).scores()
     means = [np.mean([score.gain for score in found if score.horizon_s == horizon_s]) for horizon_s in HORIZONS_S]
@@ -197,7 +198,7 @@ def gains(config: ForecasterConfig, shown: Sequence[Copy], forecasts: Sequence[F
 
 
 @torch.inference_mode()
-def forecast(network: Network, features: Features, sample: Sample) -> Floats:
+def forecast(network: Network, features: Features, sample: Sample) -> Floats32:
     """Quantiles at every step of a stay, (T, V, H, Q), from its whole sequence."""
     blank = torch.zeros(1, network.signals, network.hidden)
     rows = FeatureSet(sample.anchor, sample.scale, sample.own.float(), sample.shared.float())

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Bools, Floats32
 from model.config import ForecasterConfig
-from model.dataset import Bools, Floats, Stay
+from model.dataset import Stay
 from model.steps import NEVER_S
 
 PIECE_STEPS = (240, 2880)  # length of a copy: from four hours to two days at a step a minute
@@ -100,7 +101,7 @@ def _rearranged(stay: Stay, steps: NDArray[np.int64], config: ForecasterConfig) 
     return Stay(stay.stay_id, stay.x[steps], observed, elapsed)
 
 
-def shown(stay: Stay, observed: Bools, offset: Floats, config: ForecasterConfig) -> Copy:
+def shown(stay: Stay, observed: Bools, offset: Floats32, config: ForecasterConfig) -> Copy:
     """The stay where only `observed` (T, I) is seen, each value `offset` seconds before its step's newest reading."""
     x = np.where(observed, stay.x, 0.0).astype(np.float32)
     return Copy(Stay(stay.stay_id, x, observed, elapsed_of(observed, offset, config.step_s)), stay)
@@ -140,7 +141,7 @@ def sensors_off(
     return off
 
 
-def elapsed_of(observed: Bools, offset: Floats, step_s: int) -> Floats:
+def elapsed_of(observed: Bools, offset: Floats32, step_s: int) -> Floats32:
     """Seconds since each input's last value, (T, I), if a value lies `offset` before its step's newest reading."""
     t = np.arange(len(observed))[:, None]
     last = np.maximum.accumulate(np.where(observed, t, -1), axis=0)

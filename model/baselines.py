@@ -9,17 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import track
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
 
+from model.arrays import Floats, Floats32
 from model.config import ForecasterConfig
-from model.dataset import Floats, Stay, scored_origins, truth
+from model.dataset import Stay, scored_origins, truth
 from model.scores import Cell, Rival
 from schemas.signals import Signal
-
-Doubles = NDArray[np.float64]
 
 OWN_LAGS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20, 25, 30, 40, 50, 59)
 MEANS = (3, 5, 10, 20, 30, 60, 120, 240)  # steps
@@ -30,16 +28,16 @@ TRAIN_ROWS = 100_000  # drawn from all origins: neighbours say nearly the same, 
 class Baseline(Protocol):
     """A rival: fitted on rows, then giving the median of the change."""
 
-    def fit(self, features: Floats, change: Floats) -> Baseline:
+    def fit(self, features: Floats32, change: Floats32) -> Baseline:
         """Learn one signal and horizon from features (N, F) and change (N,) without NaN."""
         ...
 
-    def predict(self, features: Floats) -> Doubles:
+    def predict(self, features: Floats32) -> Floats:
         """The median of the change, (N,)."""
         ...
 
 
-def rows_of(stay: Stay, signal: str, config: ForecasterConfig) -> tuple[Floats, Floats, Floats]:
+def rows_of(stay: Stay, signal: str, config: ForecasterConfig) -> tuple[Floats32, Floats32, Floats32]:
     """Scored origins of one signal: features (N, F; NaN where unknown), change (N, H; NaN where unknown), last (N,).
 
     Own values of the last hour, means, spreads and slopes relative to the last value; the same, fewer, of the other
@@ -69,11 +67,11 @@ def rows_of(stay: Stay, signal: str, config: ForecasterConfig) -> tuple[Floats, 
 class Persistence:
     """The last value."""
 
-    def fit(self, features: Floats, change: Floats) -> Persistence:
+    def fit(self, features: Floats32, change: Floats32) -> Persistence:
         """Nothing to learn."""
         return self
 
-    def predict(self, features: Floats) -> Doubles:
+    def predict(self, features: Floats32) -> Floats:
         """No change."""
         return np.zeros(len(features))
 
@@ -81,36 +79,36 @@ class Persistence:
 class BestMean:
     """The mean over that many of the last steps which did best in training, shrunk towards the last value."""
 
-    def fit(self, features: Floats, change: Floats) -> BestMean:
+    def fit(self, features: Floats32, change: Floats32) -> BestMean:
         """Choose span and share by mean absolute error."""
         choices = [(span, share) for span in range(len(MEANS)) for share in (0.25, 0.5, 0.75, 1.0)]
         errors = [np.abs(share * self._mean(features, span) - change).mean() for span, share in choices]
         self.span, self.share = choices[int(np.argmin(errors))]
         return self
 
-    def predict(self, features: Floats) -> Doubles:
+    def predict(self, features: Floats32) -> Floats:
         """Part of the way from the last value to the mean."""
         return np.asarray(self.share * self._mean(features, self.span), np.float64)
 
     @staticmethod
-    def _mean(features: Floats, span: int) -> Floats:
+    def _mean(features: Floats32, span: int) -> Floats32:
         return np.nan_to_num(features[:, len(OWN_LAGS) + span])
 
 
 class RidgeRegression:
     """Linear in all features, unknown ones at their mean; penalty as strong as a thousandth of the rows."""
 
-    def fit(self, features: Floats, change: Floats) -> RidgeRegression:
+    def fit(self, features: Floats32, change: Floats32) -> RidgeRegression:
         """Standardise, then solve."""
         self.centre, self.spread = np.nanmean(features, axis=0), np.nanstd(features, axis=0) + 1e-6
         self.model = Ridge(alpha=1e-3 * len(features)).fit(self._scaled(features), change)
         return self
 
-    def predict(self, features: Floats) -> Doubles:
+    def predict(self, features: Floats32) -> Floats:
         """The conditional mean."""
         return np.asarray(self.model.predict(self._scaled(features)), np.float64)
 
-    def _scaled(self, features: Floats) -> Floats:
+    def _scaled(self, features: Floats32) -> Floats32:
         scaled = np.nan_to_num((features - self.centre) / self.spread)
         return np.asarray(np.clip(scaled, -8.0, 8.0), np.float32)
 
@@ -133,7 +131,7 @@ class BoostedTrees:
         }
         self.seed, self.rows = seed, rows
 
-    def fit(self, features: Floats, change: Floats) -> BoostedTrees:
+    def fit(self, features: Floats32, change: Floats32) -> BoostedTrees:
         """Find the number of trees on the last fifth of the rows (they lie stay after stay), then fit on all.
 
         At most `rows` rows are used, drawn with the seed.
@@ -151,7 +149,7 @@ class BoostedTrees:
         self.model.fit(features, change)
         return self
 
-    def predict(self, features: Floats) -> Doubles:
+    def predict(self, features: Floats32) -> Floats:
         """The level's quantile of the change."""
         return np.asarray(self.model.predict(features), np.float64)
 
@@ -209,9 +207,9 @@ class _Task(NamedTuple):
 
     signal: Signal
     horizon_s: int
-    features: Floats
-    change: Floats
-    unseen: list[tuple[Floats, Floats, Floats]]
+    features: Floats32
+    change: Floats32
+    unseen: list[tuple[Floats32, Floats32, Floats32]]
 
 
 def _tasks(training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterConfig) -> Iterator[_Task]:
@@ -230,22 +228,22 @@ def _tasks(training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterC
             yield _Task(signal, config.horizons_s[h], features[known], changes[known, h], asked)
 
 
-def _tables(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[list[Floats], list[Floats]]:
+def _tables(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[list[Floats32], list[Floats32]]:
     parts = [rows_of(stay, signal, config) for stay in stays]
     return [part[0] for part in parts], [part[1] for part in parts]
 
 
-def _held(values: Doubles) -> Doubles:
+def _held(values: Floats) -> Floats:
     """Each column with its last known value carried forward."""
     known = np.where(~np.isnan(values), np.arange(len(values))[:, None], 0)
     return np.asarray(np.take_along_axis(values, np.maximum.accumulate(known, axis=0), axis=0))
 
 
-def _lagged(values: Doubles, lag: int) -> Doubles:
+def _lagged(values: Floats, lag: int) -> Floats:
     return np.concatenate([np.full(min(lag, len(values)), np.nan), values[: max(len(values) - lag, 0)]])
 
 
-def _mean(values: Doubles, steps: int) -> Doubles:
+def _mean(values: Floats, steps: int) -> Floats:
     """Mean of what is known of the last `steps` steps."""
     total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
     count = np.concatenate([[0.0], np.cumsum(~np.isnan(values))])
@@ -255,5 +253,5 @@ def _mean(values: Doubles, steps: int) -> Doubles:
         return np.asarray((total[end] - total[start]) / (count[end] - count[start]))
 
 
-def _spread(values: Doubles, steps: int) -> Doubles:
+def _spread(values: Floats, steps: int) -> Floats:
     return np.sqrt(np.maximum(_mean(values**2, steps) - _mean(values, steps) ** 2, 0.0))

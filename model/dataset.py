@@ -9,15 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Bools, Floats32
 from model.config import SIGNIFICANT_DIGITS, Column, ForecasterConfig
 from model.steps import NEVER_S, step_value
 from schemas.recordings import check_span, read_rows, stay_id_of
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent
 
 FRESH_S = 600.0  # a value older than this says little about the next minutes
-
-Floats = NDArray[np.float32]
-Bools = NDArray[np.bool_]
 
 
 class UnfitArgumentError(ValueError):
@@ -32,9 +30,9 @@ class Stay(NamedTuple):
     """
 
     stay_id: str
-    x: Floats
+    x: Floats32
     observed: Bools
-    elapsed: Floats
+    elapsed: Floats32
 
     @property
     def length(self) -> int:
@@ -131,7 +129,7 @@ def plausible(values: NDArray[np.float64], config: ForecasterConfig) -> NDArray[
     return values
 
 
-def truth(stay: Stay, config: ForecasterConfig) -> Floats:
+def truth(stay: Stay, config: ForecasterConfig) -> Floats32:
     """The step value each forecast is about: float32 (T, V, H), NaN where unobserved or after the stay's end."""
     columns = [config.input_index(name) for name in config.signals]
     value = np.where(stay.observed, stay.x, np.nan)[:, columns]
@@ -173,9 +171,9 @@ class Batch(NamedTuple):
     """Step t of the stays that are still running: rows 0 to n - 1 of the stays sorted by falling length."""
 
     t: int
-    x: Floats
-    observed: Floats
-    elapsed: Floats
+    x: Floats32
+    observed: Floats32
+    elapsed: Floats32
 
 
 def steps_of(stays: Sequence[Stay]) -> Iterator[Batch]:

@@ -9,20 +9,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Floats, Floats32
 from model.augment import Copy
 from model.config import ForecasterConfig
-from model.dataset import FRESH_S, Floats, Stay, scored_origins, truth
+from model.dataset import FRESH_S, Stay, scored_origins, truth
 from model.manifest import Score
-
-Doubles = NDArray[np.float64]
 
 
 class Cell(NamedTuple):
     """All scored origins of one signal and horizon: y (N,) truth, quantiles (N, Q), last (N,) value at the origin."""
 
-    y: Floats
-    quantiles: Floats
-    last: Floats
+    y: Floats32
+    quantiles: Floats32
+    last: Floats32
 
 
 class Rival(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +67,7 @@ class Evaluation(NamedTuple):
 
     config: ForecasterConfig
     shown: Sequence[Copy]
-    forecasts: Sequence[Floats]
+    forecasts: Sequence[Floats32]
 
     @property
     def stays(self) -> list[Stay]:
@@ -138,18 +137,18 @@ def score(signal: str, horizon_s: int, cell: Cell, levels: tuple[float, ...], pr
     )
 
 
-def crps(pinball: Doubles, q: Doubles) -> Doubles:
+def crps(pinball: Floats, q: Floats) -> Floats:
     """Twice the integral of the pinball loss (N, Q) over its levels (Q,), by trapezes from 0 at level 0 to 0 at 1."""
     spans = np.diff(np.concatenate([[0.0], q, [1.0]]))
     return np.asarray(pinball @ (spans[:-1] + spans[1:]))
 
 
-def covered(low: Doubles, y: Doubles, high: Doubles) -> Doubles:
+def covered(low: Floats, y: Floats, high: Floats) -> Floats:
     """1 where y is between, 1/2 where it equals an end, 0 elsewhere."""
     return np.asarray(((low <= y) & (y <= high)) * 0.5 + ((low < y) & (y < high)) * 0.5)
 
 
-def band(quantiles: Doubles, levels: tuple[float, ...], mass: float) -> tuple[Doubles, Doubles]:
+def band(quantiles: Floats, levels: tuple[float, ...], mass: float) -> tuple[Floats, Floats]:
     """Lower and upper end of the narrowest central band of at least `mass`, or of the widest there is."""
     outside = [i for i, level in enumerate(levels) if level <= (1.0 - mass) / 2.0 + 1e-9]
     i = outside[-1] if outside else 0

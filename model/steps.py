@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
+from model.arrays import Ints
 
 NEVER_S = 86_400.0  # what a model is told of an input that was never observed, and the longest it is told of any
 

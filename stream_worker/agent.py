@@ -18,13 +18,13 @@ from model.predictor import ArtifactError, Predictor
 from stream_worker import metrics as m
 from stream_worker.calibration import mean_widening
 from stream_worker.chunks import Chunk, Lane, LaneFailure, Records, Work
-from stream_worker.columns import MICROSECONDS
 from stream_worker.health import Health
 from stream_worker.log import describe
 from stream_worker.metrics import Metrics
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER, PARTITION
+from stream_worker.stays import PARTITION
+from stream_worker.times import NEVER, SECOND_US
 
 log = structlog.get_logger("vitalcast")
 
@@ -300,11 +300,11 @@ class ReadingsAgent:
     def _show(self, now: int) -> None:
         stays, metrics = self.pipeline.stays, self.metrics
         metrics.tracked_stays.set(len(stays))
-        silent_s = now / MICROSECONDS - stays.head["ingested_ms"][stays.is_used] / 1000
+        silent_s = now / SECOND_US - stays.head["ingested_ms"][stays.is_used] / 1000
         metrics.stale_stays.set(int((silent_s >= self._settings.stale_after_s).sum()))
         metrics.show_shift(mean_widening(stays.scoring["width"][stays.is_used]))
         newest_us = max(self._newest_us.values(), default=None)
-        metrics.event_lag.set(np.nan if newest_us is None else (now - newest_us) / MICROSECONDS)
+        metrics.event_lag.set(np.nan if newest_us is None else (now - newest_us) / SECOND_US)
         open_alerts = Counter(
             entry.priority
             for slot in np.flatnonzero(stays.has_alerts)

@@ -13,13 +13,10 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Floats, Ints
 from stream_worker.stays import OPEN_BINS, Slots, Stays
 from stream_worker.window import BREAK_US
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 # A score at or above this is flagged: one normal value in 500. An alert needs several in a row.
 FLAG_SCORE: Final = 0.998

@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats32 = NDArray[np.float32]
-Bools = NDArray[np.bool_]
+from model.arrays import Bools, Floats32
 
 # By replaying 40 recordings: 0.01 to 0.05 cover alike, and the mean pinball loss rises with the rate (docs/model.md).
 RATE: Final = 0.02

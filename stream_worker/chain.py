@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.arrays import Bools, Floats32, Ints
 from model.predictor import Predictor
 from model.steps import NEVER_S
 from stream_worker.calibration import Calibrator, widened
 from stream_worker.scoring import Tally
-from stream_worker.stays import NEVER, OPEN_BINS, Layout, Slots, Stays
-from stream_worker.window import Bools, Ints, step_values
-
-Floats32 = NDArray[np.float32]
+from stream_worker.stays import OPEN_BINS, Layout, Slots, Stays
+from stream_worker.times import NEVER, SECOND_US
+from stream_worker.window import step_values
 
 # Rows of one call of the network: its inputs still fit the processor's cache (measured: 512 to 1,024 are fastest).
 MAX_BATCH: Final = 1024
@@ -60,9 +60,9 @@ def _batches(slots: Slots) -> Iterator[Slots]:
 
 def _elapsed(as_of: Ints, at: Ints) -> NDArray[np.float64]:
     """Seconds since each input's last value, (n, I), as of `as_of` (n,)."""
-    limit_us = int(NEVER_S * 1e6)
+    limit_us = int(NEVER_S * SECOND_US)
     never_as_long_ago = np.where(at == NEVER, as_of[:, None] - limit_us, at)
-    return np.clip(as_of[:, None] - never_as_long_ago, 0, limit_us) / 1e6
+    return np.clip(as_of[:, None] - never_as_long_ago, 0, limit_us) / SECOND_US
 
 
 class Call(NamedTuple):

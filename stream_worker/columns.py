@@ -12,7 +12,6 @@ import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -20,31 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from model.arrays import Bools, Floats, Ints
 from schemas import codec
 from schemas.codec import InvalidReading
 from schemas.dead_letter import Rejection
 from schemas.reading import READING_V1, USABLE, Observations, Reading, StayEvent, StayId, Timestamp
 from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, conversion, is_arterial_triple_consistent
+from stream_worker.times import SECOND_US
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-MICROSECONDS: Final = 1_000_000
 # Records up to this size cannot nest deeper than the codec allows: each level takes two bytes.
 _SHALLOW_BYTES: Final = 2 * codec.MAX_DEPTH
 _SENTINELS: Final = np.array(sorted(SENTINELS))
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads consecutive times (Knuth, vol. 3, 6.4)
-
-
-def to_us(time: datetime) -> int:
-    """Microseconds since the epoch; exact for any time of our centuries."""
-    return round(time.timestamp() * MICROSECONDS)
-
-
-def to_time(us: int) -> datetime:
-    """The aware UTC time of `us` microseconds since the epoch."""
-    return datetime.fromtimestamp(us // MICROSECONDS, UTC).replace(microsecond=us % MICROSECONDS)
 
 
 @dataclass(slots=True)
@@ -187,7 +173,7 @@ class ReadingDecoder:
     def _to_columns(self, rows: _Rows, ignored: Counter[tuple[str, str]]) -> Readings:
         n, k = len(rows.rows), len(self.signals)
         sent = np.frombuffer(b"".join(rows.packed), np.float64).reshape(n, k)
-        times = np.rint(np.array(rows.times, np.float64) * MICROSECONDS).astype(np.int64)
+        times = np.rint(np.array(rows.times, np.float64) * SECOND_US).astype(np.int64)
         digests = [
             xxh3_64_intdigest(packed if device is None else packed + device.encode("utf-8", "surrogatepass"))
             for packed, device in zip(rows.packed, rows.devices, strict=True)

@@ -17,14 +17,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from model.arrays import Bools, Ints
+from stream_worker.times import DAY_US, SECOND_US
+
 Bytes = NDArray[np.uint8]
 
 _LARGEST: Final = 9999  # quanta: 999.9, five characters
 _NUMBER: Final = 5
 _CELL: Final = _NUMBER + 1
-_DAY_US: Final = 86_400_000_000
 
 
 def _cells(after: str) -> NDArray[np.uint64]:
@@ -107,7 +107,7 @@ class ForecastText:
         quantiles, last = numbers.quantiles, numbers.last
         # As unsigned numbers those below 0 are large too.
         largest = quantiles.view(np.uint64).reshape(*last.shape, -1).max(axis=2)
-        small = (largest <= _LARGEST) & (last >= 0) & (last <= _LARGEST) & (numbers.last_at % 1_000_000 == 0)
+        small = (largest <= _LARGEST) & (last >= 0) & (last <= _LARGEST) & (numbers.last_at % SECOND_US == 0)
         fitting: Bools = (small | ~numbers.observed).all(axis=1)
         return fitting
 
@@ -144,10 +144,10 @@ class ForecastText:
             cells[:] = (_THEN_NEXT if level < levels - 1 else _THEN_ROW).take(quantiles[:, :, level])
 
     def _write_times(self, matrix: Bytes, at: int, us: Ints) -> None:
-        days, inverse = np.unique(us // _DAY_US, return_inverse=True)
+        days, inverse = np.unique(us // DAY_US, return_inverse=True)
         dates = days.astype("datetime64[D]").astype("S10").view(np.uint8).reshape(-1, 10)
         self._put(matrix, at, dates[inverse])
-        self._put(matrix, at + 11, _SECONDS[us % _DAY_US // 1_000_000])
+        self._put(matrix, at + 11, _SECONDS[us % DAY_US // SECOND_US])
 
     @staticmethod
     def _put(matrix: Bytes, at: int, field: Bytes) -> None:

@@ -14,28 +14,23 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from model.arrays import Ints
 from schemas import codec
 from schemas.alert import Alert, Heartbeat
 from schemas.dead_letter import DeadLetter, Rejection
 from schemas.forecast import Source
+from stream_worker.alerts.entries import AlertKey
 from stream_worker.alerts.life import Transition
 from stream_worker.alerts.words import message_of
-from stream_worker.columns import to_time
 from stream_worker.forecast_text import ForecastText, Numbers
-from stream_worker.stays import AlertKey, Layout
-
-Ints = NDArray[np.int64]
+from stream_worker.stays import Layout
+from stream_worker.times import to_text, to_time
 
 # A record came within the broker's limit, by default 1,048,588 bytes, and what tells of it must too.
 MAX_DEAD_LETTER_BYTES: Final = 900_000
 
 
 @lru_cache(maxsize=65_536)
-def to_text(us: int) -> str:
-    """RFC 3339 in UTC of `us` microseconds since the epoch; without a fraction where there is none."""
-    return to_time(us).isoformat().replace("+00:00", "Z")
-
-
 class Forecasts(NamedTuple):
     """Forecasts as columns, n rows."""
 

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Bools, Ints
 from model.predictor import Predictor
 from schemas.alert import ClearReason
 from schemas.dead_letter import Rejection
@@ -29,14 +30,15 @@ from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen
 from stream_worker.chain import Chain, in_quanta
-from stream_worker.columns import MICROSECONDS, ReadingDecoder, Readings, to_time, to_us
+from stream_worker.columns import ReadingDecoder, Readings
 from stream_worker.forecast_text import Numbers
 from stream_worker.limits import can_add
 from stream_worker.outputs import Forecasts, OutputEncoder
 from stream_worker.scoring import Tally
 from stream_worker.settings import Settings, SettingsError
-from stream_worker.stays import NEVER, Extras, Slots, Stays
-from stream_worker.window import ACCEPTED, DUPLICATE, LATE, Bools, Ints
+from stream_worker.stays import Extras, Slots, Stays
+from stream_worker.times import NEVER, SECOND_US, to_time, to_us
+from stream_worker.window import ACCEPTED, DUPLICATE, LATE
 
 
 class Record(Protocol):
@@ -109,9 +111,9 @@ class Pipeline:
         self._use(predictor)
         self._signals = known_signals(manifest.inputs)
         self._decoder = ReadingDecoder(self._signals, settings.max_message_bytes)
-        self._grace_us = int(settings.grace_s * MICROSECONDS)
-        self._reset_us = int(settings.reset_after_s * MICROSECONDS)
-        self._stale_us = int(settings.stale_after_s * MICROSECONDS)
+        self._grace_us = int(settings.grace_s * SECOND_US)
+        self._reset_us = int(settings.reset_after_s * SECOND_US)
+        self._stale_us = int(settings.stale_after_s * SECOND_US)
         self._steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
         self.screen = AlertScreen(settings, self.stays)
         self._arrived_until_ms: dict[int, int] = {}  # by partition: when the newest record that was taken came
@@ -226,7 +228,7 @@ class _Chunk:
         self.now_us = now_us
         self.received_at = to_time(now_us)
         judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
-        self.latest_us = judged_us + int(pipeline._settings.max_future_s * MICROSECONDS)  # observed_at, for each record
+        self.latest_us = judged_us + int(pipeline._settings.max_future_s * SECOND_US)  # observed_at, for each record
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
         self.changed_scorings: set[int] = set()
@@ -503,7 +505,7 @@ class _Chunk:
         newest_us = int(self.stays.head["newest"][slot])
         if newest_us == NEVER:  # only events came
             newest_us = int(self.stays.head["ingested_ms"][slot]) * 1000
-        at_us = newest_us + int(self.p._settings.evict_after_s * MICROSECONDS)
+        at_us = newest_us + int(self.p._settings.evict_after_s * SECOND_US)
         self._end(slot, at_us, int(self.stays.head["offset"][slot]), -1, "data_lost")
 
     # --- what is left ---

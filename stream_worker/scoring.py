@@ -11,10 +11,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Bools, Ints
 from model.manifest import Manifest
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 # A step closes up to two steps after the one it ends in, so a forecast waits its horizon and at most this much longer.
 _CLOSING_LAG: Final = 3

@@ -25,9 +25,9 @@ from rich.table import Table
 from model.manifest import read_manifest
 from schemas.reading import STAY_EVENT_V1, StayEvent
 from stream_worker import clients
-from stream_worker.outputs import to_text
 from stream_worker.settings import Settings
-from stream_worker.stays import BODY, HEAD, NEVER, SCORING, Extras, Layout, Stays
+from stream_worker.stays import BODY, HEAD, SCORING, Extras, Layout, Stays
+from stream_worker.times import NEVER, to_text
 
 POLL_MS: Final = 200
 READ_WITHIN_S: Final = 120.0

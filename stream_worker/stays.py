@@ -25,7 +25,9 @@ from model.manifest import Manifest
 from schemas.reading import LimitRange
 from schemas.signals import known_signals
 from stream_worker.alerts.budget import Allowance, Budget
+from stream_worker.alerts.entries import AlertEntry, AlertKey
 from stream_worker.scoring import Grid
+from stream_worker.times import NEVER, SECOND_US
 
 Slots = NDArray[np.intp]
 
@@ -36,7 +38,6 @@ PARTITION: Final = b"p"
 # Of all records; another number is never guessed at: the partition's state is made again from its readings.
 ENCODING: Final = 2
 
-NEVER: Final = np.iinfo(np.int64).min  # a time that has not been
 REMEMBERED_READINGS: Final = 8  # accepted readings that a repeat is recognised against
 OPEN_BINS: Final = 2
 _FIRST_CAPACITY: Final = 256
@@ -126,7 +127,7 @@ class Layout(NamedTuple):
             inputs=np.array([names.index(signal.name) for signal in manifest.inputs]),
             forecast=np.array([names.index(name) for name in manifest.signals]),
             missing=int(np.iinfo(quantum.type).min),
-            step_us=manifest.step_s * 1_000_000,
+            step_us=manifest.step_s * SECOND_US,
             head=head,
             body=body,
             scoring=(grid := Grid.of(manifest)).dtype(quantum, v, levels),
@@ -157,38 +158,6 @@ class Layout(NamedTuple):
     def state_at(self) -> int:
         """Where the model's state begins in a body, in bytes."""
         return self.body.itemsize - 4 * self.manifest.state_float32 - 2 * self.manifest.state_float16
-
-
-class Excursion(msgspec.Struct, array_like=True):
-    """A condition that goes on, brief returns included. NEVER: it does not."""
-
-    since_us: int = NEVER
-    recovered_since_us: int | None = None  # since when the condition has been off
-    returned_us: int = 0  # for how long it was off before, within the excursion
-
-
-class AlertKey(NamedTuple):
-    """What an alert is about. A stay has at most one open alert for each."""
-
-    kind: str
-    signal: str | None = None
-    side: str | None = None
-    cause: str | None = None
-
-
-class AlertEntry(Excursion, array_like=True):
-    """One condition of a stay: an excursion that may become an alert, an open alert, or one at rest after it."""
-
-    priority: str = "medium"
-    raised_offset: int | None = None  # None: not raised
-    revision: int = 0
-    severe_since_us: int | None = None
-    rested_until_us: int = NEVER  # not to be raised again before
-    is_held: bool = False  # would be raised, were it not held back
-    figure: float | None = None  # what was last told of it, where a change of that is worth telling
-    known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
-    raised_us: int = NEVER  # when it was raised
-    found_us: int = NEVER  # when it was last seen to be on
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):

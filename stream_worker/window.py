@@ -10,11 +10,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Bools, Ints
 from model.steps import step_value
-from stream_worker.stays import NEVER, OPEN_BINS, REMEMBERED_READINGS, Slots, Stays
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+from stream_worker.stays import OPEN_BINS, REMEMBERED_READINGS, Slots, Stays
+from stream_worker.times import NEVER
 
 # Longer than between the sparsest regular readings, one in five minutes.
 BREAK_US: Final = 301_000_000

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from schemas.reading import READING_V1, STAY_EVENT_V1
-from stream_worker.columns import to_time
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
+from stream_worker.times import to_time
 from tests.arithmetic_model import ArithmeticPredictor
 
 NOW_US = int(datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()) * 1_000_000

@@ -6,10 +6,11 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from schemas.reading import Observations
-from stream_worker.alerts.life import SECOND, Entries, Finding
+from stream_worker.alerts.entries import AlertKey
+from stream_worker.alerts.life import Entries, Finding
 from stream_worker.alerts.news2 import URGENT, Known, News2, news2
 from stream_worker.alerts.observation import BySignal
-from stream_worker.stays import AlertKey
+from stream_worker.times import SECOND_US
 
 KEY: Final = AlertKey("news2")
 
@@ -54,7 +55,7 @@ def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collec
     valid: dict[str, Any] = {
         name: value
         for name, (value, observed_us) in inputs.items()
-        if name not in suspect and at_us - observed_us <= VALID_S[name] * SECOND
+        if name not in suspect and at_us - observed_us <= VALID_S[name] * SECOND_US
     }
     known = Known(
         resp=valid.get("resp"),

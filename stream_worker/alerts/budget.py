@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_US: Final = 86_400_000_000
+from stream_worker.times import DAY_US
+
 # Long enough to hold a few alerts, short enough for a ward of ten stays to feel it within an hour or two.
 STEP_US: Final = DAY_US // 2
 # Days' budgets that a ward may be ahead before anything happens: alerts come in clusters, and a ward that is right at

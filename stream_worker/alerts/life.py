@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from schemas.alert import AlertState, ClearReason, Priority
+from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
 from stream_worker.alerts.observation import BySignal
-from stream_worker.stays import NEVER, AlertEntry, AlertKey, Excursion
+from stream_worker.times import NEVER, SECOND_US
 
 Presence = Literal["on", "off", "unknown"]
 # suspect: its signal's sensor is. rearm: the same was raised of late, or is known. budget: enough was raised already.
 HoldReason = Literal["suspect", "rearm", "budget"]
-SECOND: Final = 1_000_000
 
 # Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
 # episode in docs/alerts.md asks for nine tenths).
@@ -121,7 +121,7 @@ def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: in
 
     Nothing else can be told of the stay any more: its other alerts are cleared as data_lost.
     """
-    at_us = newest_us + int(stale_after_s * SECOND)
+    at_us = newest_us + int(stale_after_s * SECOND_US)
     lost = close(entries, at_us, "data_lost")
     entries[NO_DATA] = AlertEntry(since_us=newest_us, priority="low", raised_offset=offset)
     evidence = {"silent_s": stale_after_s}
@@ -159,7 +159,7 @@ def _move(
 
 
 def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
-    return since_us is not None and at_us - since_us >= delay_s * SECOND
+    return since_us is not None and at_us - since_us >= delay_s * SECOND_US
 
 
 def _forget_if_idle(entries: Entries, key: AlertKey, entry: AlertEntry, at_us: int) -> None:
@@ -183,7 +183,7 @@ def _raise(
     entry.raised_offset, entry.raised_us = offset, at_us
     entry.revision = 0
     entry.figure = finding.figure
-    entry.rested_until_us = at_us + int(finding.rearm_s * SECOND)
+    entry.rested_until_us = at_us + int(finding.rearm_s * SECOND_US)
     return _transition(finding, entry, at_us, "raised")
 
 
@@ -237,7 +237,7 @@ def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> 
     A limit rests from its recovery, for `rearm_s`. What only announces or advises rests from when it was raised.
     """
     entry = entries.pop(key)
-    until_us = at_us + int(rearm_s * SECOND) if key.kind == "limit" else entry.rested_until_us
+    until_us = at_us + int(rearm_s * SECOND_US) if key.kind == "limit" else entry.rested_until_us
     if until_us > at_us or entry.known is not None:
         entries[key] = AlertEntry(priority=entry.priority, rested_until_us=until_us, known=entry.known)
 
@@ -255,11 +255,11 @@ def _move_unknown(
     signal = finding.key.signal
     # An impossible value was seen, but is none: the finding itself tells when.
     last_us = max(last_at_us.get(signal, NEVER), entry.found_us) if signal else at_us
-    if at_us - last_us < finding.data_lost_s * SECOND:
+    if at_us - last_us < finding.data_lost_s * SECOND_US:
         # Two values at least: one alone, and then none, is as likely to be the sensor that came off.
         holds = entry.recovered_since_us is None and NEVER < entry.since_us < last_us
         # An older reading that arrives late comes before the last value: nothing may be held of what has no hold_s.
-        is_held_on = finding.hold_s > 0 and at_us - last_us <= finding.hold_s * SECOND
+        is_held_on = finding.hold_s > 0 and at_us - last_us <= finding.hold_s * SECOND_US
         if entry.raised_offset is None and holds and is_held_on:
             is_due = _lasts(entry.since_us, at_us, finding.delay_s)
             return _raise(entry, finding, at_us, offset, held) if is_due else None
@@ -298,7 +298,7 @@ def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
     cleared = _cleared(key, announced, raised.at_us, "superseded")
     cleared.superseded_by = raised.key
     if announced.raised_us != NEVER:  # else an earlier version raised it, which did not keep when
-        cleared.lead_time_s = max(0.0, (raised.since_us - announced.raised_us) / SECOND)
+        cleared.lead_time_s = max(0.0, (raised.since_us - announced.raised_us) / SECOND_US)
     yield cleared
 
 

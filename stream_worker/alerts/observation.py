@@ -10,10 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Bools, Floats, Ints
 from stream_worker.stays import Slots
-from stream_worker.window import Bools, Ints
-
-Floats = NDArray[np.float64]
 
 
 class BySignal(Protocol):

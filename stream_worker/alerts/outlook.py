@@ -7,9 +7,8 @@ from math import exp, inf, log
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from model.arrays import Floats
 
 SURE: Final = 0.001  # no forecast is surer than this or its opposite
 _NARROW: Final = 0.1  # half a band: narrower than most signals' precision

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any, Final, NamedTuple
 
 from stream_worker.alerts import aggregate, life, technical
-from stream_worker.alerts.life import SECOND, Entries, Finding, HoldReason, Presence, Transition, follow, is_open
+from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
+from stream_worker.alerts.life import Entries, Finding, HoldReason, Presence, Transition, follow, is_open
 from stream_worker.alerts.news2 import News2
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.outlook import log_odds, probability_of
 from stream_worker.anomaly import FLAG_SCORE
 from stream_worker.limits import SignalLimits
-from stream_worker.stays import NEVER, AlertEntry, AlertKey, Excursion
+from stream_worker.times import NEVER, SECOND_US
 
 # A limit's value that is missing from a reading holds for so long: what was low and then could not be measured any
 # more is told of, and not taken to be over.
@@ -144,8 +145,8 @@ def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule
             known = entry.known or Excursion()
             follow(known, seen.at_us, is_on=is_beyond)
             entry.known = known if known.since_us != NEVER else None
-            if is_beyond and seen.at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND:
-                entry.rested_until_us = max(entry.rested_until_us, seen.at_us + int(rule.rests.known_s * SECOND))
+            if is_beyond and seen.at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND_US:
+                entry.rested_until_us = max(entry.rested_until_us, seen.at_us + int(rule.rests.known_s * SECOND_US))
 
 
 def _findings(

@@ -14,19 +14,20 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from model.arrays import Bools, Floats, Ints
 from schemas.signals import known_signals
 from stream_worker import window
 from stream_worker.alerts import aggregate, life, rules, technical
 from stream_worker.alerts.budget import Allowance, Budget, pass_time
 from stream_worker.alerts.life import Transition
-from stream_worker.alerts.observation import Accepted, Floats, Observation, Row
+from stream_worker.alerts.observation import Accepted, Observation, Row
 from stream_worker.alerts.outlook import highest_outlooks, log_odds, outlooks
 from stream_worker.alerts.profiles import Profile, Profiles, limit_values
-from stream_worker.columns import MICROSECONDS, Readings
+from stream_worker.columns import Readings
 from stream_worker.limits import limits_of
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER, Slots, Stays
-from stream_worker.window import Bools, Ints
+from stream_worker.stays import Slots, Stays
+from stream_worker.times import NEVER, SECOND_US
 
 # Which signals are missed when they stop coming. A cuff measures when it is told to, a thermometer is often taken off.
 _CONTINUOUS: Final = ("hr", "pulse", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")
@@ -199,8 +200,8 @@ class AlertScreen:
         """
         last_at = self._stays.head["last_at"][slots][:, self._continuous]
         silent_us = window.time_since(last_at, observed_us[:, None])
-        is_off: Bools = np.asarray(silent_us >= technical.SENSOR_OFF_AFTER_S * MICROSECONDS)
-        is_missed = np.asarray(is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * MICROSECONDS)).any(axis=1)
+        is_off: Bools = np.asarray(silent_us >= technical.SENSOR_OFF_AFTER_S * SECOND_US)
+        is_missed = np.asarray(is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * SECOND_US)).any(axis=1)
         found: list[frozenset[str] | None] = [None] * len(slots)
         for i in np.flatnonzero(is_missed).tolist():
             found[i] = self._regular(int(slots[i]))
@@ -231,7 +232,7 @@ class AlertScreen:
             rates = values[:, self._rates]
             may |= np.abs(rates[:, 0] - rates[:, 1]) > technical.DISAGREEMENT_RATE
         still_us = window.time_since(accepted.changed_at[:, self._flatline], readings.observed_us[rows][:, None])
-        is_flat = accepted.is_fresh[:, self._flatline] & (still_us >= technical.FLATLINE_AFTER_S * MICROSECONDS)
+        is_flat = accepted.is_fresh[:, self._flatline] & (still_us >= technical.FLATLINE_AFTER_S * SECOND_US)
         may |= is_flat.any(axis=1)
         return may
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from stream_worker.alerts.life import NO_DATA, SECOND, Entries, Finding, Presence, is_open
+from stream_worker.alerts.entries import AlertKey
+from stream_worker.alerts.life import NO_DATA, Entries, Finding, Presence, is_open
 from stream_worker.alerts.observation import Observation
-from stream_worker.stays import AlertKey
+from stream_worker.times import SECOND_US
 
 # A signal that came regularly and no longer does. After two hours it is taken to be disconnected on purpose.
 SENSOR_OFF_AFTER_S: Final = 3600.0
@@ -55,7 +56,7 @@ def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
         last_us = seen.last_at_us.get(signal)
         if last_us is None:
             continue
-        silent_s = (seen.at_us - last_us) / SECOND
+        silent_s = (seen.at_us - last_us) / SECOND_US
         is_off = SENSOR_OFF_AFTER_S <= silent_s < SENSOR_OFF_UNTIL_S
         if key in entries:
             presence: Presence = "on" if is_off else "off" if silent_s < SENSOR_OFF_AFTER_S else "unknown"
@@ -83,7 +84,7 @@ def _flatline(entries: Entries, seen: Observation) -> Iterator[Finding]:
                 yield Finding(key, "unknown", "low", rearm_s=TECHNICAL_REARM_S)
             continue
         changed_us = seen.changed_at_us[signal]
-        is_flat = seen.at_us - changed_us >= FLATLINE_AFTER_S * SECOND
+        is_flat = seen.at_us - changed_us >= FLATLINE_AFTER_S * SECOND_US
         if is_flat or key in entries:
             yield Finding(
                 key,

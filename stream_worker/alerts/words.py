@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from schemas.signals import VITALS_BY_NAME
-from stream_worker.alerts.life import SECOND, Transition
+from stream_worker.alerts.life import Transition
+from stream_worker.times import SECOND_US
 
 SENTENCES: Final = {
     "limit.low": "{name} below {limit:g}{unit} (now {last:g})",
@@ -65,7 +66,7 @@ def message_of(transition: Transition) -> tuple[str, str, dict[str, Any]]:
         "side": key.side,
         "cause": key.cause,
         "priority": transition.priority,
-        "minutes": round((transition.at_us - transition.since_us) / SECOND / 60, 1),
+        "minutes": round((transition.at_us - transition.since_us) / SECOND_US / 60, 1),
         **transition.evidence,
     }
     if transition.state == "cleared":

@@ -17,10 +17,10 @@ from typing import Final, NamedTuple, get_args
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from model.arrays import Bools, Floats, Ints
 from model.manifest import Manifest, read_manifest
 from schemas.recordings import find_recordings
 from schemas.signals import VITALS
@@ -29,10 +29,6 @@ from stream_worker.backtest import detectors
 from stream_worker.backtest.faults import Kind, Values
 from stream_worker.backtest.scored import Run, score_recordings
 from stream_worker.settings import Settings
-from stream_worker.window import Ints
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 REPORT_FILE: Final = "anomalies.json"
 SCORES: Final = (0.9, 0.99, 0.998, 0.999)  # of which it is told how often they are exceeded

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from model.arrays import Floats, Floats32
 from model.manifest import Manifest, read_manifest
 from schemas.forecast import Forecast
 from schemas.recordings import find_recordings, stay_id_of
 from stream_worker.backtest.feed import new_pipeline, results_of
 from stream_worker.settings import Settings
 
-Floats = NDArray[np.float64]
-Floats32 = NDArray[np.float32]
 Kind = Literal["none", "adaptive"]
 
 KINDS: Final[dict[Kind, str]] = {"none": "as the model gives them", "adaptive": "learning from their errors"}

@@ -11,12 +11,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Floats
 from stream_worker.alerts.outlook import SUREST, probability_of
 from stream_worker.alerts.rules import RESTS, Rests
-from stream_worker.backtest.episodes import HYPOTENSION, Floats, Recording, find_episodes
+from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episodes
 from stream_worker.backtest.measures import WARNING_MIN, Bin, Warned, Warnings, plain_alerts, warned_by, warnings_of
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import SignalLimits
+from stream_worker.times import MINUTE_US
 
 # What is chosen on some stays for a recall mostly falls short of it on others, so the last is aimed at for 0.8.
 RECALLS: Final = (0.5, 0.6, 0.7, 0.8, 0.82)
@@ -158,7 +160,7 @@ def _fewest_alerts(table: Table, stay_ids: Sequence[str], recall: float) -> str 
 def told_of(recording: Recording, threats: Threats, limits: SignalLimits) -> Told:
     """The announcements that a stay would have had."""
     raised = np.array([raised for raised, _ in _times(recording, threats, limits)], np.float64)
-    at = np.searchsorted(threats.at_us / 60e6 - recording.start, raised - 1e-6)
+    at = np.searchsorted(threats.at_us / MINUTE_US - recording.start, raised - 1e-6)
     begins = np.array([episode.start for episode in find_episodes(recording.values[HYPOTENSION.signal], HYPOTENSION)])
     ahead = begins[:, None] - raised
     return Told(threats.ahead[at], np.any((ahead > 0) & (ahead <= WARNING_MIN[1]), axis=0))

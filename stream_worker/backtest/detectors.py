@@ -13,10 +13,9 @@ from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from model.arrays import Bools, Floats
+
 Detector = Callable[[Floats, Floats], Floats]
 
 LOOK_BACK: Final = 60  # minutes

@@ -8,10 +8,9 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Floats
 from schemas.recordings import RecordingError, Row, check_span
 from schemas.signals import VITALS, plausible
-
-Floats = NDArray[np.float64]
 
 MERGE_MIN: Final = 30  # an episode that begins so soon after an earlier one's end is the same one
 MOST: Final = 0.9  # of the observed minutes are beyond the limit

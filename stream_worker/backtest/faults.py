@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from model.arrays import Floats
 from schemas.signals import ARTERIAL_TRIPLE, VITALS
 
-Floats = NDArray[np.float64]
 Values = dict[str, Floats]  # by signal, (T,) a value a minute, NaN where there is none
 
 Kind = Literal["spike", "flatline", "step", "drift", "swap"]

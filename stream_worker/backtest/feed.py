@@ -26,16 +26,16 @@ from model.predictor import Predictor
 from schemas.alert import Alert
 from schemas.recordings import extent_of, stay_id_of
 from stream_worker.backtest.threats import Threats, ThreatScreen
-from stream_worker.columns import MICROSECONDS, to_us
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.replay import encode_row, merge, tracks_of
 from stream_worker.sender import partition_index
 from stream_worker.settings import Settings
+from stream_worker.times import SECOND_US, to_us
 
 # Records taken at once. The k-th of each stay go together, so a chunk is as many rounds as it holds minutes.
 CHUNK_RECORDS: Final = 4096
 PARTITIONS: Final = 4  # of the readings topic, as `topics create` makes it
-FAR_FUTURE_US: Final = 4_000_000_000 * MICROSECONDS  # no recorded time is ahead of this clock
+FAR_FUTURE_US: Final = 4_000_000_000 * SECOND_US  # no recorded time is ahead of this clock
 
 _decode_alert = msgspec.json.Decoder(Alert).decode
 

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
+from model.arrays import Floats
 from schemas.alert import Alert
 from stream_worker.backtest.episodes import (
     EPISODE_TYPES,
@@ -17,7 +18,6 @@ from stream_worker.backtest.episodes import (
     SEVERE_TYPES,
     Episode,
     EpisodeType,
-    Floats,
     Recording,
     find_episodes,
 )

@@ -18,6 +18,7 @@ from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episode
 from stream_worker.backtest.measures import Bin, Group, Span, Warnings, warnings_of
 from stream_worker.backtest.threats import Threats
 from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.times import MINUTE_US
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
 INK, FORECAST, QUIET = "#22303c", "#0b6e8f", "#c3ccd2"
@@ -277,7 +278,7 @@ def _busiest(recording: Recording) -> int:
 def _band(recording: Recording, threats: Threats, horizons_s: Sequence[int]) -> Iterator[go.Scatter]:
     """What was forecast for each time a quarter of an hour before: 90 % and 50 % bands."""
     h = int(np.argmin(np.abs(np.array(horizons_s) - 900)))
-    hours = (threats.at_us / 60e6 - recording.start + horizons_s[h] / 60) / 60
+    hours = (threats.at_us / MINUTE_US - recording.start + horizons_s[h] / 60) / 60
     levels = threats.quantiles.shape[2]
     for inner in range(levels // 2):
         for edge, fill in ((inner, None), (levels - 1 - inner, "tonexty")):
@@ -295,7 +296,7 @@ def _band(recording: Recording, threats: Threats, horizons_s: Sequence[int]) -> 
 
 def _fans(recording: Recording, spans: Sequence[Span], threats: Threats, horizons_s: Sequence[int]) -> go.Scatter:
     """The median forecast at each announcement, from there to the longest horizon."""
-    minutes = threats.at_us / 60e6 - recording.start
+    minutes = threats.at_us / MINUTE_US - recording.start
     x: list[float | None] = []
     y: list[float | None] = []
     for span in spans:

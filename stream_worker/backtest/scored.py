@@ -13,19 +13,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Floats, Ints
 from schemas.recordings import Row, read_rows, stay_id_of
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen, Changed
 from stream_worker.backtest.episodes import MINUTE_S, Recording, recording_of
 from stream_worker.backtest.faults import Fault, Values, inject, plan
 from stream_worker.backtest.feed import CHUNK_RECORDS, FAR_FUTURE_US, RecordedReading, new_pipeline
-from stream_worker.columns import MICROSECONDS, Readings
+from stream_worker.columns import Readings
 from stream_worker.replay import encode_row
 from stream_worker.settings import Settings
 from stream_worker.stays import Layout, Stays
-from stream_worker.window import Ints
-
-Floats = NDArray[np.float64]
+from stream_worker.times import SECOND_US
 
 
 class Run(NamedTuple):
@@ -52,7 +51,7 @@ class ScoreScreen(AlertScreen):
     def step(self, readings: Readings, accepted: Accepted, held: Counter[str]) -> Iterator[Changed]:
         """Nothing changes an alert."""
         stay_ids = np.array([self._stays.ids[slot] for slot in accepted.slots.tolist()])
-        minutes = readings.observed_us[accepted.rows] // (MINUTE_S * MICROSECONDS)
+        minutes = readings.observed_us[accepted.rows] // (MINUTE_S * SECOND_US)
         self.seen.append((stay_ids, minutes, accepted.scores, accepted.quantiles[:, :, 0].astype(np.int16)))
         return iter(())
 

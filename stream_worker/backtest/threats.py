@@ -9,17 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.arrays import Floats, Ints
 from stream_worker.alerts import rules
 from stream_worker.alerts.life import Entries
-from stream_worker.alerts.observation import Accepted, Floats, Observation
+from stream_worker.alerts.observation import Accepted, Observation
 from stream_worker.alerts.rules import RESTS, Rests
 from stream_worker.alerts.screen import AlertScreen, Changed
 from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType
 from stream_worker.columns import Readings
 from stream_worker.limits import SignalLimits
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER, Stays
-from stream_worker.window import Ints
+from stream_worker.stays import Stays
+from stream_worker.times import MINUTE_US, NEVER
 
 
 class Threats(NamedTuple):
@@ -99,7 +100,7 @@ def announced_at(
             if moved.key.kind != "forecast_limit":
                 continue
             if moved.state == "raised":
-                times.append((at_us / 60e6, np.inf))
+                times.append((at_us / MINUTE_US, np.inf))
             elif moved.state == "cleared":
-                times[-1] = (times[-1][0], at_us / 60e6)
+                times[-1] = (times[-1][0], at_us / MINUTE_US)
     return times

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_worker.alerts import budget as budget_module
-from stream_worker.alerts.budget import DAY_US, GAIN, MOST, SLACK_DAYS, STEP_US, Allowance, Budget
+from stream_worker.alerts.budget import GAIN, MOST, SLACK_DAYS, STEP_US, Allowance, Budget
+from stream_worker.times import DAY_US
 from tests.property.courses import wards
 from tests.records import Changelog, decoded, new_pipeline, process, reading, records
 

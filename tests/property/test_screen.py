@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 
+from model.arrays import Bools
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen
 from stream_worker.columns import Readings
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import NEVER
-from stream_worker.window import Bools
+from stream_worker.times import NEVER
 from tests.property.courses import wards
 from tests.records import decoded, new_pipeline, process, records
 

@@ -12,12 +12,12 @@ from stream_worker.alerts.life import Entries, Transition
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.words import message_of
 from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.times import MINUTE_US
 
 PRESSURE = DEFAULT_LIMITS.root["abp_mean"]
 RULES = rules.LimitRules.of(r for r in rules.limit_rules({"abp_mean": PRESSURE}).each if r.side == "low")
 WITHOUT_LIMIT = rules.limit_rules({"abp_mean": PRESSURE.changed({"low": None})})
 BAR = RULES.each[0].threshold
-MINUTE_US = 60_000_000
 
 
 def announced(

@@ -11,7 +11,8 @@ import torch
 
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
-from stream_worker.stays import BODY, HEAD, NEVER, PARTITION
+from stream_worker.stays import BODY, HEAD, PARTITION
+from stream_worker.times import NEVER
 from tests.arithmetic_model import MANIFEST, ArithmeticPredictor
 from tests.records import NOW_US, Changelog, decoded, event, new_pipeline, process, reading, records
 

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pytest
 
 from schemas.alert import Cause, ClearReason
+from stream_worker.alerts.entries import AlertKey
 from stream_worker.alerts.life import Transition
 from stream_worker.alerts.words import REASONS, message_of, sentence
-from stream_worker.stays import AlertKey
 
 FORECAST = {"limit": 65, "horizon_s": 3600, "probability": 0.41, "last": 71.5}
 SCORE = {"score": 6, "upper": 12, "points": {"resp": 3}, "missing": ["consciousness", "temp"], "threshold": 5}

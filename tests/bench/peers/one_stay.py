@@ -25,9 +25,9 @@ from schemas.forecast import Forecast, ModelReference, SignalForecast, Source
 from schemas.reading import Reading
 from schemas.signals import ARTERIAL_TRIPLE, is_arterial_triple_consistent, known_signals
 from stream_worker.chain import in_quanta
-from stream_worker.columns import MICROSECONDS, to_time, to_us
 from stream_worker.settings import Settings
 from stream_worker.stays import REMEMBERED_READINGS, Layout
+from stream_worker.times import SECOND_US, to_time, to_us
 
 _decode_reading = msgspec.json.Decoder(Reading).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -121,10 +121,10 @@ class OneByOne:
         self._inputs = [(signal.name, signal.precision) for signal in manifest.inputs]
         self._precision = self._layout.precision[self._layout.forecast]
         self._per_unit = np.rint(1 / self._precision)
-        self._grace_us = int(settings.grace_s * MICROSECONDS)
-        self._stale_us = int(settings.stale_after_s * MICROSECONDS)
-        self._reset_us = int(settings.reset_after_s * MICROSECONDS)
-        self._limit_us = int(NEVER_S * MICROSECONDS)
+        self._grace_us = int(settings.grace_s * SECOND_US)
+        self._stale_us = int(settings.stale_after_s * SECOND_US)
+        self._reset_us = int(settings.reset_after_s * SECOND_US)
+        self._limit_us = int(NEVER_S * SECOND_US)
         self._model = ModelReference(manifest.name, manifest.version, manifest.sha256[:12])
 
     # --- stays ---
@@ -270,7 +270,7 @@ class OneByOne:
             observed.append(quanta is not None)
             at_us = inputs.at_us.get(name)
             ago_us = self._limit_us if at_us is None or inputs.as_of_us is None else inputs.as_of_us - at_us
-            elapsed.append(min(max(ago_us, 0), self._limit_us) / MICROSECONDS)
+            elapsed.append(min(max(ago_us, 0), self._limit_us) / SECOND_US)
         quantiles, after = self._predictor.step(
             torch.tensor([x]), torch.tensor([observed]), torch.tensor([elapsed]), state
         )

@@ -1,0 +1,41 @@
+"""What is remembered of a stay's conditions, as the changelog has it: new fields go to the end, none is moved."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from stream_worker.times import NEVER
+
+
+class Excursion(msgspec.Struct, array_like=True):
+    """A condition that goes on, brief returns included. NEVER: it does not."""
+
+    since_us: int = NEVER
+    recovered_since_us: int | None = None  # since when the condition has been off
+    returned_us: int = 0  # for how long it was off before, within the excursion
+
+
+class AlertKey(NamedTuple):
+    """What an alert is about. A stay has at most one open alert for each."""
+
+    kind: str
+    signal: str | None = None
+    side: str | None = None
+    cause: str | None = None
+
+
+class AlertEntry(Excursion, array_like=True):
+    """One condition of a stay: an excursion that may become an alert, an open alert, or one at rest after it."""
+
+    priority: str = "medium"
+    raised_offset: int | None = None  # None: not raised
+    revision: int = 0
+    severe_since_us: int | None = None
+    rested_until_us: int = NEVER  # not to be raised again before
+    is_held: bool = False  # would be raised, were it not held back
+    figure: float | None = None  # what was last told of it, where a change of that is worth telling
+    known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
+    raised_us: int = NEVER  # when it was raised
+    found_us: int = NEVER  # when it was last seen to be on

@@ -1,0 +1,26 @@
+"""Times as the columns have them: whole microseconds since the epoch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+MINUTE_US: Final = 60 * SECOND_US
+DAY_US: Final = 86_400 * SECOND_US
+NEVER: Final = -(2**63)  # a time that has not been; the least of the columns' integers
+
+
+def to_us(time: datetime) -> int:
+    """Microseconds since the epoch; exact for any time of our centuries."""
+    return round(time.timestamp() * SECOND_US)
+
+
+def to_time(us: int) -> datetime:
+    """The aware UTC time of `us` microseconds since the epoch."""
+    return datetime.fromtimestamp(us // SECOND_US, UTC).replace(microsecond=us % SECOND_US)
+
+
+def to_text(us: int) -> str:
+    """RFC 3339 in UTC of `us` microseconds since the epoch; without a fraction where there is none."""
+    return to_time(us).isoformat().replace("+00:00", "Z")
