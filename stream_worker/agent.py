@@ -188,7 +188,7 @@ class ReadingsAgent:
         shadow.chain.take_calls()
 
     async def reload_models(self) -> None:
-        """Read the artifacts again and go on with those that changed; one that cannot be used is told of and left."""
+        """Read the artifacts again and go on with those that changed; one that cannot be used is reported and left."""
         settings = self._settings
         await self._reload(self.pipeline, settings.model, "live")
         if self.shadow is not None and settings.shadow_model is not None:

@@ -74,7 +74,7 @@ AppId = Annotated[
     typer.Option(metavar="NAME", help="Consumer group, and prefix of the state's topic.", show_default="vitalcast"),
 ]
 Model = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of a model artifact.", show_default="the one that came along")
+    Path | None, typer.Option(metavar="DIR", help="Folder of a model artifact.", show_default="the bundled one")
 ]
 Seed = Annotated[
     int, typer.Option(metavar="N", help="The same seed gives the same patients, or the same model.", min=0)
@@ -140,7 +140,7 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Tell the version, and that of the default model.", callback=_print_version, is_eager=True
+            "--version", help="Show the version, and that of the default model.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
@@ -185,7 +185,16 @@ def demo(
 
     if speed is not None and recordings is None:
         raise UsageError("--speed is for --recordings: simulated patients live in real time")
-    wanted = Demo(recordings, patients, speed or 60.0, port, seed, model, duration, page)
+    wanted = Demo(
+        recordings=recordings,
+        patients=patients,
+        speed=speed or 60.0,
+        port=port,
+        seed=seed,
+        model=model,
+        duration_s=duration,
+        page=page,
+    )
     raise typer.Exit(run_demo(wanted, Console()))
 
 

@@ -22,7 +22,7 @@ class SignalLimits(BaseModel):
     (beyond severe_low or severe_high) only `severe_delay_s`, and is of high priority: most of the alarms that nobody
     needs are mild and brief (Imhoff & Kuhls 2006; Schmid et al. 2013). The value has recovered once it has been inside
     the limit by `hysteresis` for `recover_s`: a value that comes and goes is one open alert. After that it is not
-    raised again for `rearm_s`, unless it is severe: what begins within half an hour of the last is not told of twice.
+    raised again for `rearm_s`, unless it is severe: what begins within half an hour of the last is not reported twice.
     Of a signal that is missing for `data_lost_s` nothing can be told any more.
 
     A forecast is an alert from `forecast_probability` on, pooled over its horizons (`alerts.outlook`); 1 = never.

@@ -216,7 +216,7 @@ class _Chunk:
     def __init__(
         self, pipeline: Pipeline, batches: Mapping[int, Sequence[Record]], now_us: int, *, is_redone: bool = False
     ) -> None:
-        self.p = pipeline
+        self.pipeline = pipeline
         self.stays = pipeline.stays
         self.results = {partition: ChunkResult() for partition in batches}
         self.records = [record for records in batches.values() for record in records]
@@ -241,7 +241,7 @@ class _Chunk:
 
     def run(self) -> None:
         """Take all records."""
-        readings, events, invalid, ignored = self.p._decoder.decode([record.value for record in self.records])
+        readings, events, invalid, ignored = self.pipeline._decoder.decode([record.value for record in self.records])
         for row, error in invalid:
             self._reject(row, error)
         self.stay_ids = dict(zip(readings.rows.tolist(), readings.stay_ids, strict=True))
@@ -257,7 +257,7 @@ class _Chunk:
         shown = next(iter(self.results.values()))  # what is counted for the whole chunk is shown with any part of it
         shown.ignored_values = ignored
         shown.alerts_held = self.alerts_held
-        shown.scored = self.p.chain.take_tally()
+        shown.scored = self.pipeline.chain.take_tally()
 
     def _result(self, row: int) -> ChunkResult:
         return self.results[int(self.partitions[row])]
@@ -267,7 +267,7 @@ class _Chunk:
     def _reject(self, row: int, rejection: Rejection) -> None:
         record = self.records[row]
         partition, result = int(self.partitions[row]), self._result(row)
-        letter = self.p.encoder.dead_letter(
+        letter = self.pipeline.encoder.dead_letter(
             partition, record.offset, record.key, record.value, rejection, self.received_at
         )
         self.dead_letters.append((row, letter))
@@ -303,7 +303,7 @@ class _Chunk:
         """
         head = self.stays.head
         step_us = self.stays.layout.step_us
-        late = window.is_late(head["newest"][slots], readings.observed_us[rows], self.p._grace_us, step_us)
+        late = window.is_late(head["newest"][slots], readings.observed_us[rows], self.pipeline._grace_us, step_us)
         if late.any():
             late &= self.offsets[readings.rows[rows]] > head["offset"][slots]
             self._reject_as_late(readings.rows[rows[late]])
@@ -319,7 +319,7 @@ class _Chunk:
         observed_us, offsets = readings.observed_us[rows], self.offsets[readings.rows[rows]]
         silent_since = self._reset_after_gap(slots, observed_us)
         outcome = window.classify(
-            self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.p._grace_us
+            self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.pipeline._grace_us
         )
         self.outcomes[readings.rows[rows[outcome == DUPLICATE]]] = "duplicate"
         self._reject_as_late(readings.rows[rows[outcome == LATE]])
@@ -332,10 +332,10 @@ class _Chunk:
         """Start stays anew after the longest silences; since when those (n,) were silent that were so for long."""
         newest = self.stays.head["newest"][slots]
         gap_us = np.where(newest == NEVER, 0, observed_us - newest)
-        for slot in slots[gap_us > self.p._reset_us].tolist():
+        for slot in slots[gap_us > self.pipeline._reset_us].tolist():
             self.stays.start_anew(slot)
             self.changed_scorings.add(slot)
-        silent_since: Ints = np.where(gap_us >= self.p._stale_us, newest, NEVER)
+        silent_since: Ints = np.where(gap_us >= self.pipeline._stale_us, newest, NEVER)
         return silent_since
 
     def _accept(self, readings: Readings, rows: Slots, slots: Slots, silent_since: Ints) -> Accepted | None:
@@ -350,24 +350,26 @@ class _Chunk:
         quanta = np.rint(np.where(observed, readings.values[rows], 0.0) / layout.precision).astype(np.int64)
         is_fresh = observed & (observed_us[:, None] >= head["last_at"][slots]) & ~readings.questionable[rows]
 
-        closed = self.p.chain.close_until(slots, window.last_closed_step(newest, self.p._grace_us, layout.step_us))
+        closed = self.pipeline.chain.close_until(
+            slots, window.last_closed_step(newest, self.pipeline._grace_us, layout.step_us)
+        )
         is_scored = is_fresh[:, layout.forecast] & (step == newest_step)[:, None]
         values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
         scores = anomaly.score_readings(stays, slots, step, values)
         doubted = readings.questionable[rows][:, layout.forecast]
         if doubted.any():
-            self.changed_scorings.update(self.p.chain.doubt(slots, step, doubted).tolist())
+            self.changed_scorings.update(self.pipeline.chain.doubt(slots, step, doubted).tolist())
         window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])
-        quantiles = in_quanta(self.p.chain.provisional(slots), layout)
+        quantiles = in_quanta(self.pipeline.chain.provisional(slots), layout)
         anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
         self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
         chunk_rows = readings.rows[rows]
         self._mark(chunk_rows, slots, closed, slots[newest_before == NEVER], newest)
-        if not self.p.publishes:
+        if not self.pipeline.publishes:
             return None
         flags = scores >= anomaly.FLAG_SCORE
-        if self.p._settings.emit == "reading":
+        if self.pipeline._settings.emit == "reading":
             self._add_forecasts(chunk_rows, slots, newest, quantiles, scores, flags)
         elif len(closed):
             n = np.flatnonzero(np.isin(slots, closed))
@@ -379,7 +381,7 @@ class _Chunk:
             offsets_before=offsets_before,
             silent_since=silent_since,
             # A silence is not monitored time.
-            monitored_us=np.where(advance_us < self.p._stale_us, advance_us, 0),
+            monitored_us=np.where(advance_us < self.pipeline._stale_us, advance_us, 0),
             quanta=quanta,
             is_fresh=is_fresh,
             quantiles=quantiles,
@@ -388,7 +390,7 @@ class _Chunk:
             last=head["last"][slots],
             last_at=head["last_at"][slots],
             changed_at=head["changed_at"][slots],
-            regular=self.p.screen.regular_before(slots, observed_us),
+            regular=self.pipeline.screen.regular_before(slots, observed_us),
         )
 
     def _mark(self, chunk_rows: Slots, slots: Slots, closed: Slots, new: Slots, newest: Ints) -> None:
@@ -411,7 +413,7 @@ class _Chunk:
         opens = (newest_before == NEVER) | (newest_step > newest_before // layout.step_us)
         if opens.any():
             last, counts = quanta[opens][:, layout.forecast], is_fresh[opens][:, layout.forecast]
-            kept = self.p.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
+            kept = self.pipeline.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
             self.changed_scorings.update(kept.tolist())
 
     def _add_forecasts(
@@ -422,8 +424,8 @@ class _Chunk:
         last_at = head["last_at"][slots][:, layout.forecast]
         last = head["last"][slots][:, layout.forecast].astype(np.int64)
         observed = last_at >= (first_step * layout.step_us)[:, None]
-        is_stale = last_at.max(axis=1) < newest - self.p._stale_us
-        is_warm = stays.is_filled[slots].sum(axis=1) >= self.p._steps_to_warm_up
+        is_stale = last_at.max(axis=1) < newest - self.pipeline._stale_us
+        is_warm = stays.is_filled[slots].sum(axis=1) >= self.pipeline._steps_to_warm_up
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
         numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
         self.forecasts.append(_RoundForecasts(chunk_rows, newest, statuses, numbers))
@@ -431,13 +433,13 @@ class _Chunk:
     # --- alerts ---
 
     def _alert(self, readings: Readings, accepted: Accepted) -> None:
-        for changed in self.p.screen.step(readings, accepted, self.alerts_held):
+        for changed in self.pipeline.screen.step(readings, accepted, self.alerts_held):
             slot, row = int(accepted.slots[changed.i]), int(readings.rows[accepted.rows[changed.i]])
             self._publish(slot, changed.transitions, changed.offset, row)
 
     def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
         partition = int(self.stays.partition[slot])
-        result, encode = self.results[partition], self.p.encoder.alert
+        result, encode = self.results[partition], self.pipeline.encoder.alert
         stay_id, care_unit = self.stays.ids[slot], self.stays.extras[slot].care_unit
         for transition in transitions:
             record = encode(partition, offset, stay_id, care_unit, transition, self.now_us)
@@ -449,7 +451,7 @@ class _Chunk:
     def lose_data(self, slot: int) -> None:
         """Raise the no_data alert of a stay that has been silent, unless it is open already."""
         newest_us, offset = (int(self.stays.head[name][slot]) for name in ("newest", "offset"))
-        if newest_us != NEVER and (transitions := self.p.screen.lose_data(slot, newest_us, offset)):
+        if newest_us != NEVER and (transitions := self.pipeline.screen.lose_data(slot, newest_us, offset)):
             self.changed_heads.add(slot)
             self._publish(slot, transitions, offset, row=-1)
 
@@ -489,7 +491,7 @@ class _Chunk:
     def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
         """Whether a stay can have these limits besides those that it keeps."""
         extras = Extras() if slot is None else self.stays.extras[slot]
-        return can_add(self.p._settings.limits, extras.care_unit, extras.limits, limits)
+        return can_add(self.pipeline._settings.limits, extras.care_unit, extras.limits, limits)
 
     def _end(self, slot: int, at_us: int, offset: int, row: int, reason: ClearReason) -> None:
         self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
@@ -505,7 +507,7 @@ class _Chunk:
         newest_us = int(self.stays.head["newest"][slot])
         if newest_us == NEVER:  # only events came
             newest_us = int(self.stays.head["ingested_ms"][slot]) * 1000
-        at_us = newest_us + int(self.p._settings.evict_after_s * SECOND_US)
+        at_us = newest_us + int(self.pipeline._settings.evict_after_s * SECOND_US)
         self._end(slot, at_us, int(self.stays.head["offset"][slot]), -1, "data_lost")
 
     # --- what is left ---
@@ -518,7 +520,7 @@ class _Chunk:
             self._result(row).dead_letters.append(record)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
-        if self.p.publishes:
+        if self.pipeline.publishes:
             changed = self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings)
             for partition, (key, value) in changed:
                 self.results[partition].state[key] = value
@@ -541,7 +543,7 @@ class _Chunk:
             statuses=np.concatenate(statuses)[order],
             numbers=Numbers._make(np.concatenate(column)[order] for column in zip(*numbers, strict=True)),
         )
-        encoded = self.p.encoder.forecasts(forecasts, self.now_us)
+        encoded = self.pipeline.encoder.forecasts(forecasts, self.now_us)
         partitions = forecasts.partitions.tolist()
         for partition, record in zip(partitions, encoded, strict=True):
             self.results[partition].forecasts.append(record)

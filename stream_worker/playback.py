@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Final, NamedTuple
 
-# Steps of "faster" and "slower", times real time: as it was, to an hour in six seconds.
+# Steps of "faster" and "slower", times real time: up to an hour in six seconds.
 SPEEDS: Final = (1.0, 5.0, 20.0, 60.0, 200.0, 600.0)
 LONGEST_WAIT_S: Final = 0.2  # so that a stop is noticed soon
 # A sender that was held back for longer goes on from where it is; to hurry after would be another speed than asked for.

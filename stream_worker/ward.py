@@ -67,7 +67,7 @@ class Place(NamedTuple):
     at: datetime
 
     def is_after(self, offset: int, at: datetime) -> bool:
-        """Whether what was read at `offset`, of the time `at`, came before."""
+        """Whether the event came after the record at `offset`, which was observed `at`."""
         return at <= self.at if NOWHERE in (offset, self.offset) else offset < self.offset
 
 

@@ -10,7 +10,7 @@ from stream_worker.times import NEVER
 
 
 class Excursion(msgspec.Struct, array_like=True):
-    """A condition that goes on, brief returns included. NEVER: it does not."""
+    """A condition that goes on, brief returns included; `since_us` is NEVER while it is off."""
 
     since_us: int = NEVER
     recovered_since_us: int | None = None  # since when the condition has been off
@@ -35,7 +35,7 @@ class AlertEntry(Excursion, array_like=True):
     severe_since_us: int | None = None
     rested_until_us: int = NEVER  # not to be raised again before
     is_held: bool = False  # would be raised, were it not held back
-    figure: float | None = None  # what was last told of it, where a change of that is worth telling
+    figure: float | None = None  # what was last reported of it, where a change of that is worth reporting
     known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
     raised_us: int = NEVER  # when it was raised
     found_us: int = NEVER  # when it was last seen to be on

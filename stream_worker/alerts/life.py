@@ -119,7 +119,7 @@ NO_DATA: Final = AlertKey("technical", None, None, "no_data")
 def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: int) -> list[Transition]:
     """Raise no_data for a stay whose last reading, at `offset`, is `stale_after_s` old. The same alert whoever noticed.
 
-    Nothing else can be told of the stay any more: its other alerts are cleared as data_lost.
+    Nothing else is known of the stay any more: its other alerts are cleared as data_lost.
     """
     at_us = newest_us + int(stale_after_s * SECOND_US)
     lost = close(entries, at_us, "data_lost")

@@ -17,7 +17,7 @@ from stream_worker.limits import SignalLimits
 from stream_worker.times import NEVER, SECOND_US
 
 # A limit's value that is missing from a reading holds for so long: what was low and then could not be measured any
-# more is told of, and not taken to be over.
+# more is reported, and not taken to be over.
 HOLD_S: Final = 120.0
 # Forecast limits. A threat is followed from so far below the log-odds that raise it (sustained: it must be there at the
 # reading before already), and for so long.
@@ -175,7 +175,7 @@ def _findings(
 
 
 def _without_limit(entries: Entries, ruled: Collection[AlertKey]) -> Iterator[Finding]:
-    """An end to what was told of a limit that is no longer there: lifted, another care unit, other settings."""
+    """An end to what was reported of a limit that is no longer there: lifted, another care unit, other settings."""
     for key in [key for key in entries if key.kind in ("limit", "forecast_limit") and key not in ruled]:
         entries[key].known = None
         yield Finding(key, "off", "medium")

@@ -35,7 +35,7 @@ _RATES: Final = ("hr", "pulse")
 
 
 class Changed(NamedTuple):
-    """What the i-th of the accepted readings did to its stay's alerts, told of the record at `offset`."""
+    """What the i-th of the accepted readings did to its stay's alerts, as of the record at `offset`."""
 
     i: int
     offset: int

@@ -27,7 +27,7 @@ DISAGREEMENT_DELAY_S: Final = 3600.0
 # Under these a value is no measurement. A pulse that differs may be ectopy: the heart rate counts all the same.
 SUSPECT_CAUSES: Final = frozenset({"flatline", "implausible"})
 TECHNICAL_RECOVER_S: Final = 60.0
-# Somebody has looked, or will not: a technical fault is told of once in a shift.
+# Somebody has looked, or will not: a technical fault is reported once in a shift.
 TECHNICAL_REARM_S: Final = 43_200.0
 
 

@@ -1,4 +1,4 @@
-"""Readings that came while a rebalance ended got no forecast, and no error told of it."""
+"""Readings that came while a rebalance ended got no forecast, and no error said so."""
 
 from __future__ import annotations
 

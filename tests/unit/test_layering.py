@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "stream_worker": {"schemas", "model", "stream_worker"},
 }
 OURS = {"schemas", "model", "stream_worker", "tests", "deploy"}
-FAUST_AT_HOME = ("stream_worker/agent.py", "stream_worker/app.py", "stream_worker/chunks/")
+FAUST_AT_HOME = ("stream_worker/app.py", "stream_worker/chunks/")
 # Who keeps the model's states and who runs it; the others say on how many threads.
 TORCH_AT_HOME = (
     "stream_worker/stays.py",
