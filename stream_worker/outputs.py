@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
 from math import isnan
 from typing import Final, NamedTuple
 
@@ -30,7 +29,6 @@ from stream_worker.times import to_text, to_time
 MAX_DEAD_LETTER_BYTES: Final = 900_000
 
 
-@lru_cache(maxsize=65_536)
 class Forecasts(NamedTuple):
     """Forecasts as columns, n rows."""
 

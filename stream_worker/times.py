@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 SECOND_US: Final = 1_000_000
@@ -21,6 +22,7 @@ def to_time(us: int) -> datetime:
     return datetime.fromtimestamp(us // SECOND_US, UTC).replace(microsecond=us % SECOND_US)
 
 
+@lru_cache(maxsize=65_536)
 def to_text(us: int) -> str:
     """RFC 3339 in UTC of `us` microseconds since the epoch; without a fraction where there is none."""
     return to_time(us).isoformat().replace("+00:00", "Z")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from schemas.alert import AlertState, ClearReason, Priority
 from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
@@ -65,8 +65,8 @@ class Transition:
     since_us: int
     at_us: int
     raised_offset: int
-    clear_reason: ClearReason | None
     evidence: dict[str, Any]
+    clear_reason: ClearReason | None = None
     superseded_by: AlertKey | None = None
     lead_time_s: float | None = None
 
@@ -74,24 +74,23 @@ class Transition:
 Entries = dict[AlertKey, AlertEntry]
 
 
-def step(
-    entries: Entries,
-    findings: Iterable[Finding],
-    at_us: int,
-    last_at_us: BySignal,
-    offset: int,
-    held: Counter[str],
-) -> list[Transition]:
-    """Move a stay's alerts by what was found at one reading, made at `at_us`; `entries` is changed in place.
+class Moment(NamedTuple):
+    """The reading at which something was found."""
 
-    last_at_us : when each signal was last observed. held : counts what was held back.
-    """
+    at_us: int
+    last_at_us: BySignal  # when each signal was last observed
+    offset: int
+    held: Counter[str]  # counts what was held back
+
+
+def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[Transition]:
+    """Move a stay's alerts by what was found at one reading; `entries` is changed in place."""
     transitions: list[Transition] = []
     for finding in findings:
-        if renewed := _renew(entries, finding, at_us, offset, held):
+        if renewed := _renew(entries, finding, moment):
             transitions.extend(renewed)
             continue
-        transition = _move(entries, finding, at_us, last_at_us, offset, held)
+        transition = _move(entries, finding, moment)
         if transition is not None:
             transitions.append(transition)
             if transition.state == "raised" and finding.key.kind == "limit":
@@ -124,20 +123,28 @@ def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: in
     at_us = newest_us + int(stale_after_s * SECOND_US)
     lost = close(entries, at_us, "data_lost")
     entries[NO_DATA] = AlertEntry(since_us=newest_us, priority="low", raised_offset=offset)
-    evidence = {"silent_s": stale_after_s}
-    return [*lost, Transition(NO_DATA, "raised", 0, "low", newest_us, at_us, offset, None, evidence)]
+    raised = Transition(
+        key=NO_DATA,
+        state="raised",
+        revision=0,
+        priority="low",
+        since_us=newest_us,
+        at_us=at_us,
+        raised_offset=offset,
+        evidence={"silent_s": stale_after_s},
+    )
+    return [*lost, raised]
 
 
-def _move(
-    entries: Entries, finding: Finding, at_us: int, last_at_us: BySignal, offset: int, held: Counter[str]
-) -> Transition | None:
+def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | None:
+    at_us = moment.at_us
     entry = entries.get(finding.key)
     if entry is None:
         if finding.presence != "on":
             return None
         entry = entries[finding.key] = AlertEntry(priority=finding.priority)
     if finding.presence == "unknown":
-        return _move_unknown(entries, finding, entry, at_us, last_at_us, offset, held)
+        return _move_unknown(entries, finding, entry, moment)
     if finding.presence == "on" and finding.is_seen:
         entry.found_us = at_us
     if finding.severe_delay_s is None:
@@ -155,7 +162,7 @@ def _move(
     is_due = is_high or _lasts(entry.since_us, at_us, finding.delay_s)
     if finding.presence == "off" or not is_due:
         return None
-    return _raise(entry, finding, at_us, offset, held, is_high=is_high)
+    return _raise(entry, finding, moment, is_high=is_high)
 
 
 def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
@@ -167,20 +174,19 @@ def _forget_if_idle(entries: Entries, key: AlertKey, entry: AlertEntry, at_us: i
         del entries[key]
 
 
-def _raise(
-    entry: AlertEntry, finding: Finding, at_us: int, offset: int, held: Counter[str], *, is_high: bool = False
-) -> Transition | None:
+def _raise(entry: AlertEntry, finding: Finding, moment: Moment, *, is_high: bool = False) -> Transition | None:
     """Raise the alert that is due, unless it is to be held back."""
+    at_us = moment.at_us
     if not finding.is_enough:
         return None
     reason = finding.held or ("rearm" if at_us < entry.rested_until_us and not is_high else None)
     if reason is not None:
-        held[reason] += not entry.is_held
+        moment.held[reason] += not entry.is_held
         entry.is_held = True
         return None
     entry.is_held = False
     entry.priority = "high" if is_high else finding.priority
-    entry.raised_offset, entry.raised_us = offset, at_us
+    entry.raised_offset, entry.raised_us = moment.offset, at_us
     entry.revision = 0
     entry.figure = finding.figure
     entry.rested_until_us = at_us + int(finding.rearm_s * SECOND_US)
@@ -218,7 +224,7 @@ def _move_open(
         _rest(entries, finding.key, at_us, finding.rearm_s)
         return _cleared(finding.key, entry, at_us, "recovered", finding.evidence)
     entry.recovered_since_us = None
-    becomes_high = "high" in (finding.priority, "high" if is_high else None) and entry.priority != "high"
+    becomes_high = (is_high or finding.priority == "high") and entry.priority != "high"
     has_moved = finding.figure is not None and (
         entry.figure is None or abs(finding.figure - entry.figure) > finding.material
     )
@@ -242,19 +248,11 @@ def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> 
         entries[key] = AlertEntry(priority=entry.priority, rested_until_us=until_us, known=entry.known)
 
 
-def _move_unknown(
-    entries: Entries,
-    finding: Finding,
-    entry: AlertEntry,
-    at_us: int,
-    last_at_us: BySignal,
-    offset: int,
-    held: Counter[str],
-) -> Transition | None:
+def _move_unknown(entries: Entries, finding: Finding, entry: AlertEntry, moment: Moment) -> Transition | None:
     """A signal that is not in this reading: its last values hold for a while, then nothing can be told any more."""
-    signal = finding.key.signal
+    at_us, signal = moment.at_us, finding.key.signal
     # An impossible value was seen, but is none: the finding itself tells when.
-    last_us = max(last_at_us.get(signal, NEVER), entry.found_us) if signal else at_us
+    last_us = max(moment.last_at_us.get(signal, NEVER), entry.found_us) if signal else at_us
     if at_us - last_us < finding.data_lost_s * SECOND_US:
         # Two values at least: one alone, and then none, is as likely to be the sensor that came off.
         holds = entry.recovered_since_us is None and NEVER < entry.since_us < last_us
@@ -262,7 +260,7 @@ def _move_unknown(
         is_held_on = finding.hold_s > 0 and at_us - last_us <= finding.hold_s * SECOND_US
         if entry.raised_offset is None and holds and is_held_on:
             is_due = _lasts(entry.since_us, at_us, finding.delay_s)
-            return _raise(entry, finding, at_us, offset, held) if is_due else None
+            return _raise(entry, finding, moment) if is_due else None
         return None
     if entry.raised_offset is None:
         entry.since_us, entry.known = NEVER, None
@@ -272,16 +270,16 @@ def _move_unknown(
     return _cleared(finding.key, entry, at_us, "data_lost", finding.evidence)
 
 
-def _renew(entries: Entries, finding: Finding, at_us: int, offset: int, held: Counter[str]) -> list[Transition]:
+def _renew(entries: Entries, finding: Finding, moment: Moment) -> list[Transition]:
     """Supersede an open alert by a new one of the same, if that is due."""
-    entry = entries.get(finding.key)
+    entry, at_us = entries.get(finding.key), moment.at_us
     if not finding.renews or finding.presence != "on" or entry is None or entry.raised_offset is None:
         return []
     if at_us < entry.rested_until_us:
         return []
     cleared = _cleared(finding.key, entry, at_us, "superseded")
     cleared.superseded_by = finding.key
-    raised = _raise(entry, finding, at_us, offset, held)
+    raised = _raise(entry, finding, moment)
     if raised is None:
         return []
     entry.since_us = raised.since_us = at_us  # it announces anew: what came before, the last one told
@@ -305,15 +303,14 @@ def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
 def _transition(finding: Finding, entry: AlertEntry, at_us: int, state: AlertState) -> Transition:
     assert entry.raised_offset is not None  # callers have just set or checked it
     return Transition(
-        finding.key,
-        state,
-        entry.revision,
-        "high" if entry.priority == "high" else finding.priority,
-        entry.since_us,
-        at_us,
-        entry.raised_offset,
-        None,
-        finding.evidence,
+        key=finding.key,
+        state=state,
+        revision=entry.revision,
+        priority="high" if entry.priority == "high" else finding.priority,
+        since_us=entry.since_us,
+        at_us=at_us,
+        raised_offset=entry.raised_offset,
+        evidence=finding.evidence,
     )
 
 
@@ -323,5 +320,13 @@ def _cleared(
     assert entry.raised_offset is not None  # only raised alerts are cleared
     priority: Any = entry.priority
     return Transition(
-        key, "cleared", entry.revision + 1, priority, entry.since_us, at_us, entry.raised_offset, reason, evidence or {}
+        key=key,
+        state="cleared",
+        revision=entry.revision + 1,
+        priority=priority,
+        since_us=entry.since_us,
+        at_us=at_us,
+        raised_offset=entry.raised_offset,
+        evidence=evidence or {},
+        clear_reason=reason,
     )

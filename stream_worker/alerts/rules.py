@@ -124,7 +124,7 @@ def look(
     """
 
     def move(found: Iterable[Finding]) -> list[Transition]:
-        return life.step(entries, found, seen.at_us, seen.last_at_us, offset, held)
+        return life.step(entries, found, life.Moment(seen.at_us, seen.last_at_us, offset, held))
 
     # Technical faults first: they tell which signals can be believed.
     transitions = move(technical.findings(entries, seen))

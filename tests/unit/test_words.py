@@ -40,7 +40,7 @@ SAID = [
 
 def transition(key: AlertKey, evidence: dict[str, Any], reason: ClearReason | None = None) -> Transition:
     state = "raised" if reason is None else "cleared"
-    return Transition(key, state, 0, "medium", 0, 300_000_000, 1, reason, evidence)  # type: ignore[arg-type]
+    return Transition(key, state, 0, "medium", 0, 300_000_000, 1, evidence, reason)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("case", "said"), list(zip(CASES, SAID, strict=True)))
