@@ -219,14 +219,20 @@ class ReadingsAgent:
 
     # --- assignment ---
 
+    def on_revoked(self) -> None:
+        """A rebalance has begun: nothing is processed until it ends."""
+        self.partitions = frozenset()
+        self._set_ready(is_ready=False)
+        self.metrics.assigned_partitions.set(0)
+        self._clear_partition_gauges()
+
     def on_assigned(self, partitions: frozenset[int]) -> None:
         """Partitions are ours, their lanes are open; state is not there yet."""
         self.partitions = frozenset()
         self._newest_us.clear()
         self._set_ready(is_ready=False)
         self._topics_may_have_changed = True
-        for by_partition in (self.metrics.consumer_lag, self.metrics.alert_threshold_shift):
-            by_partition.clear()  # what is another worker's now is shown by that one
+        self._clear_partition_gauges()
         self.metrics.rebalances.inc()
         self.metrics.assigned_partitions.set(len(partitions))
         log.info("partitions_assigned", partitions=sorted(partitions))
@@ -246,6 +252,11 @@ class ReadingsAgent:
         self.metrics.recovery.observe(seconds)
         self._set_ready(is_ready=True)
         log.info("state_recovered", stays=len(stays), primed=primed, seconds=round(seconds, 3))
+
+    def _clear_partition_gauges(self) -> None:
+        """What is another worker's now is shown by that one."""
+        for by_partition in (self.metrics.consumer_lag, self.metrics.alert_threshold_shift):
+            by_partition.clear()
 
     def on_stopping(self) -> None:
         """No longer to be counted on."""

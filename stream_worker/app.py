@@ -6,6 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -35,10 +36,12 @@ events = structlog.get_logger("vitalcast")
 TICK_S: Final = 1.0
 # Faust goes on after this without a word, and with half of the state: longer than reading that of any hospital takes.
 RECOVERY_WITHIN_S: Final = 900.0
+# Lanes wait for their outputs for a while, and the libraries for a broker that may never come back.
+STOP_WITHIN_S: Final = 60.0
 
 
-class StartError(Exception):
-    """Something the worker needs is not as it must be; the message is one line for the user."""
+class WorkerError(Exception):
+    """The worker cannot start or go on; the message is one line for the user."""
 
 
 def create_agent(settings: Settings, predictor: Predictor, shadow_predictor: Predictor | None) -> ReadingsAgent:
@@ -82,6 +85,7 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         instance_id=settings.instance_id,
         on_failure=agent.fail,
         on_assigned=agent.on_assigned,
+        on_revoked=agent.on_revoked,
     )
     app.transport = ChunkTransport(app.conf.broker, app)
 
@@ -152,14 +156,20 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
             await self.sleep(TICK_S)
 
     @Service.task  # type: ignore[untyped-decorator]
-    async def _end_rebalances(self) -> None:
+    async def _end_what_hangs(self) -> None:
         app, within_s, settled_at = self._app, self._settings.rebalance_within_s, time.monotonic()
         while not app.should_stop:
+            if (error := app.consumer.group_error) is not None:
+                self._agent.fail(WorkerError(f"the group {self._settings.app_id} refuses this worker: {error!r}"))
             if (self._has_joined and not app.rebalancing) or app.in_recovery:
                 settled_at = time.monotonic()
             elif time.monotonic() - settled_at > within_s:
-                self._agent.fail(StartError(f"a rebalance did not end within {within_s:.0f} s"))
+                self._agent.fail(WorkerError(f"a rebalance did not end within {within_s:.0f} s"))
             await self.sleep(TICK_S)
+        late = WorkerError(f"it did not stop within {STOP_WITHIN_S:.0f} s")
+        watchdog = threading.Timer(STOP_WITHIN_S, self._agent.fail, [late])
+        watchdog.daemon = True
+        watchdog.start()
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch_topics(self) -> None:
@@ -170,7 +180,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
                 except (BrokerUnreachableError, KafkaFaultError):
                     problems = []  # the lanes know how long to wait for a broker
                 if problems:
-                    self._agent.fail(StartError(problems[0]))
+                    self._agent.fail(WorkerError(problems[0]))
             await self.sleep(TICK_S)
 
     @Service.task  # type: ignore[untyped-decorator]
@@ -213,7 +223,7 @@ def collect_rarely() -> None:
 def run_worker(settings: Settings) -> int:
     """Run the daemon until a signal stops it; the exit code.
 
-    Raises: SettingsError, ArtifactError, BrokerUnreachableError, PortTakenError, StartError before anything is read.
+    Raises: SettingsError, ArtifactError, BrokerUnreachableError, PortTakenError, WorkerError before anything is read.
     """
     log.configure(settings.log_level, settings.log_format)
     events.info("settings", **settings.redacted())
@@ -224,7 +234,7 @@ def run_worker(settings: Settings) -> int:
     bound = health.bind(settings.http_host, settings.http_port)
     check_broker(settings)
     if problems := check_topics(settings):
-        raise StartError(f"{problems[0]} (vitalcast topics create makes what is missing)")
+        raise WorkerError(f"{problems[0]} (vitalcast topics create makes what is missing)")
     collect_rarely()
     with TemporaryDirectory(prefix="vitalcast-") as scratch:
         app = create_app(settings, agent, bound, Path(scratch))
@@ -233,5 +243,8 @@ def run_worker(settings: Settings) -> int:
         try:
             worker.execute_from_commandline()
         except SystemExit as exit_:
-            return int(exit_.code or 0)
+            code = int(exit_.code or 0)
+            if code:
+                events.error("stopped_by_failure", type="Crash", reason="Faust ended by itself: see the lines above")
+            return code
     return 0

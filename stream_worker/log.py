@@ -6,9 +6,11 @@ import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
+
+REPEAT_S: Final = 10.0
 
 
 def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
@@ -32,10 +34,29 @@ def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(_Seldom())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("vitalcast").setLevel(getattr(logging, level))
+
+
+class _Seldom(logging.Filter):
+    """Lets a library say the same thing once in REPEAT_S: without a broker aiokafka would, 170 times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, int], float] = {}  # when, by place in the code
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is of our own, or the first of its place for a while."""
+        place = record.pathname, record.lineno
+        if record.name == "vitalcast":
+            return True
+        if record.created - self._said.get(place, 0.0) < REPEAT_S:
+            return False
+        self._said[place] = record.created
+        return True
 
 
 def _library_event(_logger: object, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

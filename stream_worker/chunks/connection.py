@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 MAX_FETCH_BYTES: Final = 2 << 20  # of a partition
+# In any mode: a worker that wrote in transactions may have left one that was aborted, and so may any sender.
+ISOLATION_LEVEL: Final = "read_committed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +21,5 @@ class Connection:
     chunk_records: int
     instance_id: str | None
     on_failure: Callable[[BaseException], None]
-    on_assigned: Callable[[frozenset[int]], None] = field(default=lambda partitions: None)
-
-    @property
-    def isolation_level(self) -> str:
-        """Records of aborted transactions must not be read back, neither as input nor as state."""
-        return "read_committed" if self.exactly_once else "read_uncommitted"
+    on_assigned: Callable[[frozenset[int]], None]
+    on_revoked: Callable[[], None]

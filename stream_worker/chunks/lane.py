@@ -135,7 +135,8 @@ class Lane:
                 await self._writer
         self._has_room.set()
         self._is_drained.set()  # of what is dropped too
-        await self._producer.stop()
+        with contextlib.suppress(TimeoutError):  # without a broker it would wait for ever to send what is dropped
+            await asyncio.wait_for(self._producer.stop(), CLOSE_WITHIN_S)
 
     async def _write_forever(self) -> None:
         try:

@@ -13,7 +13,7 @@ from faust.stores.memory import Store
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
-from stream_worker.chunks.connection import MAX_FETCH_BYTES, Connection
+from stream_worker.chunks.connection import ISOLATION_LEVEL, MAX_FETCH_BYTES, Connection
 
 
 class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
@@ -84,7 +84,7 @@ async def read_to_end(connection: Connection, partitions: list[TopicPartition], 
     consumer = aiokafka.AIOKafkaConsumer(
         **connection.config,
         enable_auto_commit=False,
-        isolation_level=connection.isolation_level,
+        isolation_level=ISOLATION_LEVEL,
         max_partition_fetch_bytes=MAX_FETCH_BYTES,
     )
     await consumer.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import aiokafka
@@ -15,8 +16,8 @@ from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from stream_worker.chunks.connection import MAX_FETCH_BYTES, Connection
-from stream_worker.chunks.lane import Lane
+from stream_worker.chunks.connection import ISOLATION_LEVEL, MAX_FETCH_BYTES, Connection
+from stream_worker.chunks.lane import CLOSE_WITHIN_S, Lane
 from stream_worker.chunks.position import InputMismatch, look_at, start_of
 
 if TYPE_CHECKING:
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("vitalcast")
 
-# What a rebalance may wait for the last chunks: less than Kafka's rebalance timeout (60 s), more than a broker restart.
+REBALANCE_TIMEOUT_MS: Final = 60_000
+# What a rebalance may wait for the last chunks: less than the above, more than a broker restart.
 DRAIN_TIMEOUT_S: Final = 20.0
+# aiokafka leaves the group for good when nobody polls for so long: a standby without partitions has nothing to poll,
+# and a large recovery takes its time. Lanes and timeouts notice what is stuck.
+MAX_POLL_INTERVAL_MS: Final = 86_400_000
 # What a chunk waits for the newest records: longer than one request to a broker nearby takes.
 NEWER_WITHIN_S: Final = 0.005
 # So many records that wait are a backlog: the next chunk does not wait for the outputs of the one before.
@@ -69,11 +74,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             enable_auto_commit=False,
             auto_offset_reset="none",  # perform_seek knows better
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
-            isolation_level=connection.isolation_level,
+            isolation_level=ISOLATION_LEVEL,
             max_partition_fetch_bytes=MAX_FETCH_BYTES,
             session_timeout_ms=session_timeout_ms,
             heartbeat_interval_ms=session_timeout_ms // 5,
-            rebalance_timeout_ms=60_000,
+            rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             max_poll_records=connection.chunk_records,
         )
 
@@ -165,6 +171,13 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """How the application connects."""
         connection: Connection = self.app.connection
         return connection
+
+    @property
+    def group_error(self) -> BaseException | None:
+        """Why the group does not take us, if its coordinator has said so: aiokafka tells who polls, and nobody does."""
+        coordinator = getattr(getattr(self._thread, "_consumer", None), "_coordinator", None)
+        error: BaseException | None = getattr(coordinator, "_pending_exception", None)
+        return error
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -330,14 +343,26 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         await self._commit({TP(*partition): offset for partition, offset in offsets.items()})
 
     async def wait_empty(self) -> None:
-        """Wait until the chunks under way are with their lanes, and the lanes are empty."""
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+        """Wait until the chunks under way are with their lanes, and the lanes are empty.
+
+        Raises: TimeoutError in a rebalance. A worker that stops goes on: Faust would leave it half stopped.
+        """
+        try:
+            await self._drain(DRAIN_TIMEOUT_S)
+        except TimeoutError:
+            if not self.app.should_stop:
+                raise
+            log.warning("stopped_with_work_under_way", detail="it is read again at the next start")
+
+    async def _drain(self, within_s: float) -> None:
+        async with asyncio.timeout(within_s):
             while any(not message.acked for message in list(self._unacked_messages)):
                 await asyncio.sleep(0.005)
             await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the chunks under way, then close the lanes of what is lost."""
+        self.connection.on_revoked()
         await super().on_partitions_revoked(revoked)
         await self._close_lanes({TopicPartition(*tp) for tp in revoked})
 
@@ -359,11 +384,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_stop(self) -> None:
-        """Finish the chunks under way, close the lanes, leave the group."""
-        try:
-            await self.wait_empty()
-        except TimeoutError:
-            log.warning("stopped_with_work_under_way", detail="it is read again at the next start")
+        """Finish what the lanes were given last, close them, leave the group."""
+        with suppress(TimeoutError):
+            await self._drain(CLOSE_WITHIN_S)
         await self._close_lanes(set(self.lanes))
         await super().on_stop()
 

@@ -113,6 +113,18 @@ def test_many_rebalances_leave_no_trace(
     assert_same_as_left_alone(servers, left_alone, topics, reference, len(sent))
 
 
+@pytest.mark.skipif(not os.environ.get("VITALCAST_TEST_LONG"), reason="takes minutes: VITALCAST_TEST_LONG=1 make fault")
+@pytest.mark.timeout(900)
+def test_a_worker_without_partitions_stays_in_the_group(kafka: Broker, start_worker: WorkerStarter) -> None:
+    """There is nothing for it to poll, which must not be taken for a worker that hangs (Kafka's limit is 5 min)."""
+    topics = Topics.unique().create(kafka.bootstrap_servers, partitions=1)
+    workers = [start_worker(**topics.settings) for _ in range(2)]
+    assert sorted(worker.metric("vitalcast_assigned_partitions") for worker in workers) == [0, 1]
+    rebalances = [worker.metric("vitalcast_rebalances_total") for worker in workers]
+    time.sleep(330)
+    assert [worker.metric("vitalcast_rebalances_total") for worker in workers] == rebalances
+
+
 @pytest.mark.timeout(500)
 def test_a_rebalance_that_does_not_end_ends_the_worker(
     kafka: Broker, topics: Topics, reference: Topics, start_worker: WorkerStarter
@@ -132,6 +144,9 @@ def test_a_rebalance_that_does_not_end_ends_the_worker(
         time.sleep(0.1)
     assert (newcomer.status("/health/live"), newcomer.status("/health/ready")) == (200, 503)
     assert "vitalcast_ready 0" in newcomer.metrics()
+    while worker.is_running and worker.status("/health/ready") == 200:  # it says so as soon as the newcomer has asked
+        time.sleep(0.1)
+    assert worker.metric("vitalcast_assigned_partitions") == 0
     for stuck in (worker, newcomer):  # one has worked before, one joins for the first time
         assert stuck.wait(60) == 1
         assert f"a rebalance did not end within {REBALANCE_WITHIN_S} s" in stuck.log

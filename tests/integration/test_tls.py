@@ -106,13 +106,13 @@ WORKER, OTHER = "vitalcast-worker", "somebody-else"
 SECRET = "scrambled, salted"
 
 
-def least_rights(topics: Topics) -> Iterator[AclBinding]:
-    """The rights in docs/guarantees.md, for WORKER."""
+def least_rights(topics: Topics, user: str = WORKER) -> Iterator[AclBinding]:
+    """The rights in docs/guarantees.md."""
 
     def allow(kind: ResourceType, name: str, *operations: AclOperation, prefix: bool = False) -> Iterator[AclBinding]:
         pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
         for operation in operations:
-            yield AclBinding(kind, name, pattern, f"User:{WORKER}", "*", operation, AclPermissionType.ALLOW)
+            yield AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
 
     read, write, look = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS
     yield from allow(ResourceType.TOPIC, topics.readings, read, look)
@@ -151,6 +151,13 @@ def test_worker_needs_the_documented_rights_and_no_others(
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         assert SECRET not in done.stderr
+
+    all_but_the_group = [right for right in least_rights(topics, OTHER) if right.restype is not ResourceType.GROUP]
+    for created in admin.create_acls(all_but_the_group).values():
+        created.result(30)
+    outsider = start_worker(None, **{**login, "sasl_username": OTHER})
+    assert outsider.wait(60) == 1
+    assert f"the group {topics.app_id} refuses this worker: GroupAuthorizationFailedError" in outsider.log
 
 
 def test_a_file_that_is_no_certificate(kafka: Broker, tmp_path: Path) -> None:

@@ -76,10 +76,12 @@ def test_torch_stays_with_those_who_run_the_model() -> None:
 
 
 def test_the_path_of_a_reading_needs_no_training_code() -> None:
-    # It takes the predictor, the manifest, the one definition of a step, and the arrays' names; the rest is for offline commands.
+    # It takes the predictor, the manifest, what a step is, and the arrays' names; the rest is for offline commands.
     offline = {"stream_worker/cli.py"}
     for file in sources("stream_worker"):
         path = file.relative_to(ROOT).as_posix()
         names = {name for name in imports(file) if name.startswith("model.")}
         if path not in offline:
-            assert names <= {"model.arrays", "model.predictor", "model.manifest", "model.steps"}, f"{path} imports {names}"
+            assert names <= {"model.arrays", "model.predictor", "model.manifest", "model.steps"}, (
+                f"{path} imports {names}"
+            )
