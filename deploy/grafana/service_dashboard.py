@@ -13,6 +13,9 @@ from typing import Any, Final
 FILE: Final = Path(__file__).parent / "dashboards" / "service.json"
 COLUMNS: Final = 24  # of Grafana's grid
 RATE: Final = "[$__rate_interval]"
+# Forecasts come due in bursts, all stays at once every few minutes: whether they are good takes hours to tell.
+SHOWN: Final = "[$__range]"
+LONG: Final = "[6h]"
 # Short horizons follow the last value, long ones the average; between them a forecast can be of use.
 HORIZON: Final = 'horizon_s="$horizon_s"'
 
@@ -36,10 +39,10 @@ def per_second(counter: str, by: str, where: str = "") -> str:
     return f"sum by ({by}) (rate({counter}{{{where}}}{RATE}))"
 
 
-def ratio(part: str, whole: str, by: str = "") -> str:
+def ratio(part: str, whole: str, by: str = "", window: str = RATE) -> str:
     """The ratio of two counters' rates: no data, rather than a division by zero, while nothing moves."""
     grouping = f"sum by ({by})" if by else "sum"
-    return f"{grouping} (rate({part}{RATE})) / ({grouping} (rate({whole}{RATE})) > 0)"
+    return f"{grouping} (rate({part}{window})) / ({grouping} (rate({whole}{window})) > 0)"
 
 
 def quantile(q: float, histogram: str) -> str:
@@ -47,18 +50,18 @@ def quantile(q: float, histogram: str) -> str:
     return f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{RATE})))"
 
 
-def skill(by: str, where: str) -> str:
+def skill(by: str, where: str, window: str) -> str:
     """1 - the model's absolute error / that of "stays as it is": above 0 the model is of use."""
     live = f'vitalcast_forecast_absolute_error_total{{role="live", {where}}}'
     naive = f"vitalcast_persistence_absolute_error_total{{{where}}}"
-    return f"1 - {ratio(live, naive, by)}"
+    return f"1 - {ratio(live, naive, by, window)}"
 
 
-def coverage(by: str, where: str) -> str:
+def coverage(by: str, where: str, window: str) -> str:
     """The share of values that fell into their band."""
     scored = 'vitalcast_forecast_scored_total{role="live", %s}'
     covered = f'covered="true", {where}'
-    return ratio(scored % covered, scored % where, by)
+    return ratio(scored % covered, scored % where, by, window)
 
 
 GOOD_BELOW_ZERO: Final = ((None, "red"), (0.0, "green"))
@@ -103,8 +106,9 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
         Panel(
             "Skill at the chosen horizon",
             "percentunit",
-            {"skill": skill("", HORIZON)},
-            'How much smaller the error is than that of "stays as it is". Below 0: do not look at the forecasts.',
+            {"skill": skill("", HORIZON, SHOWN)},
+            'How much smaller the error is than that of "stays as it is", over the time shown (an hour tells little). '
+            "Below 0: do not look at the forecasts.",
             type="stat",
             height=4,
             steps=GOOD_BELOW_ZERO,
@@ -112,8 +116,9 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
         Panel(
             "Values inside the 90 % band",
             "percentunit",
-            {"coverage": coverage("", 'band="90"')},
-            "Honest bands hold 90 of 100 values. Below 85 %: the forecasts claim to know more than they do.",
+            {"coverage": coverage("", 'band="90"', SHOWN)},
+            "Honest bands hold 90 of 100 values, over the time shown (an hour tells little). Below 85 %: the forecasts "
+            "claim to know more than they do.",
             type="stat",
             height=4,
             steps=((None, "red"), (0.85, "green"), (0.96, "orange")),
@@ -169,18 +174,18 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
         Panel(
             "Skill by signal at the chosen horizon",
             "percentunit",
-            {"{{signal}}": skill("signal", HORIZON)},
-            '1 - error / error of "stays as it is", over the chosen range of time. Above 0: of use.',
+            {"{{signal}}": skill("signal", HORIZON, LONG)},
+            '1 - error / error of "stays as it is", over the six hours before. Above 0: of use.',
             steps=GOOD_BELOW_ZERO,
         ),
         Panel(
             "Values inside their band",
             "percentunit",
             {
-                "90 % band, {{horizon_s}} s": coverage("horizon_s", 'band="90"'),
-                "50 % band, {{horizon_s}} s": coverage("horizon_s", 'band="50"'),
+                "90 % band, {{horizon_s}} s": coverage("horizon_s", 'band="90"', LONG),
+                "50 % band, {{horizon_s}} s": coverage("horizon_s", 'band="50"', LONG),
             },
-            "Should be near 90 % and 50 %.",
+            "Over the six hours before. Should be near 90 % and 50 %.",
             defaults={"min": 0, "max": 1},
         ),
         Panel(

@@ -94,6 +94,15 @@ def test_a_ward_at_its_budget_is_left_alone_whatever_the_clusters() -> None:
     assert controller.shift == 0.0
 
 
+@pytest.mark.parametrize("per_day", [0.5, 5.0, 15.0, 20.0, 50.0])
+def test_a_budget_that_is_overrun_for_long_is_as_far_as_its_prometheus_alert_asks(per_day: float) -> None:
+    controller = Budget()
+    for _ in range(1000):
+        controller.raised = 1000
+        controller.step(per_day)
+    assert 1.99 < controller.shift <= MOST  # deploy/prometheus/alerts.yml, VitalcastAdviceHeldBack
+
+
 def test_one_bed_has_a_share_that_fills_with_its_own_time() -> None:
     allowance = Allowance.full(15.0, at_us=0)
     assert [allowance.spend(0, 15.0) for _ in range(17)] == [True] * 15 + [False] * 2
