@@ -22,7 +22,7 @@ from mode import Service
 from model.predictor import Predictor
 from stream_worker import health, log
 from stream_worker.agent import ReadingsAgent
-from stream_worker.chunks import ChunkBootStrategy, ChunkTableManager, ChunkTransport, Connection
+from stream_worker.chunks import ChunkBootStrategy, ChunkOptions, ChunkTableManager, ChunkTransport
 from stream_worker.clients import KafkaFaultError
 from stream_worker.connection import BrokerUnreachableError, aiokafka_config, check_broker
 from stream_worker.metrics import Metrics
@@ -77,7 +77,7 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, s
         web_enabled=False,
     )
     app.boot_strategy = ChunkBootStrategy(app)  # an attribute: Faust ignores it among the settings
-    app.connection = Connection(
+    app.chunk_options = ChunkOptions(
         config=aiokafka_config(settings),
         exactly_once=settings.delivery == "exactly_once",
         session_timeout_s=settings.session_timeout_s,

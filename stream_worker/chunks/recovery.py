@@ -13,7 +13,7 @@ from faust.stores.memory import Store
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
-from stream_worker.chunks.connection import ISOLATION_LEVEL, MAX_FETCH_BYTES, Connection
+from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions
 
 
 class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
@@ -64,7 +64,7 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
             async with asyncio.timeout(0.9 * self.app.conf.broker_request_timeout):
                 await self._load([TopicPartition(*tp) for tp in tps])
         except Exception as error:
-            self.app.connection.on_failure(error)
+            self.app.chunk_options.on_failure(error)
 
     async def _load(self, partitions: list[TopicPartition]) -> None:
         started = time.monotonic()
@@ -73,16 +73,16 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
             store.forget_all()
             store.written_ms = {}
         if partitions:
-            await read_to_end(self.app.connection, partitions, stores)
+            await read_to_end(self.app.chunk_options, partitions, stores)
         for topic, store in stores.items():
             loaded = frozenset(partition.partition for partition in partitions if partition.topic == topic)
             store.on_loaded(loaded, time.monotonic() - started)
 
 
-async def read_to_end(connection: Connection, partitions: list[TopicPartition], stores: dict[str, BulkStore]) -> None:
+async def read_to_end(options: ChunkOptions, partitions: list[TopicPartition], stores: dict[str, BulkStore]) -> None:
     """Load `partitions` from their beginning to where they end now."""
     consumer = aiokafka.AIOKafkaConsumer(
-        **connection.config,
+        **options.config,
         enable_auto_commit=False,
         isolation_level=ISOLATION_LEVEL,
         max_partition_fetch_bytes=MAX_FETCH_BYTES,

@@ -16,8 +16,8 @@ from faust.app.base import BootStrategy
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from stream_worker.chunks.connection import ISOLATION_LEVEL, MAX_FETCH_BYTES, Connection
 from stream_worker.chunks.lane import CLOSE_WITHIN_S, Lane
+from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions
 from stream_worker.chunks.position import InputMismatch, look_at, start_of
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Nothing: Faust would call a changelog stuck, every 7 s, that this consumer never reads (docs/upstream.md)."""
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
-        connection: Connection = self.app.connection
+        options: ChunkOptions = self.app.chunk_options
         self._assignor = self.app.assignor
-        session_timeout_ms = int(connection.session_timeout_s * 1000)
+        session_timeout_ms = int(options.session_timeout_s * 1000)
         return aiokafka.AIOKafkaConsumer(
-            **connection.config,
+            **options.config,
             client_id=self.app.conf.id,
             group_id=self.app.conf.id,
-            group_instance_id=connection.instance_id,
+            group_instance_id=options.instance_id,
             partition_assignment_strategy=[self._assignor],
             enable_auto_commit=False,
             auto_offset_reset="none",  # perform_seek knows better
@@ -80,7 +80,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             heartbeat_interval_ms=session_timeout_ms // 5,
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
-            max_poll_records=connection.chunk_records,
+            max_poll_records=options.chunk_records,
         )
 
     async def _fetch_records(
@@ -167,10 +167,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     @property
-    def connection(self) -> Connection:
+    def options(self) -> ChunkOptions:
         """How the application connects."""
-        connection: Connection = self.app.connection
-        return connection
+        options: ChunkOptions = self.app.chunk_options
+        return options
 
     @property
     def group_error(self) -> BaseException | None:
@@ -271,7 +271,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             positions = store.positions
             starts = {tp: start_of(tp, found, positions.get(tp.partition)) for tp, found in logs.items()}
         except InputMismatch as error:
-            self.connection.on_failure(error)
+            self.options.on_failure(error)
             return
         for partition, start in starts.items():
             lane = self.lanes.get(partition)
@@ -298,7 +298,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await self.perform_seek()
         except Exception as error:
             if self.flow_active and self.app.consumer_generation_id == generation:
-                self.connection.on_failure(error)  # no other rebalance is on its way to seek for us
+                self.options.on_failure(error)  # no other rebalance is on its way to seek for us
             log.debug("seek_failed", error=type(error).__name__)
 
     def _chunk_message(self, chunk: Chunk) -> tuple[TP, ConsumerMessage]:
@@ -362,7 +362,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the chunks under way, then close the lanes of what is lost."""
-        self.connection.on_revoked()
+        self.options.on_revoked()
         await super().on_partitions_revoked(revoked)
         await self._close_lanes({TopicPartition(*tp) for tp in revoked})
 
@@ -378,9 +378,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
                 self.lanes[partition] = self._new_lane(partition)
             await asyncio.gather(*(self.lanes[partition].open() for partition in new))
         except Exception as error:
-            self.connection.on_failure(error)
+            self.options.on_failure(error)
             return
-        self.connection.on_assigned(frozenset(partition.partition for partition in inputs))
+        self.options.on_assigned(frozenset(partition.partition for partition in inputs))
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_stop(self) -> None:
@@ -396,10 +396,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             partition,
             group_id=self.app.conf.id,
             changelog_topic=changelog_topic,
-            producer_config=self.connection.config,
-            exactly_once=self.connection.exactly_once,
+            producer_config=self.options.config,
+            exactly_once=self.options.exactly_once,
             commit=self.commit_offsets,
-            on_failure=self.connection.on_failure,
+            on_failure=self.options.on_failure,
         )
 
     async def _close_lanes(self, partitions: set[TopicPartition]) -> None:
@@ -408,6 +408,6 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
 
 class ChunkTransport(driver.Transport):  # type: ignore[misc]
-    """The transport to set as `app.transport`; the app carries its `Connection` as `app.connection`."""
+    """The transport to set as `app.transport`; the app carries its `ChunkOptions` as `app.chunk_options`."""
 
     Consumer: ClassVar[type[ChunkConsumer]] = ChunkConsumer

@@ -12,7 +12,7 @@ ISOLATION_LEVEL: Final = "read_committed"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Connection:
+class ChunkOptions:
     """How the transport reaches the broker and what it tells its owner."""
 
     config: Mapping[str, Any]  # addresses and security, as aiokafka takes them
