@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from model.manifest import Task, check_task
 from schemas.recordings import RecordingError
 from schemas.signals import VITALS_BY_NAME, Signal
 
@@ -25,16 +26,14 @@ class Witness(msgspec.Struct, frozen=True, kw_only=True):
     memory_s: float
 
 
-class ForecasterConfig(msgspec.Struct, frozen=True, kw_only=True):
+class ForecasterConfig(Task, frozen=True, kw_only=True):
     """Frozen description of a forecaster; `vital_signs()` is the product's own, `univariate()` the smallest.
 
-    groups : signals of one device, whose recent averages are candidates for each other's forecast.
+    The recent averages of a group's signals are candidates for each other's forecast.
+
     hidden, direct : units of the LSTM and of the path past it. Chosen by skill per cost (docs/experiments.md).
     """
 
-    inputs: tuple[Signal, ...]
-    signals: tuple[str, ...]
-    groups: tuple[tuple[str, ...], ...] = ()
     witnesses: tuple[Witness, ...] = ()
     step_s: int = 60
     horizons_s: tuple[int, ...] = (60, 300, 900, 1800, 3600)
@@ -45,30 +44,18 @@ class ForecasterConfig(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
+        check_task(self)
         names = {signal.name for signal in self.inputs}
         forecast = set(self.signals)
-        if not forecast or not forecast <= names:
-            raise ValueError("the forecast signals must be among the inputs")
         if any(not set(group) <= forecast for group in self.groups):
             raise ValueError("a group may hold forecast signals only")
         if any(witness.name not in names or witness.of not in forecast for witness in self.witnesses):
             raise ValueError("a witness is an input, of a forecast signal")
-        if any(horizon % self.step_s for horizon in self.horizons_s):
-            raise ValueError("horizons must be whole steps")
-        levels = self.quantile_levels
-        if len(levels) % 2 == 0 or levels[len(levels) // 2] != 0.5 or list(levels) != sorted(set(levels)):
-            raise ValueError("quantile levels must rise, be odd in number, and have the median in their middle")
 
     @property
     def horizon_steps(self) -> tuple[int, ...]:
         """The horizons in steps."""
         return tuple(horizon // self.step_s for horizon in self.horizons_s)
-
-    @property
-    def forecast_signals(self) -> tuple[Signal, ...]:
-        """The signals forecast, in the order of V."""
-        by_name = {signal.name: signal for signal in self.inputs}
-        return tuple(by_name[name] for name in self.signals)
 
     def input_index(self, name: str) -> int:
         """The column of x that holds signal `name`."""

@@ -55,11 +55,31 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     trained_at: str
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `manifest.json` says about the `model.pt` beside it.
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """What is forecast from what: the same for a configuration and the artifacts that are trained with it.
 
     inputs : signals in the order of the columns of x. signals : names of those forecast, in the order of V.
     groups : forecast signals of one sensor, which come off together.
+    """
+
+    inputs: tuple[Signal, ...]
+    signals: tuple[str, ...]
+    groups: tuple[tuple[str, ...], ...] = ()
+    step_s: int
+    horizons_s: tuple[int, ...]
+    quantile_levels: tuple[float, ...]
+    context_steps: int
+
+    @property
+    def forecast_signals(self) -> tuple[Signal, ...]:
+        """The signals forecast, in the order of V."""
+        by_name = {signal.name: signal for signal in self.inputs}
+        return tuple(by_name[name] for name in self.signals)
+
+
+class Manifest(Task, frozen=True, kw_only=True):
+    """What `manifest.json` says about the `model.pt` beside it.
+
     state_float32, state_float16 : the state is float32 (B, S), S their sum; the first `state_float32` columns keep that
         precision where the state is stored, the others are stored as float16.
     """
@@ -67,29 +87,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     version: str
     sha256: str
-    inputs: tuple[Signal, ...]
-    signals: tuple[str, ...]
-    step_s: int
-    horizons_s: tuple[int, ...]
-    quantile_levels: tuple[float, ...]
-    context_steps: int
     state_float32: int
     state_float16: int
     parameters: int
     training: Training
-    groups: tuple[tuple[str, ...], ...] = ()
     scores: tuple[Score, ...] = ()
 
     @property
     def state_size(self) -> int:
         """Columns of the state tensor, S."""
         return self.state_float32 + self.state_float16
-
-    @property
-    def forecast_signals(self) -> tuple[Signal, ...]:
-        """The signals forecast, in the order of V."""
-        by_name = {signal.name: signal for signal in self.inputs}
-        return tuple(by_name[name] for name in self.signals)
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -104,27 +111,32 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(f"{path}: no readable manifest ({type(error).__name__})") from error
     except msgspec.DecodeError as error:
         raise ArtifactError(f"{path}: not a model manifest ({error})") from error
-    names = [signal.name for signal in manifest.inputs]
-    if len(set(names)) != len(names):
-        raise ArtifactError(f"{path}: an input is named twice")
     try:
-        known_signals(manifest.inputs)
+        check_task(manifest)
     except ValueError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    if not manifest.signals or not set(manifest.signals) <= set(names):
-        raise ArtifactError(f"{path}: the forecast signals are not among the inputs")
-    levels, horizons_s, step_s = manifest.quantile_levels, manifest.horizons_s, manifest.step_s
+    return manifest
+
+
+def check_task(task: Task) -> None:
+    """Raises: ValueError if no worker can serve `task`."""
+    names = [signal.name for signal in task.inputs]
+    if len(set(names)) != len(names):
+        raise ValueError("an input is named twice")
+    known_signals(task.inputs)
+    if not task.signals or not set(task.signals) <= set(names):
+        raise ValueError("the forecast signals are not among the inputs")
+    levels, horizons_s, step_s = task.quantile_levels, task.horizons_s, task.step_s
     if len(levels) < 5 or list(levels) != sorted(set(levels)) or (levels[0], levels[-1]) != (0.05, 0.95):
-        raise ArtifactError(f"{path}: quantile levels must rise from 0.05 to 0.95")
+        raise ValueError("quantile levels must rise from 0.05 to 0.95")
     middle = len(levels) // 2  # what is scored live are the median and the bands of 50 and 90 %
     if levels[middle - 1 : middle + 2] != (0.25, 0.5, 0.75):
-        raise ArtifactError(f"{path}: quantile levels must have 0.25, 0.5 and 0.75 in their middle")
-    if min(step_s, manifest.context_steps) <= 0:
-        raise ArtifactError(f"{path}: step and context must be positive")
+        raise ValueError("quantile levels must have 0.25, 0.5 and 0.75 in their middle")
+    if min(step_s, task.context_steps) <= 0:
+        raise ValueError("step and context must be positive")
     # A reading is judged by what was forecast for its step one step before.
     if horizons_s[:1] != (step_s,) or list(horizons_s) != sorted({h for h in horizons_s if h % step_s == 0}):
-        raise ArtifactError(f"{path}: horizons must be whole steps and rise, the first of them one step")
-    return manifest
+        raise ValueError("horizons must be whole steps and rise, the first of them one step")
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
