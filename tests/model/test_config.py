@@ -21,8 +21,8 @@ from tests.recordings import minutes, write_recording
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"signals": ("temp",), "groups": (), "witnesses": ()}, "the forecast signals must be among the inputs"),
-        ({"signals": (), "groups": (), "witnesses": ()}, "the forecast signals must be among the inputs"),
+        ({"signals": ("temp",), "groups": (), "witnesses": ()}, "the forecast signals are not among the inputs"),
+        ({"signals": (), "groups": (), "witnesses": ()}, "the forecast signals are not among the inputs"),
         ({"groups": (("hr", "pulse"),)}, "a group may hold forecast signals only"),
         ({"witnesses": (Witness(name="pulse", of="pulse", memory_s=60.0),)}, "a witness is an input"),
         ({"horizons_s": (90,)}, "horizons must be whole steps"),
