@@ -6,7 +6,7 @@ python -m model.compare RECORDINGS --out reports/folds
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,9 +18,9 @@ from model.config import ForecasterConfig, vital_signs
 from model.dataset import Stay, folds, read_stay
 from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
-from model.manifest import Score, Training
+from model.manifest import Training
 from model.predictor import Predictor
-from model.scores import Cell, Evaluation, Report, Rival, beside_trees, rival_gains, score
+from model.scores import Cell, Evaluation, Report, Rival, beside_trees, rival_gains, scores_of
 from model.train import UPDATES, fit, one_thread
 from schemas.recordings import find_recordings
 
@@ -58,6 +58,7 @@ def cross_validate(
             for signal, horizon_s, cell in quantile_cells(training, found.stays, config, quantile_rows):
                 rival_cells.setdefault((signal, horizon_s), []).append(cell)
     evaluation = joined(evaluations)
+    trees = {cell: Cell(*map(np.concatenate, zip(*parts, strict=True))) for cell, parts in rival_cells.items()}
     report = Report(
         name=f"{count}-fold",
         version=f"seed {seed}, {updates} updates",
@@ -68,20 +69,10 @@ def cross_validate(
         degraded=joined(degraded).scores(),
         seen=False,
         page=str(out / "report.html"),
-        quantile_trees=scores_of(rival_cells, config),
+        quantile_trees=scores_of(trees, config),
     )
     publish(report, evaluation)
     return report
-
-
-def scores_of(cells: Mapping[tuple[str, int], Sequence[Cell]], config: ForecasterConfig) -> tuple[Score, ...]:
-    """The score of each signal and horizon, its cells joined."""
-    joined_cells = {key: Cell(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in cells.items()}
-    precisions = {signal.name: signal.precision for signal in config.forecast_signals}
-    return tuple(
-        score(signal, horizon_s, cell, config.quantile_levels, precisions[signal])
-        for (signal, horizon_s), cell in joined_cells.items()
-    )
 
 
 def joined(parts: Sequence[Evaluation]) -> Evaluation:

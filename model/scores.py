@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import msgspec
@@ -93,20 +94,23 @@ class Evaluation(NamedTuple):
 
     def scores(self) -> tuple[Score, ...]:
         """Pooled scores of every signal and horizon that has any truth."""
-        cells = (
-            (name, horizon_s, self.cell(name, horizon_s))
-            for name in self.config.signals
-            for horizon_s in self.config.horizons_s
-        )
-        precisions = {signal.name: signal.precision for signal in self.config.forecast_signals}
-        return tuple(
-            score(*found, self.config.quantile_levels, precisions[found[0]]) for found in cells if len(found[2].y)
-        )
+        keys = product(self.config.signals, self.config.horizons_s)
+        return scores_of({key: self.cell(*key) for key in keys}, self.config)
 
     def alone(self) -> dict[str, tuple[Score, ...]]:
         """Scores of each stay by itself."""
         pairs = zip(self.shown, self.forecasts, strict=True)
         return {copy.seen.stay_id: Evaluation(self.config, [copy], [forecast]).scores() for copy, forecast in pairs}
+
+
+def scores_of(cells: Mapping[tuple[str, int], Cell], config: ForecasterConfig) -> tuple[Score, ...]:
+    """The score of each signal and horizon whose cell has any truth."""
+    precisions = {signal.name: signal.precision for signal in config.forecast_signals}
+    return tuple(
+        score(signal, horizon_s, cell, config.quantile_levels, precisions[signal])
+        for (signal, horizon_s), cell in cells.items()
+        if len(cell.y)
+    )
 
 
 def score(signal: str, horizon_s: int, cell: Cell, levels: tuple[float, ...], precision: float) -> Score:

@@ -26,8 +26,8 @@ from schemas.recordings import find_recordings
 from schemas.signals import VITALS
 from stream_worker import anomaly
 from stream_worker.backtest import detectors
-from stream_worker.backtest.faults import Kind, Values
-from stream_worker.backtest.scored import Run, score_recordings
+from stream_worker.backtest.faults import FaultKind, Values
+from stream_worker.backtest.scored import ScoredRecording, score_recordings
 from stream_worker.settings import Settings
 
 REPORT_FILE: Final = "anomalies.json"
@@ -54,12 +54,12 @@ class Judged(NamedTuple):
     artefacts: Floats
 
 
-def judged(runs: Sequence[Run], signals: tuple[str, ...], way: str) -> list[Judged]:
+def judged(runs: Sequence[ScoredRecording], signals: tuple[str, ...], way: str) -> list[Judged]:
     """How odd the minutes of each run are by `way`."""
     return [_by_forecast(run, signals) if way == OURS else _by_history(run, signals, way) for run in runs]
 
 
-def _by_forecast(run: Run, signals: tuple[str, ...]) -> Judged:
+def _by_forecast(run: ScoredRecording, signals: tuple[str, ...]) -> Judged:
     """The worker refuses artefacts unscored; had it not, it would have scored them so."""
     scale = anomaly.Scale.of(signals)
     precision = np.array([signal.precision for name in signals for signal in VITALS if signal.name == name])
@@ -68,7 +68,7 @@ def _by_forecast(run: Run, signals: tuple[str, ...]) -> Judged:
     return Judged(run.scores, anomaly.score(anomaly.distances(run.expected, shown, still, precision, scale), scale))
 
 
-def _by_history(run: Run, signals: tuple[str, ...], way: str) -> Judged:
+def _by_history(run: ScoredRecording, signals: tuple[str, ...], way: str) -> Judged:
     values, artefacts = _columns(run.recording.values, signals), _columns(run.artefacts, signals)
     shown = np.where(np.isnan(values), artefacts, values)
     odd = np.stack([_OTHERS[way](shown[:, v], values[:, v]) for v in range(len(signals))], axis=1)
@@ -100,7 +100,7 @@ def threshold_of(odd: Sequence[Floats], most: float) -> float:
     return float(levels[low]) if low < len(levels) else np.inf
 
 
-class Found(msgspec.Struct, frozen=True):
+class FaultsFound(msgspec.Struct, frozen=True):
     """Faults of one kind by one way of scoring.
 
     precision : of the flags, were there one such fault in each patient-day. delay_min : median of those found; None
@@ -125,15 +125,17 @@ class Way(msgspec.Struct, frozen=True):
     threshold: float
     false_per_day: float
     precision: float
-    found: tuple[Found, ...]
+    found: tuple[FaultsFound, ...]
 
 
-def way_of(way: str, plain: Sequence[Run], faulty: Sequence[Run], signals: tuple[str, ...]) -> Way:
+def way_of(
+    way: str, plain: Sequence[ScoredRecording], faulty: Sequence[ScoredRecording], signals: tuple[str, ...]
+) -> Way:
     """`way` on the recordings as they are, for its threshold and the artefacts in them, and with faults."""
     days = sum(run.recording.days for run in plain)
     before = judged(plain, signals, way)
     threshold = threshold_of([minutes.normal for minutes in before], days * FLAGS_PER_DAY)
-    delays: dict[str, list[float]] = {kind: [] for kind in (*get_args(Kind), "artefact")}
+    delays: dict[str, list[float]] = {kind: [] for kind in (*get_args(FaultKind), "artefact")}
     true = false = 0
     for run, minutes in zip(faulty, judged(faulty, signals, way), strict=True):
         flags = minutes.normal >= threshold
@@ -161,12 +163,12 @@ def _first(flags: Bools) -> float:
     return float(np.argmax(flags)) if flags.any() else np.nan
 
 
-def _found(kind: str, delays: Floats, false_per_day: float) -> Found:
+def _found(kind: str, delays: Floats, false_per_day: float) -> FaultsFound:
     is_found = ~np.isnan(delays)
     recall = float(is_found.mean()) if len(delays) else 0.0
     precision = recall / (recall + false_per_day) if recall else 0.0
     delay = float(np.median(delays[is_found])) if is_found.any() else None
-    return Found(kind, len(delays), int(is_found.sum()), recall, precision, delay)
+    return FaultsFound(kind, len(delays), int(is_found.sum()), recall, precision, delay)
 
 
 # --- how often a score is exceeded ---
@@ -180,7 +182,7 @@ class Exceeded(msgspec.Struct, frozen=True):
     ratios: tuple[float, ...]
 
 
-def exceeded(runs: Sequence[Run], signals: tuple[str, ...]) -> tuple[Exceeded, ...]:
+def exceeded(runs: Sequence[ScoredRecording], signals: tuple[str, ...]) -> tuple[Exceeded, ...]:
     """The calibration of the score on recordings as they are."""
     rows = []
     for name, column in zip(signals, np.concatenate([run.scores for run in runs]).T, strict=True):
@@ -190,7 +192,7 @@ def exceeded(runs: Sequence[Run], signals: tuple[str, ...]) -> tuple[Exceeded, .
     return tuple(rows)
 
 
-def tails(runs: Sequence[Run], signals: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
+def tails(runs: Sequence[ScoredRecording], signals: tuple[str, ...]) -> dict[str, tuple[float, ...]]:
     """The distances that the shares `anomaly.LEVELS` of the readings exceed: the table in `anomaly`, made anew."""
     distances = anomaly.distance_of(np.concatenate([run.scores for run in runs]), anomaly.Scale.of(signals))
     at = [1 - level for level in anomaly.LEVELS]
@@ -200,7 +202,7 @@ def tails(runs: Sequence[Run], signals: tuple[str, ...]) -> dict[str, tuple[floa
 # --- the report ---
 
 
-class Group(msgspec.Struct, frozen=True):
+class StudyGroup(msgspec.Struct, frozen=True):
     """Some stays: how the score is calibrated, and how each way of scoring does."""
 
     name: str
@@ -210,17 +212,17 @@ class Group(msgspec.Struct, frozen=True):
     ways: tuple[Way, ...]
 
 
-class Report(msgspec.Struct, frozen=True):
+class StudyReport(msgspec.Struct, frozen=True):
     """What the study found. tails : of the stays the model was trained on, or of all."""
 
     model: str
     version: str
     sha256: str
-    groups: tuple[Group, ...]
+    groups: tuple[StudyGroup, ...]
     tails: Mapping[str, tuple[float, ...]]
 
 
-def report_of(manifest: Manifest, plain: Sequence[Run], faulty: Sequence[Run]) -> Report:
+def report_of(manifest: Manifest, plain: Sequence[ScoredRecording], faulty: Sequence[ScoredRecording]) -> StudyReport:
     """The report on runs of the same recordings as they are and with faults."""
     trained = [run.recording.stay_id in manifest.training.stays for run in plain]
     parts = {"stays the model was not trained on": ~np.array(trained), "stays it was trained on": np.array(trained)}
@@ -230,15 +232,17 @@ def report_of(manifest: Manifest, plain: Sequence[Run], faulty: Sequence[Run]) -
         if chosen:
             groups.append(_group(name, [plain[i] for i in chosen], [faulty[i] for i in chosen], manifest.signals))
     known = [run for run, is_known in zip(plain, trained, strict=True) if is_known] or plain
-    return Report(manifest.name, manifest.version, manifest.sha256, tuple(groups), tails(known, manifest.signals))
+    return StudyReport(manifest.name, manifest.version, manifest.sha256, tuple(groups), tails(known, manifest.signals))
 
 
-def _group(name: str, plain: Sequence[Run], faulty: Sequence[Run], signals: tuple[str, ...]) -> Group:
+def _group(
+    name: str, plain: Sequence[ScoredRecording], faulty: Sequence[ScoredRecording], signals: tuple[str, ...]
+) -> StudyGroup:
     ways = tuple(way_of(way, plain, faulty, signals) for way in (OURS, *_OTHERS))
-    return Group(name, len(plain), sum(run.recording.days for run in plain), exceeded(plain, signals), ways)
+    return StudyGroup(name, len(plain), sum(run.recording.days for run in plain), exceeded(plain, signals), ways)
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: StudyReport, console: Console) -> None:
     """Print the report's tables."""
     for group in report.groups:
         console.rule(f"{group.name}: {group.stays}, {group.days:.1f} patient-days")
@@ -250,7 +254,7 @@ def show(report: Report, console: Console) -> None:
     console.print(table)
 
 
-def _calibration(group: Group) -> Table:
+def _calibration(group: StudyGroup) -> Table:
     table = Table("signal", "readings", title="Readings with a higher score, over what there should be")
     for score in SCORES:
         table.add_column(f"{score:g}", justify="right")
@@ -259,7 +263,7 @@ def _calibration(group: Group) -> Table:
     return table
 
 
-def _recall(group: Group) -> Table:
+def _recall(group: StudyGroup) -> Table:
     title = f"Found at {FLAGS_PER_DAY:g} flag per patient-day: recall, precision at one such fault a day, median delay"
     kinds = [f"{found.kind} ({found.faults})" for found in group.ways[0].found]
     table = Table("by", *kinds, "precision", "false a day", title=title)

@@ -16,7 +16,7 @@ from schemas.recordings import find_recordings, read_rows, stay_id_of
 from stream_worker.backtest.curve import Curve, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, recording_of
 from stream_worker.backtest.feed import run_all
-from stream_worker.backtest.measures import Bin, Group, Span, measure, spans_of
+from stream_worker.backtest.measures import Bin, Measures, Span, measure, spans_of
 from stream_worker.backtest.page import write_page
 from stream_worker.limits import limits_of
 from stream_worker.settings import Settings
@@ -25,7 +25,7 @@ REPORT_FILE = "backtest.json"
 PAGE_FILE = "backtest.html"
 
 
-class Report(msgspec.Struct, frozen=True):
+class BacktestReport(msgspec.Struct, frozen=True):
     """What a backtest found.
 
     groups : all stays; and, where the model was trained on some of them, those it has not seen apart.
@@ -36,14 +36,14 @@ class Report(msgspec.Struct, frozen=True):
     model: str
     version: str
     sha256: str
-    groups: tuple[Group, ...]
+    groups: tuple[Measures, ...]
     stays: Mapping[str, Mapping[str, float]]
     curve: Curve | None = None
 
 
 def run_backtest(
     settings: Settings, paths: Sequence[Path], out: Path, console: Console, *, with_curve: bool = False
-) -> Report:
+) -> BacktestReport:
     """Backtest the default pipeline of `settings`, print the tables and write the report to the folder `out`.
 
     Raises: RecordingError, ArtifactError.
@@ -77,14 +77,14 @@ def run_backtest(
 
 def report_of(
     manifest: Manifest, recordings: Mapping[str, Recording], spans: Sequence[Span], curve: Curve | None = None
-) -> Report:
+) -> BacktestReport:
     """The report on `spans`, the alerts of `recordings`."""
     groups = [measure("all stays", list(recordings.values()), spans)]
     unseen = [r for stay_id, r in recordings.items() if stay_id not in manifest.training.stays]
     if 0 < len(unseen) < len(recordings):
         groups.append(measure("stays the model was not trained on", unseen, spans))
     alone = {stay_id: measure(stay_id, [recording], spans) for stay_id, recording in recordings.items()}
-    return Report(
+    return BacktestReport(
         model=manifest.name,
         version=manifest.version,
         sha256=manifest.sha256,
@@ -94,7 +94,7 @@ def report_of(
     )
 
 
-def show(group: Group, console: Console) -> None:
+def show(group: Measures, console: Console) -> None:
     """Print one group's tables."""
     title = (
         f"{group.name}: {group.stays}, {group.days:.1f} patient-days, {group.raised_per_day:.1f} alerts raised a day"
@@ -105,7 +105,7 @@ def show(group: Group, console: Console) -> None:
         console.print(table)
 
 
-def _alerts(group: Group) -> Table:
+def _alerts(group: Measures) -> Table:
     table = Table("alerts raised", title="Alerts raised per patient-day", title_justify="left")
     table.add_column("a day", justify="right")
     for name, number in group.by_kind.items():
@@ -116,7 +116,7 @@ def _alerts(group: Group) -> Table:
     return table
 
 
-def _found(group: Group) -> Table:
+def _found(group: Measures) -> Table:
     table = Table("episode", title="Episodes with their limit alert in time", title_justify="left")
     for name in ("episodes", "stays", "in time", "share"):
         table.add_column(name, justify="right")
@@ -129,7 +129,7 @@ def _found(group: Group) -> Table:
     return table
 
 
-def _warned(group: Group) -> Table:
+def _warned(group: Measures) -> Table:
     table = Table("alerts by", title="Early warning of mean pressure < 65 mmHg for 5 min", title_justify="left")
     for name in ("strict recall", "loose recall", "a day", "precision", "open"):
         table.add_column(name, justify="right")

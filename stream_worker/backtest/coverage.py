@@ -25,9 +25,9 @@ from schemas.recordings import find_recordings, stay_id_of
 from stream_worker.backtest.feed import new_pipeline, results_of
 from stream_worker.settings import Settings
 
-Kind = Literal["none", "adaptive"]
+BandKind = Literal["none", "adaptive"]
 
-KINDS: Final[dict[Kind, str]] = {"none": "as the model gives them", "adaptive": "learning from their errors"}
+KINDS: Final[dict[BandKind, str]] = {"none": "as the model gives them", "adaptive": "learning from their errors"}
 _decode = msgspec.json.Decoder(Forecast).decode
 
 
@@ -120,9 +120,9 @@ def worst_tenth(quality: Quality, nominal: float, pair: int) -> float:
     return float(np.mean([cell[: max(1, len(cell) // 10)].mean() for cell in cells if len(cell)]))
 
 
-def compare(recordings: Sequence[Path], settings: Settings, manifest: Manifest) -> dict[Kind, Quality]:
+def compare(recordings: Sequence[Path], settings: Settings, manifest: Manifest) -> dict[BandKind, Quality]:
     """The quality of the bands of each kind on `recordings`."""
-    found: dict[Kind, Quality] = {}
+    found: dict[BandKind, Quality] = {}
     for kind in KINDS:
         pipeline = new_pipeline(settings.model_copy(update={"calibration": kind}))
         published = (value for result in results_of(pipeline, recordings) for _, value in result.forecasts)
@@ -131,7 +131,7 @@ def compare(recordings: Sequence[Path], settings: Settings, manifest: Manifest) 
     return found
 
 
-def show(found: dict[Kind, Quality], manifest: Manifest, console: Console) -> None:
+def show(found: dict[BandKind, Quality], manifest: Manifest, console: Console) -> None:
     """Print a table, a row for each band and kind."""
     table = Table("band", "bands", "covers, lowest and highest cell", "off, mean", "off, worst tenth of stays", "width")
     levels = manifest.quantile_levels

@@ -15,7 +15,16 @@ from model.arrays import Floats
 from stream_worker.alerts.outlook import SUREST, probability_of
 from stream_worker.alerts.rules import RESTS, Rests
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episodes
-from stream_worker.backtest.measures import WARNING_MIN, Bin, Warned, Warnings, plain_alerts, warned_by, warnings_of
+from stream_worker.backtest.measures import (
+    WARNING_MIN,
+    Bin,
+    Times,
+    Warned,
+    Warnings,
+    plain_alerts,
+    warned_by,
+    warnings_of,
+)
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import SignalLimits
 from stream_worker.times import MINUTE_US
@@ -65,8 +74,7 @@ class Curve(msgspec.Struct, frozen=True):
     fitted: tuple[float, float]
 
 
-Table = Mapping[str, Mapping[str, Warnings]]  # by setting, then by stay
-Times = list[tuple[float, float]]  # raised, cleared
+BySetting = Mapping[str, Mapping[str, Warnings]]  # by setting, then by stay
 
 
 class Told(NamedTuple):
@@ -129,7 +137,7 @@ def folds(stay_ids: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
         yield [stay_id for stay_id in stay_ids if stay_id not in left_out], left_out
 
 
-def cross_validated(table: Table, recall: float) -> Point | None:
+def cross_validated(table: BySetting, recall: float) -> Point | None:
     """Settings chosen on four fifths of the stays, judged on the fifth; None if a recall cannot be reached."""
     stay_ids = sorted(next(iter(table.values())))
     judged: list[Warnings] = []
@@ -143,12 +151,12 @@ def cross_validated(table: Table, recall: float) -> Point | None:
     return Point(recall, warned_by("forecast_limit", judged), tuple(chosen))
 
 
-def _tuned(table: Table, recall: float) -> Point | None:
+def _tuned(table: BySetting, recall: float) -> Point | None:
     setting = _fewest_alerts(table, list(next(iter(table.values()))), recall)
     return None if setting is None else Point(recall, warned_by(setting, table[setting].values()), (setting,))
 
 
-def _fewest_alerts(table: Table, stay_ids: Sequence[str], recall: float) -> str | None:
+def _fewest_alerts(table: BySetting, stay_ids: Sequence[str], recall: float) -> str | None:
     found = {setting: warned_by(setting, (of_stay[s] for s in stay_ids)) for setting, of_stay in table.items()}
     reach = [setting for setting, warned in found.items() if warned.strict >= recall]
     return min(reach, key=lambda setting: found[setting].alerts_per_day, default=None)

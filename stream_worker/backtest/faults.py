@@ -16,12 +16,12 @@ from schemas.signals import ARTERIAL_TRIPLE, VITALS
 
 Values = dict[str, Floats]  # by signal, (T,) a value a minute, NaN where there is none
 
-Kind = Literal["spike", "flatline", "step", "drift", "swap"]
+FaultKind = Literal["spike", "flatline", "step", "drift", "swap"]
 
 EVERY_MIN: Final = 240  # one fault in each such part of a stay: the forecasts recover in between
 LEAD_MIN: Final = 60  # of it stay as recorded
 # Until a fault is over. A drift takes as long to come as to go, so that no jump at its end gives it away.
-DURATION_MIN: Final[dict[Kind, int]] = {"spike": 1, "flatline": 45, "step": 45, "drift": 120, "swap": 45}
+DURATION_MIN: Final[dict[FaultKind, int]] = {"spike": 1, "flatline": 45, "step": 45, "drift": 120, "swap": 45}
 # What one sensor gives, and the smallest error worth finding; the largest is twice that. Saturation only falls.
 SENSORS: Final[dict[tuple[str, ...], float]] = {("hr",): 25.0, ("resp",): 8.0, ("spo2",): 5.0, ARTERIAL_TRIPLE: 20.0}
 SWAPS: Final = (("hr", "resp"), ("hr", "spo2"), ("hr", "abp_mean"))
@@ -32,7 +32,7 @@ _LIMITS: Final = {signal.name: (signal.low, signal.high) for signal in VITALS}
 class Fault(NamedTuple):
     """What goes wrong with some signals in the minutes [start, end) of a recording; `size` in their unit."""
 
-    kind: Kind
+    kind: FaultKind
     signals: tuple[str, ...]
     start: int
     end: int
@@ -47,7 +47,7 @@ def plan(values: Values, rng: np.random.Generator) -> list[Fault]:
 
 
 def _draw(begin: int, rng: np.random.Generator) -> Fault:
-    kind: Kind = get_args(Kind)[rng.integers(len(get_args(Kind)))]
+    kind: FaultKind = get_args(FaultKind)[rng.integers(len(get_args(FaultKind)))]
     sensors = list(SENSORS)
     signals = SWAPS[rng.integers(len(SWAPS))] if kind == "swap" else sensors[rng.integers(len(sensors))]
     size = SENSORS.get(signals, 0.0) * rng.uniform(1, 2) * rng.choice([-1, 1])

@@ -50,8 +50,8 @@ class RecordedReading:
     key: bytes | None = None
 
 
-class Run(NamedTuple):
-    """What a partition's recordings left.
+class PipelineRun(NamedTuple):
+    """What the pipeline left of recordings.
 
     alerts : every revision of every alert, in order. threats : by stay, what the rule for hypotension saw.
     """
@@ -103,7 +103,7 @@ def new_pipeline(settings: Settings) -> Pipeline:
     return Pipeline(settings, predictor)
 
 
-def run_all(settings: Settings, recordings: Sequence[Path], console: Console) -> Run:
+def run_all(settings: Settings, recordings: Sequence[Path], console: Console) -> PipelineRun:
     """All recordings, partition by partition, on all cores, with a progress bar."""
     parts = partitions_of(recordings)
     context = multiprocessing.get_context("spawn")  # torch does not survive a fork
@@ -116,7 +116,7 @@ def run_all(settings: Settings, recordings: Sequence[Path], console: Console) ->
         while wait(futures, timeout=0.2).not_done:
             show(done.value)
         runs = [future.result() for future in futures]
-    return Run(
+    return PipelineRun(
         [alert for run in runs for alert in run.alerts],
         {stay_id: threats for run in runs for stay_id, threats in run.threats.items()},
     )
@@ -130,7 +130,7 @@ def _share(done: Synchronized[int]) -> None:
     _done = done
 
 
-def _run_part(settings: Settings, recordings: Sequence[Path], partition: int) -> Run:
+def _run_part(settings: Settings, recordings: Sequence[Path], partition: int) -> PipelineRun:
     pipeline = new_pipeline(settings)
     pipeline.screen = screen = ThreatScreen(settings, pipeline.stays)
 
@@ -139,7 +139,7 @@ def _run_part(settings: Settings, recordings: Sequence[Path], partition: int) ->
             _done.value += rows
 
     alerts = list(alerts_of(results_of(pipeline, recordings, partition, report)))
-    return Run(alerts, screen.threats())
+    return PipelineRun(alerts, screen.threats())
 
 
 @contextmanager

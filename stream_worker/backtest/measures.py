@@ -51,6 +51,11 @@ class Span:
         """What it is about, as one word for tables."""
         return " ".join(part for part in (self.kind, self.signal, self.side or self.cause) if part)
 
+    @property
+    def is_announcement(self) -> bool:
+        """Whether it announces hypotension."""
+        return (self.kind, self.signal, self.side) == ("forecast_limit", HYPOTENSION.signal, HYPOTENSION.side)
+
 
 def spans_of(alerts: Iterable[Alert], recordings: Mapping[str, Recording]) -> list[Span]:
     """The revisions joined to alerts, in the order in which they were raised."""
@@ -72,7 +77,7 @@ def spans_of(alerts: Iterable[Alert], recordings: Mapping[str, Recording]) -> li
     return list(spans.values())
 
 
-class Found(msgspec.Struct, frozen=True):
+class EpisodesFound(msgspec.Struct, frozen=True):
     """Episodes of one type, and how many of them had their alert in time."""
 
     episode: str
@@ -87,7 +92,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Warned(msgspec.Struct, frozen=True):
-    """Early warning of one episode type by alerts, or by a plain rule.
+    """Early warning of hypotension by alerts, or by a plain rule.
 
     strict : share of episodes with an alert raised 5 to 60 min before they begin. loose : or raised earlier and still
     open 5 min before. precision : share of alerts followed by an episode's beginning within 60 min. open : share of
@@ -112,7 +117,7 @@ class Bin(msgspec.Struct, frozen=True):
     true: int
 
 
-class Group(msgspec.Struct, frozen=True):
+class Measures(msgspec.Struct, frozen=True):
     """What was found on a group of stays."""
 
     name: str
@@ -122,15 +127,15 @@ class Group(msgspec.Struct, frozen=True):
     by_kind: Mapping[str, float]
     by_about: Mapping[str, float]
     by_priority: Mapping[str, Mapping[str, float]]
-    found: tuple[Found, ...]
-    severe: tuple[Found, ...]
+    found: tuple[EpisodesFound, ...]
+    severe: tuple[EpisodesFound, ...]
     warned: tuple[Warned, ...]
     calibration: tuple[Bin, ...]
     calibration_by_episode: Mapping[str, tuple[Bin, ...]]
     lead_times_min: tuple[float, ...]
 
 
-def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -> Group:
+def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -> Measures:
     """All measures over the stays of `recordings`."""
     of_stay: dict[str, list[Span]] = {recording.stay_id: [] for recording in recordings}
     for span in spans:
@@ -138,7 +143,7 @@ def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -
             of_stay[span.stay_id].append(span)
     kept = [span for of_one in of_stay.values() for span in of_one]
     days = sum(recording.days for recording in recordings)
-    return Group(
+    return Measures(
         name=name,
         stays=len(recordings),
         days=round(days, 2),
@@ -152,7 +157,7 @@ def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -
         found=tuple(found(kind, recordings, of_stay) for kind in EPISODE_TYPES),
         severe=tuple(found(kind, recordings, of_stay, is_severe=True) for kind in SEVERE_TYPES),
         warned=(
-            warned("forecast_limit", recordings, {stay: _announcing(of_one) for stay, of_one in of_stay.items()}),
+            warned("forecast_limit", recordings, {stay: announcements(of_one) for stay, of_one in of_stay.items()}),
             *plain_rules(recordings),
         ),
         calibration=calibration(recordings, of_stay),
@@ -171,7 +176,7 @@ def found(
     of_stay: Mapping[str, Sequence[Span]],
     *,
     is_severe: bool = False,
-) -> Found:
+) -> EpisodesFound:
     """How many episodes had a limit alert open in time (of high priority, where the episode is severe).
 
     In time: open, or raised, between the episode's beginning and 2 min after its confirmation; severe: 1 min after its
@@ -190,15 +195,15 @@ def found(
             )
         episodes += len(happened)
         stays += bool(happened)
-    return Found(str(kind), episodes, stays, alerted)
+    return EpisodesFound(str(kind), episodes, stays, alerted)
 
 
 Times = Sequence[tuple[float, float]]  # raised, cleared
 
 
-def _announcing(spans: Iterable[Span], kind: EpisodeType = HYPOTENSION) -> Times:
-    about = ("forecast_limit", kind.signal, kind.side)
-    return [(span.raised, span.cleared) for span in spans if (span.kind, span.signal, span.side) == about]
+def announcements(spans: Iterable[Span]) -> Times:
+    """When the alerts that announce hypotension were open."""
+    return [(span.raised, span.cleared) for span in spans if span.is_announcement]
 
 
 class Warnings(NamedTuple):
@@ -213,10 +218,10 @@ class Warnings(NamedTuple):
     days: float = 0.0
 
 
-def warnings_of(recording: Recording, times: Times, kind: EpisodeType = HYPOTENSION) -> Warnings:
-    """How the alerts at `times` met one stay's episodes."""
+def warnings_of(recording: Recording, times: Times) -> Warnings:
+    """How the alerts at `times` met one stay's episodes of hypotension."""
     shortest, longest = WARNING_MIN
-    begins = np.array([e.start for e in find_episodes(recording.values[kind.signal], kind)], np.float64)
+    begins = np.array([e.start for e in find_episodes(recording.values[HYPOTENSION.signal], HYPOTENSION)], np.float64)
     raised, cleared = np.array(times, np.float64).reshape(-1, 2).T
     ahead = begins[:, None] - raised  # (episodes, alerts)
     is_strict = ((ahead >= shortest) & (ahead <= longest)).any(axis=1)
@@ -246,11 +251,9 @@ def warned_by(by: str, warnings: Iterable[Warnings]) -> Warned:
     )
 
 
-def warned(
-    by: str, recordings: Sequence[Recording], times: Mapping[str, Times], kind: EpisodeType = HYPOTENSION
-) -> Warned:
+def warned(by: str, recordings: Sequence[Recording], times: Mapping[str, Times]) -> Warned:
     """The early-warning measures of alerts at `times`."""
-    return warned_by(by, (warnings_of(recording, times[recording.stay_id], kind) for recording in recordings))
+    return warned_by(by, (warnings_of(recording, times[recording.stay_id]) for recording in recordings))
 
 
 def _share(part: float, whole: float) -> float:
@@ -261,13 +264,13 @@ def _share(part: float, whole: float) -> float:
 PLAIN_RULES: Final = ((70, 72, 0), (70, 72, 30), (70, 72, 60), (68, 70, 60), (67, 69, 0))
 
 
-def plain_rules(recordings: Sequence[Recording], kind: EpisodeType = HYPOTENSION) -> list[Warned]:
+def plain_rules(recordings: Sequence[Recording]) -> list[Warned]:
     """The same measures of alerts that need no forecast: raised below `on`, cleared at `off`."""
     return [
         warned(
             f"below {on}, off {off}" + (f", rearm {rearm}" if rearm else ""),
             recordings,
-            {r.stay_id: plain_alerts(r.values[kind.signal], on, off, rearm) for r in recordings},
+            {r.stay_id: plain_alerts(r.values[HYPOTENSION.signal], on, off, rearm) for r in recordings},
         )
         for on, off, rearm in PLAIN_RULES
     ]

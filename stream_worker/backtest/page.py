@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.backtest.curve import TREES, Curve
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episodes
-from stream_worker.backtest.measures import Bin, Group, Span, Warnings, warnings_of
+from stream_worker.backtest.measures import Bin, Measures, Span, Warnings, announcements, warnings_of
 from stream_worker.backtest.threats import Threats
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.times import MINUTE_US
@@ -47,7 +47,7 @@ def write_page(
     horizons_s: Sequence[int],
 ) -> None:
     """Write the report to `page`: one file that fetches nothing. The plots can be zoomed and moved."""
-    group: Group = report.groups[0]
+    group: Measures = report.groups[0]
     plots = [
         ("Alerts raised per patient-day", "", raised_plot(report.groups)),
         ("Episodes alerted", "", found_plot(group)),
@@ -105,7 +105,7 @@ def _figure(rows: int = 1, columns: int = 1, height: int = 380, **more: Any) -> 
     return figure
 
 
-def raised_plot(groups: Sequence[Group]) -> go.Figure:
+def raised_plot(groups: Sequence[Measures]) -> go.Figure:
     """Stacked bars by kind, a colour for each priority, a panel for each group of stays."""
     figure = _figure(
         1, len(groups), subplot_titles=[f"{g.name}: {g.raised_per_day:.1f} in all" for g in groups], shared_yaxes=True
@@ -128,7 +128,7 @@ def raised_plot(groups: Sequence[Group]) -> go.Figure:
     return figure
 
 
-def found_plot(group: Group) -> go.Figure:
+def found_plot(group: Measures) -> go.Figure:
     """The share of each type's episodes that had their alert in time."""
     rows = [*group.found, *group.severe][::-1]
     figure = _figure(height=460)
@@ -178,7 +178,7 @@ def curve_plot(curve: Curve) -> go.Figure:
     return figure
 
 
-def calibration_plot(group: Group) -> go.Figure:
+def calibration_plot(group: Measures) -> go.Figure:
     """Said against came true, all forecast alerts together and by what they announce."""
     figure = _figure(height=440)
     figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": QUIET}, showlegend=False))
@@ -204,7 +204,7 @@ def _reliability(name: str, bins: Sequence[Bin]) -> go.Scatter:
     )
 
 
-def lead_plot(group: Group) -> go.Figure:
+def lead_plot(group: Measures) -> go.Figure:
     """How far ahead the forecast alerts were that their limit's alert superseded."""
     figure = _figure(height=300)
     figure.add_trace(
@@ -222,9 +222,7 @@ def examples(recordings: Mapping[str, Recording], spans: Sequence[Span]) -> Iter
     """The best, the middle and the worst stay by early warning: the harmonic mean of recall and precision."""
     found: list[tuple[float, str, Warnings]] = []
     for stay_id, recording in recordings.items():
-        about = ("forecast_limit", HYPOTENSION.signal, HYPOTENSION.side)
-        times = [(s.raised, s.cleared) for s in spans if s.stay_id == stay_id and (s.kind, s.signal, s.side) == about]
-        met = warnings_of(recording, times)
+        met = warnings_of(recording, announcements(span for span in spans if span.stay_id == stay_id))
         if met.episodes >= FEWEST_EPISODES:
             recall, precision = met.strict / met.episodes, met.followed / max(met.alerts, 1)
             found.append((2 * recall * precision / max(recall + precision, 1e-9), stay_id, met))
@@ -300,7 +298,7 @@ def _fans(recording: Recording, spans: Sequence[Span], threats: Threats, horizon
     x: list[float | None] = []
     y: list[float | None] = []
     for span in spans:
-        if (span.kind, span.signal, span.side) == ("forecast_limit", HYPOTENSION.signal, HYPOTENSION.side):
+        if span.is_announcement:
             at = int(np.searchsorted(minutes, span.raised))
             x += [span.raised / 60, *((span.raised + horizon_s / 60) / 60 for horizon_s in horizons_s), None]
             y += [float(threats.values[at]), *threats.quantiles[at, :, threats.quantiles.shape[2] // 2].tolist(), None]

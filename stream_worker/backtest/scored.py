@@ -27,7 +27,7 @@ from stream_worker.stays import Layout, Stays
 from stream_worker.times import SECOND_US
 
 
-class Run(NamedTuple):
+class ScoredRecording(NamedTuple):
     """One recording through the worker. V forecast signals, Q levels, T minutes.
 
     recording : without artefacts. artefacts : likewise, only those. scores : (T, V). expected : (T, V, Q) what was
@@ -56,7 +56,7 @@ class ScoreScreen(AlertScreen):
         return iter(())
 
 
-def score_recordings(settings: Settings, paths: Sequence[Path], seed: int | None) -> list[Run]:
+def score_recordings(settings: Settings, paths: Sequence[Path], seed: int | None) -> list[ScoredRecording]:
     """The recordings at `paths` through a new pipeline; with faults drawn from `seed`, if there is one."""
     pipeline = new_pipeline(settings)
     pipeline.screen = screen = ScoreScreen(settings, pipeline.stays)
@@ -131,10 +131,10 @@ def _joined(
     minutes: Ints,
     scores: Floats,
     quantiles: NDArray[np.int16],
-) -> Run:
+) -> ScoredRecording:
     placed = np.full((recording.minutes, scores.shape[1]), np.nan)
     placed[minutes] = scores
     expected = np.full((recording.minutes + 1, *quantiles.shape[1:]), np.nan)
     expected[minutes + 1] = quantiles * layout.precision[layout.forecast][:, None]
     artefacts = {name: np.where(np.isnan(recording.values[name]), shown[name], np.nan) for name in shown}
-    return Run(recording, artefacts, faults, placed, expected[:-1])
+    return ScoredRecording(recording, artefacts, faults, placed, expected[:-1])

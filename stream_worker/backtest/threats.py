@@ -15,7 +15,7 @@ from stream_worker.alerts.life import Entries
 from stream_worker.alerts.observation import Accepted, Observation
 from stream_worker.alerts.rules import RESTS, Rests
 from stream_worker.alerts.screen import AlertScreen, Changed
-from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType
+from stream_worker.backtest.episodes import HYPOTENSION
 from stream_worker.columns import Readings
 from stream_worker.limits import SignalLimits
 from stream_worker.settings import Settings
@@ -33,14 +33,13 @@ class Threats(NamedTuple):
 
 
 class ThreatScreen(AlertScreen):
-    """Keeps what the rule for one kind of episode sees, besides doing its work."""
+    """Keeps what the rule for hypotension sees, besides doing its work."""
 
-    def __init__(self, settings: Settings, stays: Stays, kind: EpisodeType = HYPOTENSION) -> None:
+    def __init__(self, settings: Settings, stays: Stays) -> None:
         super().__init__(settings, stays)
-        layout = stays.layout
-        self._kind = kind
-        self._known = layout.names.index(kind.signal)
-        self._forecast = layout.manifest.signals.index(kind.signal) if kind.signal in layout.manifest.signals else None
+        signal, forecast = HYPOTENSION.signal, stays.layout.manifest.signals
+        self._known = stays.layout.names.index(signal)
+        self._forecast = forecast.index(signal) if signal in forecast else None
         self._seen: list[tuple[NDArray[np.str_], Ints, Floats, Floats, NDArray[np.float32]]] = []
 
     def step(self, readings: Readings, accepted: Accepted, held: Counter[str]) -> Iterator[Changed]:
@@ -53,7 +52,7 @@ class ThreatScreen(AlertScreen):
         layout, k = self._stays.layout, self._known
         profiles = [self._profiles.of(None, {})] * len(accepted.rows)
         wanted = accepted.last_at[:, layout.forecast] != NEVER
-        ahead = self._outlooks(accepted.quantiles, profiles, self._kind.side, wanted)
+        ahead = self._outlooks(accepted.quantiles, profiles, HYPOTENSION.side, wanted)
         values = np.round(accepted.quanta[:, k] * layout.precision[k], self._decimals)
         self._seen.append(
             (
@@ -76,12 +75,10 @@ class ThreatScreen(AlertScreen):
         return {str(name): Threats(*part) for name, *part in zip(names, *parts, strict=True)}
 
 
-def announced_at(
-    threats: Threats, limits: SignalLimits, rests: Rests = RESTS, kind: EpisodeType = HYPOTENSION
-) -> list[tuple[float, float]]:
+def announced_at(threats: Threats, limits: SignalLimits, rests: Rests = RESTS) -> list[tuple[float, float]]:
     """When the rules would have raised and cleared forecast alerts with `limits`, in minutes since the epoch."""
-    signal = kind.signal
-    own = [rule for rule in rules.limit_rules({signal: limits}, rests).each if rule.side == kind.side]
+    signal, side = HYPOTENSION.signal, HYPOTENSION.side
+    own = [rule for rule in rules.limit_rules({signal: limits}, rests).each if rule.side == side]
     of_side = rules.LimitRules.of(own)
     bar = own[0].threshold - rules.FORECAST_ONSET
     entries: Entries = {}
@@ -94,7 +91,7 @@ def announced_at(
         if not entries and not (ahead >= bar or (is_seen and any(rule.is_beyond(value) for rule in own))):
             continue  # no rule would notice, and most readings are so
         values = {signal: value} if is_seen else {}
-        at, outlooks = {signal: last_us}, {(signal, str(kind.side)): ahead}
+        at, outlooks = {signal: last_us}, {(signal, str(side)): ahead}
         seen = Observation(at_us, values, values, at, {signal: at_us}, (), {}, (), frozenset(), outlooks, 0)
         for moved in rules.look(entries, seen, of_side, 0, Counter()):
             if moved.key.kind != "forecast_limit":

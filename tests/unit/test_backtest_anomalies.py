@@ -15,7 +15,7 @@ from schemas.recordings import Row
 from schemas.signals import ARTERIAL_TRIPLE, VITALS
 from stream_worker.backtest import detectors
 from stream_worker.backtest.anomalies import OURS, report_of, show, spells, threshold_of
-from stream_worker.backtest.faults import DURATION_MIN, LEAD_MIN, Fault, Kind, Values, inject, plan
+from stream_worker.backtest.faults import DURATION_MIN, LEAD_MIN, Fault, FaultKind, Values, inject, plan
 from stream_worker.backtest.scored import score_recordings
 from stream_worker.settings import Settings
 from tests.recordings import write_recording
@@ -41,7 +41,7 @@ def test_a_plan_can_be_made_again_and_leaves_time_between_faults() -> None:
     values = calm(30 * 1440)
     faults = plan(values, np.random.default_rng(7))
     assert faults == plan(values, np.random.default_rng(7))
-    assert {fault.kind for fault in faults} == set(get_args(Kind))
+    assert {fault.kind for fault in faults} == set(get_args(FaultKind))
     assert all(fault.end - fault.start == DURATION_MIN[fault.kind] for fault in faults)
     ends = [0, *(fault.end for fault in faults)]
     assert all(fault.start - end >= LEAD_MIN for fault, end in zip(faults, ends, strict=False))
@@ -57,7 +57,7 @@ def test_no_fault_where_nothing_is_observed() -> None:
 def test_a_fault_changes_its_signals_while_it_lasts_and_nothing_else() -> None:
     values = calm(300)
     values["hr"][110] = NAN
-    for kind in get_args(Kind):
+    for kind in get_args(FaultKind):
         signals = ("hr", "resp") if kind == "swap" else ("hr",)
         fault = Fault(kind, signals, 100, 100 + DURATION_MIN[kind], 30.0)
         faulty = inject(values, [fault])
@@ -69,7 +69,7 @@ def test_a_fault_changes_its_signals_while_it_lasts_and_nothing_else() -> None:
                 np.testing.assert_array_equal(column, values[name])
 
 
-def shown(kind: Kind, *signals: str, size: float = 30.0) -> Values:
+def shown(kind: FaultKind, *signals: str, size: float = 30.0) -> Values:
     """What is seen of a fault, from its start to its end."""
     fault = Fault(kind, signals, 100, 100 + DURATION_MIN[kind], size)
     return {name: column[fault.start : fault.end] for name, column in inject(calm(300), [fault]).items()}
