@@ -13,7 +13,7 @@ from rich.table import Table
 
 from model.manifest import Manifest, read_manifest
 from schemas.recordings import find_recordings, read_rows, stay_id_of
-from stream_worker.backtest.curve import Curve, curve_of
+from stream_worker.backtest.curve import FEWEST_STAYS, Curve, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, recording_of
 from stream_worker.backtest.feed import run_all
 from stream_worker.backtest.measures import Bin, Measures, Span, measure, spans_of
@@ -60,6 +60,11 @@ def run_backtest(
     if with_curve:
         limits = limits_of(settings.limits, None, {})[HYPOTENSION.signal]
         curve = curve_of(recordings, run.threats, limits, partial(track, description="Thresholds", console=console))
+        if curve is None:
+            console.print(
+                f"No other thresholds: they need {FEWEST_STAYS} stays whose {HYPOTENSION.signal} is forecast, "
+                f"here are {len(run.threats)}."
+            )
     report = report_of(manifest, recordings, spans, curve)
     for group in report.groups:
         show(group, console)

@@ -32,6 +32,7 @@ from stream_worker.times import MINUTE_US
 # What is chosen on some stays for a recall mostly falls short of it on others, so the last is aimed at for 0.8.
 RECALLS: Final = (0.5, 0.6, 0.7, 0.8, 0.82)
 FOLDS: Final = 5
+FEWEST_STAYS: Final = 2  # one to choose on, one to judge on
 # Log-odds; from where nearly every minute is a threat to where almost none is.
 THRESHOLDS: Final = tuple(np.round(np.arange(-3.4, -0.5, 0.1), 1).tolist())
 # Thresholds and rests to choose among together.
@@ -89,8 +90,13 @@ def curve_of(
     threats: Mapping[str, Threats],
     limits: SignalLimits,
     track: Callable[[Sequence[tuple[float, Rests]]], Iterable[tuple[float, Rests]]] = lambda settings: settings,
-) -> Curve:
-    """The curve of the rule with `limits` but for its threshold, and its rests. `track` shows how far it is."""
+) -> Curve | None:
+    """The curve of the rule with `limits` but for its threshold, and its rests. `track` shows how far it is.
+
+    None of fewer than FEWEST_STAYS that the rule saw.
+    """
+    if len(threats) < FEWEST_STAYS:
+        return None
     at_rest = [(threshold, RESTS) for threshold in THRESHOLDS]
     tried: dict[tuple[float, Rests], dict[str, Warnings]] = {}
     for threshold, rests in track([*at_rest, *(setting for setting in RESTED if setting not in at_rest)]):
@@ -131,8 +137,8 @@ def _times(recording: Recording, threats: Threats, limits: SignalLimits, rests: 
 
 
 def folds(stay_ids: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
-    """The stays to choose on, and those to judge on."""
-    for fold in range(FOLDS):
+    """The stays to choose on, and those to judge on: FOLDS times, or once for each of fewer stays."""
+    for fold in range(min(FOLDS, len(stay_ids))):
         left_out = list(stay_ids[fold::FOLDS])
         yield [stay_id for stay_id in stay_ids if stay_id not in left_out], left_out
 
@@ -177,9 +183,10 @@ def told_of(recording: Recording, threats: Threats, limits: SignalLimits) -> Tol
 def fit(told: Iterable[Told]) -> tuple[float, float]:
     """Intercept and slope of `alerts.outlook.probability_of`: logistic regression, by Newton's method.
 
-    A weak ridge: there is an answer whatever came true.
+    A weak ridge: there is an answer whatever came true, and without any announcement.
     """
-    ahead, is_true = (np.concatenate(column) for column in zip(*told, strict=True))
+    nothing = Told(np.empty(0), np.empty(0, np.bool_))
+    ahead, is_true = (np.concatenate(column) for column in zip(nothing, *told, strict=True))
     x = np.column_stack([np.ones(len(ahead)), np.minimum(ahead, SUREST)])
     ridge = np.diag([0.1, 0.1])
     weights = np.zeros(2)

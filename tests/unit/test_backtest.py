@@ -203,6 +203,27 @@ def test_probabilities_are_fitted_on_some_stays_and_judged_on_others() -> None:
     assert [(b.low, b.alerts, b.true) for b in calibrated(told)] == [(0.3, 200, 100), (0.5, 50, 0)]
 
 
+@pytest.mark.parametrize("stays", [0, 1])
+def test_too_few_stays_have_no_curve(stays: int) -> None:
+    """None: a model that does not forecast the mean pressure."""
+    stay = recording(*[72, 71] * 50, *[60] * 10)
+    threats = dict.fromkeys([f"s{i}" for i in range(stays)], announcing(stay, [80, 81]))
+    assert curve_of({"s0": stay}, threats, DEFAULT_LIMITS.root["abp_mean"]) is None
+
+
+def test_two_stays_have_a_curve_though_nothing_is_announced() -> None:
+    stays = {name: recording(*[72, 71] * 50)._replace(stay_id=name) for name in "ab"}
+    threats = {name: announcing(stay, []) for name, stay in stays.items()}
+    curve = curve_of(stays, threats, DEFAULT_LIMITS.root["abp_mean"])
+    assert curve is not None
+    assert (curve.cross_validated, curve.calibration, curve.fitted) == ((), (), (0.0, 0.0))
+
+
+def test_without_announcements_nothing_is_fitted() -> None:
+    assert fit([]) == (0.0, 0.0)
+    assert calibrated({}) == ()
+
+
 def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
     stays = {
         name: recording(*[80] * 100, *[60] * 10, *[80] * 90, *[60] * 10, *([70] * 50 + [60] * 6)) for name in "abc"
