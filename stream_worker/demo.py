@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final, NamedTuple
@@ -27,7 +28,7 @@ from stream_worker import watch
 from stream_worker.embedded import embedded_broker
 from stream_worker.health import PortTakenError, bind
 from stream_worker.playback import Playback, PlayState
-from stream_worker.replay import replay, tracks_of
+from stream_worker.replay import replay, tracks_of, with_values
 from stream_worker.sender import LagLimit, Sender
 from stream_worker.settings import Settings, load_settings
 from stream_worker.simulator.feed import admit, history, live, send
@@ -73,7 +74,10 @@ def run_demo(demo: Demo, console: Console) -> int:
 
     Nothing is left behind but, after a failure, the worker's log. Raises: DemoError, RecordingError, SettingsError.
     """
-    recordings = [] if demo.recordings is None else find_recordings(demo.recordings)[: demo.patients]
+    recordings: list[Path] = []
+    if demo.recordings is not None:
+        say = partial(console.print, highlight=False, soft_wrap=True)
+        recordings = with_values(find_recordings(demo.recordings), say)[: demo.patients]
     # Settings for a real broker must not reach into the demo, nor from here into its worker.
     for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
         del os.environ[name]

@@ -50,6 +50,22 @@ class Progress(NamedTuple):
     after_s: float = 0.0
 
 
+def with_values(paths: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
+    """The recordings that hold any value; `say` is told of each that is left out.
+
+    Raises: RecordingError if none is left.
+    """
+    kept = []
+    for path in paths:
+        if _first_time(path) is None:
+            say(f"{path.name}: no values, left out")
+        else:
+            kept.append(path)
+    if not kept:
+        raise RecordingError("no recording with any value")
+    return kept
+
+
 def tracks_of(paths: Sequence[Path], alignment: Alignment = "recorded", now: datetime | None = None) -> list[Track]:
     """The recordings, placed in time.
 
@@ -58,7 +74,7 @@ def tracks_of(paths: Sequence[Path], alignment: Alignment = "recorded", now: dat
     begin_together : all begin together in shifted time too, and the longest one ends at `now`.
     Raises: RecordingError, also if a recording has no values at all.
     """
-    firsts = [_first_time(path) for path in paths]
+    firsts = [_begin(path) for path in paths]
     if alignment == "recorded":
         places = [(timedelta(0), first) for first in firsts]
     else:
@@ -72,9 +88,13 @@ def tracks_of(paths: Sequence[Path], alignment: Alignment = "recorded", now: dat
     return [Track(path, stay_id_of(path), *place) for path, place in zip(paths, places, strict=True)]
 
 
-def _first_time(path: Path) -> datetime:
-    """When the recording has its first value: real ones can begin with days of nothing."""
-    first = next((row.time for row in read_rows(path) if row.values), None)
+def _first_time(path: Path) -> datetime | None:
+    """When the recording has its first value, if it has any: real ones can begin with days of nothing."""
+    return next((row.time for row in read_rows(path) if row.values), None)
+
+
+def _begin(path: Path) -> datetime:
+    first = _first_time(path)
     if first is None:
         raise RecordingError(f"{path.name}: no values")
     return first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.progress import Progress as ProgressBar
 
 from schemas.recordings import RecordingError, extent_of, find_recordings
 from stream_worker.playback import Playback
-from stream_worker.replay import Progress, replay, tracks_of
+from stream_worker.replay import Progress, replay, tracks_of, with_values
 from stream_worker.sender import Sender, backpressure_of
 from stream_worker.settings import Settings
 from stream_worker.stopping import stop_on_signals
@@ -26,7 +27,7 @@ def run_replay(
 
     Raises: RecordingError, BrokerUnreachableError, KafkaFaultError.
     """
-    recordings = find_recordings(*paths)
+    recordings = with_values(find_recordings(*paths), partial(console.print, highlight=False, soft_wrap=True))
     with stop_on_signals() as stop:
         sender = Sender(settings, backpressure_of(settings, stop))
         tracks = tracks_of(recordings, "end_now" if shift_to_now else "recorded")

@@ -19,6 +19,7 @@ from stream_worker.backtest.feed import run_all
 from stream_worker.backtest.measures import Bin, Measures, Span, measure, spans_of
 from stream_worker.backtest.page import write_page
 from stream_worker.limits import limits_of
+from stream_worker.replay import with_values
 from stream_worker.settings import Settings
 
 REPORT_FILE = "backtest.json"
@@ -48,7 +49,7 @@ def run_backtest(
 
     Raises: RecordingError, ArtifactError.
     """
-    found = find_recordings(*paths)
+    found = with_values(find_recordings(*paths), partial(console.print, highlight=False, soft_wrap=True))
     recordings = {
         stay_id_of(path): recording_of(stay_id_of(path), read_rows(path))
         for path in track(found, "Reading recordings", console=console)

@@ -23,6 +23,7 @@ from model.manifest import Manifest, read_manifest
 from schemas.forecast import Forecast
 from schemas.recordings import find_recordings, stay_id_of
 from stream_worker.backtest.feed import new_pipeline, results_of
+from stream_worker.replay import with_values
 from stream_worker.settings import Settings
 
 BandKind = Literal["none", "adaptive"]
@@ -161,12 +162,12 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Settings()
     manifest = read_manifest(settings.model)
+    console = Console()
     recordings = [
         path
-        for path in find_recordings(*arguments.recordings)
+        for path in with_values(find_recordings(*arguments.recordings), console.print)
         if arguments.all or stay_id_of(path) not in manifest.training.stays
     ]
-    console = Console()
     console.print(f"{len(recordings)} recordings through the pipeline, twice.")
     show(compare(recordings, settings, manifest), manifest, console)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 from model.config import vital_signs
 from tests.model.synthetic import synthetic_recording
+from tests.recordings import minutes, write_recording
 from tests.worker_process import run_vitalcast
 
 
@@ -22,3 +24,18 @@ def test_a_backtest_writes_its_report(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report" / "backtest.json").read_text(encoding="utf-8"))
     assert set(report["stays"]) == {f"synthetic-{seed:02d}" for seed in range(5)}
     assert any((tmp_path / "report").glob("*.html"))
+
+
+def test_one_stay_beside_a_recording_without_values_has_a_report_too(tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    synthetic_recording(folder, vital_signs(), 240, 0)
+    write_recording(folder, "empty", minutes(datetime(2026, 11, 1, tzinfo=UTC), [None] * 9))
+    run = run_vitalcast(
+        "backtest", str(folder), "--out", str(tmp_path / "report"), "--curve", folder=tmp_path, timeout_s=180
+    )
+    assert run.returncode == 0, run.stderr
+    assert "empty.csv.gz: no values, left out" in run.stdout
+    assert "No other thresholds" in run.stdout
+    report = json.loads((tmp_path / "report" / "backtest.json").read_text(encoding="utf-8"))
+    assert (list(report["stays"]), report["curve"]) == (["synthetic-00"], None)

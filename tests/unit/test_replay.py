@@ -17,7 +17,7 @@ from schemas.codec import decode
 from schemas.reading import Reading
 from schemas.recordings import Extent, RecordingError, Row, extent_of, find_recordings
 from stream_worker.playback import SPEEDS, Playback
-from stream_worker.replay import Progress, encode_row, merge, replay, tracks_of
+from stream_worker.replay import Progress, encode_row, merge, replay, tracks_of, with_values
 from tests.outbox import ListOutbox
 from tests.recordings import minutes, write_recording
 
@@ -117,6 +117,15 @@ def test_progress_ends_with_everything(ward: list[Path]) -> None:
 def test_a_recording_without_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match=r"e\.csv\.gz: no values"):
         tracks_of([write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])])
+
+
+def test_a_recording_without_values_is_left_out_and_named(ward: list[Path], tmp_path: Path) -> None:
+    empty = write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])
+    said: list[str] = []
+    assert with_values([*ward, empty], said.append) == ward
+    assert said == ["e.csv.gz: no values, left out"]
+    with pytest.raises(RecordingError, match="no recording with any value"):
+        with_values([empty], said.append)
 
 
 def test_the_extent_of_a_recording_is_found_without_parsing_it(tmp_path: Path) -> None:
