@@ -128,11 +128,15 @@ def _found(group: Measures) -> Table:
         table.add_column(name, justify="right")
     for heading, rows in (("within 2 min of confirmation", group.found), ("high priority within 60 s", group.severe)):
         episodes, alerted = sum(row.episodes for row in rows), sum(row.alerted for row in rows)
-        share = alerted / episodes if episodes else 1.0
-        table.add_row(heading, str(episodes), "", str(alerted), f"{share:.3f}", style="bold")
+        table.add_row(heading, str(episodes), "", str(alerted), _share(alerted, episodes), style="bold")
         for row in rows:
-            table.add_row(f"  {row.episode}", str(row.episodes), str(row.stays), str(row.alerted), f"{row.share:.3f}")
+            share = _share(row.alerted, row.episodes)
+            table.add_row(f"  {row.episode}", str(row.episodes), str(row.stays), str(row.alerted), share)
     return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.3f}" if whole else "-"
 
 
 def _warned(group: Measures) -> Table:

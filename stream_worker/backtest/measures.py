@@ -86,9 +86,9 @@ class EpisodesFound(msgspec.Struct, frozen=True):
     alerted: int
 
     @property
-    def share(self) -> float:
-        """Alerted / episodes; 1 where there were none."""
-        return self.alerted / self.episodes if self.episodes else 1.0
+    def share(self) -> float | None:
+        """Alerted / episodes; None where there were none."""
+        return self.alerted / self.episodes if self.episodes else None
 
 
 class Warned(msgspec.Struct, frozen=True):

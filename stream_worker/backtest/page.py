@@ -133,7 +133,7 @@ def found_plot(group: Measures) -> go.Figure:
     rows = [*group.found, *group.severe][::-1]
     figure = _figure(height=460)
     bar = go.Bar(
-        x=[100 * row.share for row in rows],
+        x=[None if row.share is None else 100 * row.share for row in rows],
         y=[row.episode for row in rows],
         orientation="h",
         marker_color=[PRIORITY_COLOURS["high"] if row in group.severe else PRIORITY_COLOURS["medium"] for row in rows],

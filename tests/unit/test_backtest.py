@@ -27,7 +27,7 @@ from stream_worker.backtest.measures import (
     spans_of,
     warned,
 )
-from stream_worker.backtest.page import write_page
+from stream_worker.backtest.page import found_plot, write_page
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import DEFAULT_LIMITS
 from tests.arithmetic_model import MANIFEST
@@ -105,6 +105,15 @@ def test_a_limit_alert_is_in_time_until_two_minutes_after_confirmation(raised: f
 def test_an_alert_that_ended_before_the_episode_does_not_count_for_it() -> None:
     stay = recording(*[80] * 10, *[60] * 20)
     assert found(HYPOTENSION, [stay], {"s": spans((5, 9), kind="limit")}).alerted == 0
+
+
+def test_without_episodes_no_share_of_them_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
+    group = measure("calm", [recording(*[80] * 20)], [])
+    assert {row.share for row in (*group.found, *group.severe)} == {None}
+    assert set(found_plot(group).data[0].x) == {None}
+    show(group, Console(width=200))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if str(HYPOTENSION) in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["0", "0", "0", "-"]
 
 
 def test_early_warnings_are_counted_as_the_definition_says() -> None:
