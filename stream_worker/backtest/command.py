@@ -16,7 +16,7 @@ from schemas.recordings import find_recordings, read_rows, stay_id_of
 from stream_worker.backtest.curve import FEWEST_STAYS, Curve, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, recording_of
 from stream_worker.backtest.feed import run_all
-from stream_worker.backtest.measures import Bin, Measures, Span, measure, spans_of
+from stream_worker.backtest.measures import Bin, EpisodesFound, Measures, Span, measure, spans_of
 from stream_worker.backtest.page import write_page
 from stream_worker.limits import limits_of
 from stream_worker.replay import with_values
@@ -123,20 +123,23 @@ def _alerts(group: Measures) -> Table:
 
 
 def _found(group: Measures) -> Table:
-    table = Table("episode", title="Episodes with their limit alert in time", title_justify="left")
-    for name in ("episodes", "stays", "in time", "share"):
+    table = Table("episode", title="Episodes whose limit alert was open or raised in time", title_justify="left")
+    for name in ("stays", "episodes", "in time", "share", "newly raised"):
         table.add_column(name, justify="right")
-    for heading, rows in (("within 2 min of confirmation", group.found), ("high priority within 60 s", group.severe)):
-        episodes, alerted = sum(row.episodes for row in rows), sum(row.alerted for row in rows)
-        table.add_row(heading, str(episodes), "", str(alerted), _share(alerted, episodes), style="bold")
+    for heading, rows in (
+        ("within 2 min of confirmation", group.found),
+        ("of high priority within 60 s", group.severe),
+    ):
+        table.add_row(heading, "", *_found_cells(rows), style="bold")
         for row in rows:
-            share = _share(row.alerted, row.episodes)
-            table.add_row(f"  {row.episode}", str(row.episodes), str(row.stays), str(row.alerted), share)
+            table.add_row(f"  {row.episode}", str(row.stays), *_found_cells([row]))
     return table
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / whole:.3f}" if whole else "-"
+def _found_cells(rows: Sequence[EpisodesFound]) -> tuple[str, ...]:
+    episodes, alerted = sum(row.episodes for row in rows), sum(row.alerted for row in rows)
+    share = f"{alerted / episodes:.3f}" if episodes else "-"
+    return str(episodes), str(alerted), share, str(sum(row.newly for row in rows))
 
 
 def _warned(group: Measures) -> Table:

@@ -78,12 +78,16 @@ def spans_of(alerts: Iterable[Alert], recordings: Mapping[str, Recording]) -> li
 
 
 class EpisodesFound(msgspec.Struct, frozen=True):
-    """Episodes of one type, and how many of them had their alert in time."""
+    """Episodes of one type, and how many of them had their alert in time.
+
+    alerted : it was open or raised in time. newly : of them by an alert of the episode's own, not raised before it.
+    """
 
     episode: str
     episodes: int
     stays: int
     alerted: int
+    newly: int
 
     @property
     def share(self) -> float | None:
@@ -177,25 +181,24 @@ def found(
     *,
     is_severe: bool = False,
 ) -> EpisodesFound:
-    """How many episodes had a limit alert open in time (of high priority, where the episode is severe).
+    """How many episodes had a limit alert open or raised in time (of high priority, where the episode is severe).
 
-    In time: open, or raised, between the episode's beginning and 2 min after its confirmation; severe: 1 min after its
-    first minute.
+    In time: between the episode's beginning and 2 min after its confirmation; severe: 1 min after its first minute.
+    Newly: raised (of high priority) in that time, not before.
     """
-    episodes = alerted = stays = 0
+    episodes = alerted = newly = stays = 0
     for recording in recordings:
         own = [s for s in of_stay[recording.stay_id] if (s.kind, s.signal, s.side) == ("limit", kind.signal, kind.side)]
         happened = find_episodes(recording.values[kind.signal], kind)
         latest = LATEST_HIGH_MIN if is_severe else kind.minutes - 1 + LATEST_MIN
         for episode in happened:
-            alerted += any(
-                (span.high_from if is_severe else span.raised) <= episode.start + latest
-                and span.cleared > episode.start
-                for span in own
-            )
+            begun = [span.high_from if is_severe else span.raised for span in own if span.cleared > episode.start]
+            in_time = [at for at in begun if at <= episode.start + latest]
+            alerted += bool(in_time)
+            newly += any(at >= episode.start for at in in_time)
         episodes += len(happened)
         stays += bool(happened)
-    return EpisodesFound(str(kind), episodes, stays, alerted)
+    return EpisodesFound(str(kind), episodes, stays, alerted, newly)
 
 
 Times = Sequence[tuple[float, float]]  # raised, cleared

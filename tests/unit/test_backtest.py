@@ -107,13 +107,31 @@ def test_an_alert_that_ended_before_the_episode_does_not_count_for_it() -> None:
     assert found(HYPOTENSION, [stay], {"s": spans((5, 9), kind="limit")}).alerted == 0
 
 
+def test_an_alert_that_was_open_already_is_in_time_but_not_newly_raised() -> None:
+    stay = recording(*[80] * 10, *[45] * 20)
+    severe = EpisodeType("abp_mean", "low", 50, 2)
+    for raised, newly in ((4.0, 0), (10.0, 1), (11.0, 1)):
+        alert = Span("s", "limit", "abp_mean", "low", None, raised, 40, high_from=raised)
+        for row in (found(HYPOTENSION, [stay], {"s": [alert]}), found(severe, [stay], {"s": [alert]}, is_severe=True)):
+            assert (row.alerted, row.newly) == (1, newly)
+
+
+def test_the_tables_say_that_open_alerts_count(capsys: pytest.CaptureFixture[str]) -> None:
+    alert = Span("s", "limit", "abp_mean", "low", None, 4, 40)
+    show(measure("one stay", [recording(*[80] * 10, *[60] * 20)], [alert]), Console(width=200))
+    said = capsys.readouterr().out
+    assert "open or raised in time" in said
+    (row,) = (line for line in said.splitlines() if f" {HYPOTENSION} " in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["1", "1", "1", "1.000", "0"]
+
+
 def test_without_episodes_no_share_of_them_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
     group = measure("calm", [recording(*[80] * 20)], [])
     assert {row.share for row in (*group.found, *group.severe)} == {None}
     assert set(found_plot(group).data[0].x) == {None}
     show(group, Console(width=200))
     (row,) = (line for line in capsys.readouterr().out.splitlines() if str(HYPOTENSION) in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["0", "0", "0", "-"]
+    assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["0", "0", "0", "-", "0"]
 
 
 def test_early_warnings_are_counted_as_the_definition_says() -> None:
