@@ -102,10 +102,13 @@ def report_of(
 
 def show(group: Measures, console: Console) -> None:
     """Print one group's tables."""
-    title = (
+    console.rule(
         f"{group.name}: {group.stays}, {group.days:.1f} patient-days, {group.raised_per_day:.1f} alerts raised a day"
     )
-    console.rule(title)
+    if group.raised_per_monitored_day is not None:
+        monitored = f"{group.monitored_days:.1f} days with any plausible value"
+        each = f"{group.raised_per_monitored_day:.1f} alerts raised a monitored day"
+        console.print(f"{monitored}: {each}. All else is told per patient-day.", highlight=False)
     came_true = _calibration(group.calibration, "Forecast alerts that came true within their horizon")
     for table in (_alerts(group), _found(group), _warned(group), came_true):
         console.print(table)

@@ -37,6 +37,12 @@ class Recording(NamedTuple):
         """The same in days."""
         return self.minutes / 1440
 
+    @property
+    def monitored_days(self) -> float:
+        """Its minutes with any plausible value, in days: the others raise no alert but of their own absence."""
+        is_monitored = np.logical_or.reduce([~np.isnan(column) for column in self.values.values()])
+        return int(is_monitored.sum()) / 1440
+
 
 def recording_of(stay_id: str, rows: Iterable[Row]) -> Recording:
     """The rows' last value of each minute; implausible ones left out, as the worker does.

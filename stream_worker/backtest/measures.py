@@ -122,12 +122,18 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 class Measures(msgspec.Struct, frozen=True):
-    """What was found on a group of stays."""
+    """What was found on a group of stays.
+
+    days : from each stay's first row to its last; whatever is told a day is of these. monitored_days : of them the
+    minutes with any plausible value. raised_per_monitored_day : None without such a minute.
+    """
 
     name: str
     stays: int
     days: float
+    monitored_days: float
     raised_per_day: float
+    raised_per_monitored_day: float | None
     by_kind: Mapping[str, float]
     by_about: Mapping[str, float]
     by_priority: Mapping[str, Mapping[str, float]]
@@ -147,11 +153,14 @@ def measure(name: str, recordings: Sequence[Recording], spans: Sequence[Span]) -
             of_stay[span.stay_id].append(span)
     kept = [span for of_one in of_stay.values() for span in of_one]
     days = sum(recording.days for recording in recordings)
+    monitored = sum(recording.monitored_days for recording in recordings)
     return Measures(
         name=name,
         stays=len(recordings),
         days=round(days, 2),
+        monitored_days=round(monitored, 2),
         raised_per_day=round(len(kept) / days, 2),
+        raised_per_monitored_day=round(len(kept) / monitored, 2) if monitored else None,
         by_kind=_per_day(Counter(span.kind for span in kept), days),
         by_about=_per_day(Counter(span.about for span in kept), days),
         by_priority={

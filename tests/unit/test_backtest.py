@@ -125,6 +125,18 @@ def test_the_tables_say_that_open_alerts_count(capsys: pytest.CaptureFixture[str
     assert [cell.strip() for cell in row.strip("│").split("│")][1:] == ["1", "1", "1", "1.000", "0"]
 
 
+def test_days_without_data_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    half = recording(*[80] * 10, *[None] * 9, 80, *[500] * 10)  # beyond any pressure: nothing to judge
+    half.values["hr"][20:] = NAN
+    group = measure("half", [half], spans((1, 5)))
+    assert (group.days, group.monitored_days) == (round(30 / 1440, 2), round(11 / 1440, 2))
+    assert (group.raised_per_day, group.raised_per_monitored_day) == (48, round(1440 / 11, 2))
+    show(group, Console(width=200))
+    assert "130.9 alerts raised a monitored day" in capsys.readouterr().out
+    nothing = measure("nothing", [recording(None, None)], [])
+    assert (nothing.monitored_days, nothing.raised_per_monitored_day) == (0, None)
+
+
 def test_without_episodes_no_share_of_them_is_claimed(capsys: pytest.CaptureFixture[str]) -> None:
     group = measure("calm", [recording(*[80] * 20)], [])
     assert {row.share for row in (*group.found, *group.severe)} == {None}
