@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from schemas.recordings import find_recordings, read_rows, stay_id_of
 from stream_worker.backtest.curve import FEWEST_STAYS, Curve, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, recording_of
 from stream_worker.backtest.feed import run_all
-from stream_worker.backtest.measures import Bin, EpisodesFound, Measures, Span, measure, spans_of
+from stream_worker.backtest.measures import Bin, EpisodesFound, Measures, Span, Warned, measure, spans_of
 from stream_worker.backtest.page import write_page
 from stream_worker.limits import limits_of
 from stream_worker.replay import with_values
@@ -60,7 +60,8 @@ def run_backtest(
     curve = None
     if with_curve:
         limits = limits_of(settings.limits, None, {})[HYPOTENSION.signal]
-        curve = curve_of(recordings, run.threats, limits, partial(track, description="Thresholds", console=console))
+        shown = partial(track, description="Thresholds", console=console)
+        curve = curve_of(recordings, run.threats, limits, unseen_of(recordings, manifest), shown)
         if curve is None:
             console.print(
                 f"No other thresholds: they need {FEWEST_STAYS} stays whose {HYPOTENSION.signal} is forecast, "
@@ -86,9 +87,9 @@ def report_of(
 ) -> BacktestReport:
     """The report on `spans`, the alerts of `recordings`."""
     groups = [measure("all stays", list(recordings.values()), spans)]
-    unseen = [r for stay_id, r in recordings.items() if stay_id not in manifest.training.stays]
+    unseen = unseen_of(recordings, manifest)
     if 0 < len(unseen) < len(recordings):
-        groups.append(measure("stays the model was not trained on", unseen, spans))
+        groups.append(measure("stays the model was not trained on", [recordings[s] for s in unseen], spans))
     alone = {stay_id: measure(stay_id, [recording], spans) for stay_id, recording in recordings.items()}
     return BacktestReport(
         model=manifest.name,
@@ -98,6 +99,11 @@ def report_of(
         stays={stay_id: {"all": group.raised_per_day, **group.by_kind} for stay_id, group in alone.items()},
         curve=curve,
     )
+
+
+def unseen_of(stay_ids: Iterable[str], manifest: Manifest) -> list[str]:
+    """The stays that the model was not trained on."""
+    return [stay_id for stay_id in stay_ids if stay_id not in manifest.training.stays]
 
 
 def show(group: Measures, console: Console) -> None:
@@ -157,18 +163,24 @@ def _warned(group: Measures) -> Table:
 
 
 def _curve(curve: Curve) -> Table:
-    title = "Early warning at other thresholds, chosen on four fifths of the stays and judged on the fifth"
+    title = (
+        "Early warning at other thresholds, chosen on four fifths of the stays and judged on the fifth; "
+        "unseen: on those of them that the model was not trained on"
+    )
     table = Table("at least", "alerts by", title=title, title_justify="left")
-    for name in ("strict recall", "a day", "precision", "open"):
+    for name in ("strict recall", "a day", "precision", "open", "unseen: recall", "a day", "precision", "open"):
         table.add_column(name, justify="right")
     ours = [(point, "forecast_limit") for point in curve.cross_validated]
     if curve.rested is not None:
         ours.append((curve.rested, "the same, rests chosen too"))
     for point, by in [*ours, *((point, point.warned.by) for point in curve.plain)]:
-        row = point.warned
-        cells = (f"{row.strict:.3f}", f"{row.alerts_per_day:.2f}", f"{row.precision:.3f}", f"{row.open:.3f}")
+        cells = (*_warned_cells(point.warned), *(_warned_cells(point.unseen) if point.unseen else ()))
         table.add_row(f"{point.recall:g}", by, *cells, style="bold" if (point, by) in ours else "")
     return table
+
+
+def _warned_cells(row: Warned) -> tuple[str, ...]:
+    return f"{row.strict:.3f}", f"{row.alerts_per_day:.2f}", f"{row.precision:.3f}", f"{row.open:.3f}"
 
 
 def _calibration(bins: Sequence[Bin], title: str) -> Table:

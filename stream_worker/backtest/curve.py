@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Final, NamedTuple
 
@@ -52,12 +52,14 @@ TREES: Final = ((0.53, 3.3, 0.40, 0.04), (0.64, 4.8, 0.36, 0.06), (0.72, 5.7, 0.
 class Point(msgspec.Struct, frozen=True):
     """Early warning at the setting with the fewest alerts that reaches a recall.
 
-    recall : asked for. warned : what came of it. settings : what was chosen, of each fold.
+    recall : asked for. warned : what came of it. settings : what was chosen, of each fold. unseen : what came of it on
+    the stays that the model was not trained on, if it was on others.
     """
 
     recall: float
     warned: Warned
     settings: tuple[str, ...]
+    unseen: Warned | None = None
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -89,11 +91,12 @@ def curve_of(
     recordings: Mapping[str, Recording],
     threats: Mapping[str, Threats],
     limits: SignalLimits,
+    unseen: Collection[str] = (),
     track: Callable[[Sequence[tuple[float, Rests]]], Iterable[tuple[float, Rests]]] = lambda settings: settings,
 ) -> Curve | None:
     """The curve of the rule with `limits` but for its threshold, and its rests. `track` shows how far it is.
 
-    None of fewer than FEWEST_STAYS that the rule saw.
+    unseen : the stays to be judged apart too. None of fewer than FEWEST_STAYS that the rule saw.
     """
     if len(threats) < FEWEST_STAYS:
         return None
@@ -121,8 +124,8 @@ def curve_of(
     }
     told = {stay_id: told_of(recordings[stay_id], threats[stay_id], limits) for stay_id in sorted(threats)}
     return Curve(
-        tuple(point for recall in RECALLS if (point := cross_validated(table, recall))),
-        cross_validated(rested, RECALLS[-1]),
+        tuple(point for recall in RECALLS if (point := cross_validated(table, recall, unseen))),
+        cross_validated(rested, RECALLS[-1], unseen),
         tuple(point for recall in RECALLS if (point := _tuned(plain, recall))),
         {setting: warned_by(setting, of_stay.values()) for setting, of_stay in table.items()},
         calibrated(told),
@@ -143,18 +146,24 @@ def folds(stay_ids: Sequence[str]) -> Iterator[tuple[list[str], list[str]]]:
         yield [stay_id for stay_id in stay_ids if stay_id not in left_out], left_out
 
 
-def cross_validated(table: BySetting, recall: float) -> Point | None:
+def cross_validated(table: BySetting, recall: float, unseen: Collection[str] = ()) -> Point | None:
     """Settings chosen on four fifths of the stays, judged on the fifth; None if a recall cannot be reached."""
     stay_ids = sorted(next(iter(table.values())))
-    judged: list[Warnings] = []
+    judged: dict[str, Warnings] = {}
     chosen: list[str] = []
     for others, left_out in folds(stay_ids):
         setting = _fewest_alerts(table, others, recall)
         if setting is None:
             return None
         chosen.append(setting)
-        judged += [table[setting][stay_id] for stay_id in left_out]
-    return Point(recall, warned_by("forecast_limit", judged), tuple(chosen))
+        judged |= {stay_id: table[setting][stay_id] for stay_id in left_out}
+    apart = [warnings for stay_id, warnings in judged.items() if stay_id in unseen]
+    return Point(
+        recall,
+        warned_by("forecast_limit", judged.values()),
+        tuple(chosen),
+        warned_by("forecast_limit", apart) if 0 < len(apart) < len(judged) else None,
+    )
 
 
 def _tuned(table: BySetting, recall: float) -> Point | None:

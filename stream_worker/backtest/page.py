@@ -83,8 +83,9 @@ _FOUND_NOTE = (
 _CURVE_NOTE = (
     "Recall: share of episodes (mean pressure below 65 mmHg for 5 min) with an alert raised 5 to 60 min before. "
     "Further up and to the left is better. Points: thresholds chosen on four fifths of the stays and judged on the "
-    "fifth; line: all stays at each threshold. Plain rules are tuned on all stays. Trees: boosted trees trained for "
-    "this, judged on 10 stays of the Challenge 2009."
+    "fifth, in which most may be stays that the network itself was trained on; unseen stays: the others alone, as the "
+    "trees were judged. Line: all stays at each threshold. Plain rules are tuned on all stays. Trees: boosted trees "
+    "trained for this, judged on 10 stays of the Challenge 2009."
 )
 _CALIBRATION_NOTE = (
     "On the diagonal a probability is honest. Points grow with the number of alerts; tenths with fewer than ten are "
@@ -156,10 +157,12 @@ def curve_plot(curve: Curve) -> go.Figure:
     """Recall and precision against alerts a day: ours, plain rules, trees."""
     figure = _figure(1, 2, height=440, subplot_titles=["Recall", "Precision at that recall"])
     ours, plain = ([point.warned for point in points] for points in (curve.cross_validated, curve.plain))
+    unseen = [point.unseen for point in curve.cross_validated if point.unseen is not None]
     swept = list(curve.swept.values())
     series = (
         ("all thresholds", "lines", FORECAST, [(w.strict, w.alerts_per_day, w.precision) for w in swept]),
         ("forecast alerts", "markers", FORECAST, [(w.strict, w.alerts_per_day, w.precision) for w in ours]),
+        ("forecast alerts, unseen stays", "markers", INK, [(w.strict, w.alerts_per_day, w.precision) for w in unseen]),
         ("plain rules", "markers", "#c9a227", [(w.strict, w.alerts_per_day, w.precision) for w in plain]),
         ("trees", "markers", "#6b7f3a", [(recall, alerts, precision) for recall, alerts, precision, _ in TREES]),
     )

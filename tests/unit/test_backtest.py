@@ -223,6 +223,19 @@ def test_thresholds_are_judged_on_stays_they_were_not_chosen_on() -> None:
     assert point.settings == ("strict", "lax", "lax", "lax", "lax")
 
 
+def test_stays_the_model_has_not_seen_are_judged_apart() -> None:
+    few, many = Warnings(10, 4, 4, 5, 5, 0, 1), Warnings(10, 8, 8, 20, 8, 0, 1)
+    table = {"strict": {**{f"s{i}": many for i in range(9)}, "s9": few}}
+    point = cross_validated(table, 0.4, unseen=["s8", "s9"])
+    assert point is not None
+    assert point.unseen is not None
+    assert (point.warned.strict, point.unseen.strict, point.unseen.alerts_per_day) == (0.76, 0.6, 12.5)
+    # Of a model that was trained on none of them, all is unseen.
+    everything = cross_validated(table, 0.4, unseen=[f"s{i}" for i in range(10)])
+    assert everything is not None
+    assert everything.unseen is None
+
+
 def test_announcements_are_joined_to_what_came_of_them() -> None:
     stay = recording(*[72, 71] * 50, *[60] * 10, *[72, 71] * 50)
     told = told_of(stay, announcing(stay, [10, 11, 80, 81, 150, 151]), DEFAULT_LIMITS.root["abp_mean"])
