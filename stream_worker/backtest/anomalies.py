@@ -148,9 +148,10 @@ def way_of(
         begun = [(spells(flags[:, v]), v) for v in range(len(signals))]
         true += sum(int(at_fault[starts, v].sum()) for starts, v in begun)
         false += sum(int((~at_fault[starts, v]).sum()) for starts, v in begun)
-    for minutes in before:
-        for column in minutes.artefacts.T:
-            seen = ~np.isnan(column)
+    for run, minutes in zip(plain, before, strict=True):
+        shown = ~np.isnan(_columns(run.artefacts, signals))
+        for column, seen in zip(minutes.artefacts.T, shown.T, strict=True):
+            # One that the way cannot score is missed, as a fault is: so all ways are asked for the same ones.
             bounds = [*spells(seen).tolist(), len(column)]
             delays["artefact"] += [_first(column[start:end] >= threshold) for start, end in pairwise(bounds)]
     false_per_day = false / days

@@ -14,7 +14,7 @@ from model.manifest import read_manifest
 from schemas.recordings import Row
 from schemas.signals import ARTERIAL_TRIPLE, VITALS
 from stream_worker.backtest import detectors
-from stream_worker.backtest.anomalies import OURS, report_of, show, spells, threshold_of
+from stream_worker.backtest.anomalies import OURS, report_of, show, spells, threshold_of, way_of
 from stream_worker.backtest.faults import DURATION_MIN, LEAD_MIN, Fault, FaultKind, Values, inject, plan
 from stream_worker.backtest.scored import score_recordings
 from stream_worker.settings import Settings
@@ -149,6 +149,16 @@ def write(folder: Path, stay_id: str, values: Values) -> Path:
         Row(START + timedelta(minutes=i), dict(zip(USUAL, column, strict=True))) for i, column in enumerate(columns)
     )
     return write_recording(folder, stay_id, rows)
+
+
+def test_an_artefact_that_a_way_cannot_score_is_missed_by_it(tmp_path: Path) -> None:
+    values = calm(6 * 240)
+    for minute in (10, 600):
+        values["hr"][minute] = 300.0  # an artefact; at the first there is no history yet to compare with
+    run = score_recordings(Settings(), [write(tmp_path, "calm", values)], None)
+    found = {way: way_of(way, run, run, read_manifest(Settings().model).signals).found[-1] for way in (OURS, "3 sigma")}
+    assert {way: (of.kind, of.faults) for way, of in found.items()} == dict.fromkeys(found, ("artefact", 2))
+    assert (found["3 sigma"].found, found["3 sigma"].recall) == (1, 0.5)
 
 
 def test_the_study_finds_the_faults_of_a_calm_patient(tmp_path: Path) -> None:
