@@ -12,12 +12,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from schemas.publish import path_of
+from tests.conftest import SHARED, missing_data
 from tests.kafka_broker import Broker
 from tests.kafka_client import Message, Topics, read_committed
 from tests.launch import spawned
 from tests.worker_process import WorkerProcess
 
-SCRIPT = Path(__file__).parents[3] / "shared" / "acceptance" / "conformance.py"
+SCRIPT = SHARED / "acceptance" / "conformance.py"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def worker(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def verdict(kafka: Broker, worker: WorkerProcess, recordings: Path) -> subprocess.CompletedProcess[str]:
     """What the check said after its good, odd and hostile records went through the worker."""
     if not SCRIPT.is_file():
-        pytest.skip(f"the acceptance check is not beside this checkout ({SCRIPT.name})")
+        missing_data("the acceptance check", SCRIPT.parent)
     command = ["--bootstrap", kafka.bootstrap_servers, "--recordings", str(recordings.absolute())]
     return subprocess.run(
         [sys.executable, str(SCRIPT), *command, "--metrics", f"{worker.url}/metrics"],

@@ -24,7 +24,8 @@ SECRETS = (STAY, "Mueller", UNIT, DEVICE, NOTE, *(str(value) for value in VALUES
 
 def told(text: str) -> list[str]:
     """Which of the secrets are in `text`."""
-    return [secret for secret in SECRETS if re.search(rf"(?<!\d){re.escape(secret)}", text)]
+    # A longer number that has one of the values in it is another number.
+    return [secret for secret in SECRETS if re.search(rf"(?<!\d){re.escape(secret)}(?!\d)", text)]
 
 
 def test_nothing_of_a_patient_is_in_logs_metrics_or_errors(

@@ -16,7 +16,8 @@ from stream_worker.view.link import page_board
 from stream_worker.view.read_back import read_back
 from stream_worker.ward_feed import WardFeed
 from tests.kafka_broker import Broker
-from tests.kafka_client import Topics, produce
+from tests.kafka_client import Topics, produce, read_committed
+from tests.waiting import eventually
 
 STAYS = [f"s-{number}" for number in range(6)]
 EVERY_S = 5
@@ -26,7 +27,13 @@ def filled(settings: Settings) -> Board:
     """A board with what is live, then with what was before."""
     board = page_board(settings)
     feed = WardFeed(settings, every_forecast=True)
-    feed.catch_up(board, within_s=10)
+    there = len(read_committed(settings.bootstrap_servers, settings.readings_topic)) - sum(feed.starts.values())
+
+    def has_read_all() -> bool:
+        feed.poll(board, timeout_s=0.1)
+        return feed.read[settings.readings_topic] == there
+
+    eventually(has_read_all, within_s=60)
     until = {partition: start for partition, start in feed.starts.items() if partition.topic != settings.alerts_topic}
     read_back(settings, board, until, threading.Event())
     feed.close()

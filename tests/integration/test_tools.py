@@ -111,7 +111,7 @@ def test_a_replay_sends_every_row_with_a_value_each_stay_in_order_and_in_one_par
 
 
 def test_a_simulation_sends_history_and_live_readings(kafka: Broker, topics: Topics, tmp_path: Path) -> None:
-    options = ("--patients", "3", "--history", "10", "--rate", "5", "--duration", "2")
+    options = ("--patients", "3", "--history", "10", "--rate", "5", "--duration", "6")  # connecting is a part of it
     result = run(kafka, topics, tmp_path, "simulate", *options)
     assert result.returncode == 0, result.stderr
     sent = [message.json() for message in read_committed(kafka.bootstrap_servers, topics.readings)]
@@ -126,7 +126,7 @@ def test_the_ward_is_read_from_the_topics_alone(kafka: Broker, topics: Topics, t
     produce(servers, topics.forecasts, [("a", encode(forecast("a")))])
     revisions = [alert("x", "a", priority="high"), alert("y", "b"), alert("y", "b", revision=1, state="cleared")]
     produce(servers, topics.alerts, [(record.stay_id, encode(record)) for record in revisions])
-    result = run(kafka, topics, tmp_path, "watch", "--duration", "3")
+    result = run(kafka, topics, tmp_path, "watch", "--duration", "12")
     assert result.returncode == 0, result.stderr
     assert "2 beds · open alerts: 1 high" in result.stdout
     assert "a: ◆ HIGH Mean arterial pressure below 65 mmHg" in result.stdout
