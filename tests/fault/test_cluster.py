@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import WorkerStarter, missing_tool
 from tests.fault.supervised import assert_no_trace, supervise_until_done
 from tests.kafka_broker import JarBroker, free_port
-from tests.kafka_client import Topics, create_topics, produce
+from tests.kafka_client import Topics, create_topics, produce, read_committed
 from tests.patients import ward
 from tests.worker_process import run_vitalcast
 
@@ -82,7 +82,9 @@ def test_one_of_three_brokers_that_dies_leaves_no_trace(
     half = len(sent) // 2
     produce(servers, topics.readings, sent[:half])
     worker = start_worker(bootstrap_servers=servers, **topics.settings, chunk_records=32, session_timeout_s=6)
+    read_committed(servers, topics.forecasts, until=lambda found: len(found) > 0)
     nodes[1].kill()
+    assert worker.metric("vitalcast_readings_total") < half, "it died too late, when all was done"
     produce(servers, topics.readings, sent[half:])
     supervise_until_done(worker, servers, topics, len(sent), timeout_s=120)
     assert_no_trace(start_worker, servers, topics, reference, sent=len(sent), stays=STAYS)

@@ -19,7 +19,7 @@ from tests.kafka_client import Topics, read_committed
 from tests.patients import ward
 
 STAYS, MINUTES = 20, 150
-FED_PER_S = 600
+FED_PER_S = 100  # for longer than it takes to fill the disk
 SESSION_TIMEOUT_S = 4
 DISK_BYTES: Final = 64 << 20  # several times what the test writes
 LEFT_BYTES: Final = 256 << 10  # filled up by the test's own records within about a second

@@ -114,7 +114,7 @@ def test_topics_that_change_under_a_running_worker_end_it(
     victims = [Topics.unique().create(servers) for _ in cases]
     workers = [start_worker(None, **topics.settings) for topics in victims]
     for topics, worker in zip(victims, workers, strict=True):
-        worker.wait_ready()
+        worker.wait_ready(240)  # all four start at once
         produce(servers, topics.readings, sent[:half])
         wait_for(kafka, topics, half)
     for (name, change, _), topics in zip(cases, victims, strict=True):

@@ -18,12 +18,12 @@ from tests.conftest import WorkerStarter
 from tests.fault.feed import Feed
 from tests.fault.undisturbed import assert_same_row, newest_state
 from tests.kafka_broker import Broker
-from tests.kafka_client import Topics, read_committed
+from tests.kafka_client import Message, Topics, produce, read_committed
 from tests.model.synthetic import NO_TRAINING, synthetic_stay
 from tests.patients import ward
 
-STAYS, MINUTES = 12, 400
-FED_PER_S = 250
+STAYS, MINUTES = 12, 390
+FED_PER_S = 40  # a third lasts for longer than an exchange
 # What a model said itself, and its own state; all else a model of the same task leaves alike.
 OF_THE_MODEL = {"expected", "expected_step", "model", "state32", "state16"}
 KINDS_WITHOUT_MODEL = {"limit", "technical"}
@@ -67,10 +67,14 @@ def assert_same_readings_kept(servers: str, ours: Topics, theirs: Topics) -> int
     return stays
 
 
-def wait_for_more_forecasts(servers: str, topics: Topics) -> None:
-    """Wait until the worker has answered each stay once more."""
-    done = len(read_committed(servers, topics.forecasts))
-    read_committed(servers, topics.forecasts, until=lambda found: len(found) > done + STAYS)
+def wait_until_each_stay_has(servers: str, topics: Topics, forecasts: int) -> None:
+    """Wait until the worker has answered so many readings of each stay, or more."""
+
+    def has(found: list[Message]) -> bool:
+        answered = Counter(message.key for message in found)
+        return len(answered) == STAYS and min(answered.values()) >= forecasts
+
+    read_committed(servers, topics.forecasts, until=has)
 
 
 @pytest.mark.timeout(500)
@@ -81,12 +85,16 @@ def test_a_new_model_and_the_old_one_again_lose_and_double_nothing(
     reference = Topics.unique().create(servers)
     left_alone = start_worker(None, **{**reference.settings, "readings_topic": topics.readings})
     worker = start_worker(instance_id="worker")
-    with Feed(servers, topics.readings, sent, per_s=FED_PER_S):
-        for model in (second, DEFAULT_ARTIFACT):
-            wait_for_more_forecasts(servers, topics)
+    # Each model gets readings of its own, however long starts take: a third is sent once the one before it is left.
+    thirds = [sent[STAYS * first : STAYS * (first + MINUTES // 3)] for first in range(0, MINUTES, MINUTES // 3)]
+    for number, model in enumerate((second, DEFAULT_ARTIFACT)):
+        with Feed(servers, topics.readings, thirds[number], per_s=FED_PER_S) as feed:
+            wait_until_each_stay_has(servers, topics, number * MINUTES // 3 + 1)
             assert worker.terminate() == 0
+            assert feed.goes_on
             worker.settings["model"] = model
             worker.start()
+    produce(servers, topics.readings, thirds[-1])
     left_alone.wait_ready()
     for outputs in (topics, reference):
         read_committed(servers, outputs.forecasts, until=lambda found: len(found) >= len(sent), timeout_s=120)
