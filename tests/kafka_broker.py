@@ -8,6 +8,7 @@ Set KAFKA_FOR_TESTS to `docker` or `jars` to choose; by default it is the first 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
@@ -17,8 +18,11 @@ import subprocess
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -43,12 +47,28 @@ class KafkaUnavailableError(Exception):
     """This kind of broker cannot run here; the message says what is missing."""
 
 
+@cache
+def _own_ports() -> Iterator[int]:
+    """Ports that no other process of tests takes and the system gives to nobody: it chooses from 32768 on."""
+    for first in range(10_000, 30_000, 1_000):
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", first))
+        except OSError:
+            claim.close()
+        else:
+            atexit.register(claim.close)  # until then all up to the next thousand are ours
+            return cycle(range(first + 1, first + 1_000))
+    raise RuntimeError("all ports for tests are taken")
+
+
 def free_port() -> int:
-    """A TCP port of loopback that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of loopback that nobody uses, nor will soon: it may be some time before it is used itself."""
+    for port in _own_ports():
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a cycle has no end")
 
 
 def make_certificate(
@@ -186,6 +206,10 @@ class Broker(ABC):
     def log(self) -> str:
         """What the node wrote so far."""
 
+    @abstractmethod
+    def _has_ended(self) -> bool:
+        """Whether the node has ended by itself."""
+
     def _wait_until_it_answers(self, timeout_s: float = 120) -> None:
         # A metadata answer that lists the node, not an open port: Docker's proxy accepts before the broker is up.
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
@@ -195,6 +219,8 @@ class Broker(ABC):
                 if admin.list_topics(timeout=1).brokers:
                     return
             except KafkaException:
+                if self._has_ended():
+                    raise ChildProcessError(f"Kafka has ended:\n{self.log()[-2000:]}") from None
                 time.sleep(0.1)
         raise TimeoutError(f"Kafka did not answer within {timeout_s:.0f} s:\n{self.log()[-2000:]}")
 
@@ -276,6 +302,11 @@ class ContainerBroker(Broker):
         """What the node wrote so far."""
         return b"".join(self._container.get_logs()).decode(errors="replace")
 
+    def _has_ended(self) -> bool:
+        container = self._container.get_wrapped_container()
+        container.reload()
+        return container.status in ("exited", "dead")
+
 
 class JarBroker(Broker):
     """The broker as a Java process, from the jars that Maven fetches once into `.cache/`."""
@@ -314,7 +345,7 @@ class JarBroker(Broker):
             )
         try:
             self._wait_until_it_answers()
-        except TimeoutError:
+        except (ChildProcessError, TimeoutError):
             self.close()
             raise
         return self
@@ -323,7 +354,7 @@ class JarBroker(Broker):
         """Stop the node in an orderly way; its data stays."""
         self._signal(signal.SIGTERM)
         if self._process is not None:
-            self._process.wait(30)
+            self._process.wait(90)
 
     def kill(self) -> None:
         """End the node at once (SIGKILL); its data stays."""
@@ -353,6 +384,9 @@ class JarBroker(Broker):
     def log(self) -> str:
         """What the node wrote so far."""
         return (self.folder / "broker.log").read_text(encoding="utf-8", errors="replace")
+
+    def _has_ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
 
 
 def fetch_jars() -> None:
