@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from tests.browser.chromium import chromium, chromium_path
 from tests.browser.ward import Served, served
 from tests.conftest import missing_tool
+
+PATIENCE_MS = 30_000  # a loaded machine is slow to draw
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def live() -> Iterator[Served]:
-    """A served ward, empty."""
-    with served() as ward:
-        ward.heartbeat()
+    """A served ward, empty, whose worker lives."""
+    with served() as ward, ward.worker():
         yield ward
 
 
@@ -41,7 +42,7 @@ def page(browser: Browser, live: Served) -> Iterator[Page]:
             complaints.append(message.text)
 
     opened = context.new_page()
-    opened.set_default_timeout(10_000 if os.environ.get("CI") is None else 30_000)
+    opened.set_default_timeout(PATIENCE_MS)
     opened.on("console", note)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.goto(live.address)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final, Literal
 
 from schemas.alert import Heartbeat
 from schemas.codec import encode
@@ -21,6 +22,7 @@ from stream_worker.view.server import serving
 from stream_worker.ward import Message, Record
 from tests.ward_records import SOURCE
 
+BEAT_S: Final = 5.0  # the page says after 30 s that the worker is silent
 HORIZONS_S = [60, 300, 900, 1800, 3600]
 LEVELS = [0.05, 0.25, 0.5, 0.75, 0.95]
 VITALS = {"hr": 80.0, "abp_mean": 75.0, "spo2": 97.0, "resp": 14.0, "temp": 37.0}
@@ -79,10 +81,28 @@ class Served:
         }
         self.apply(forecast_of(stay_id, self.at(minutes), signals))
 
-    def heartbeat(self) -> None:
-        """The worker lives."""
-        now = datetime.now(UTC)
-        self.board.apply(Heartbeat(partition=0, produced_at=now, newest_observed_at=now, state="running"))
+    def heartbeat(self, ago_s: float = 0, state: Literal["running", "stopping"] = "running") -> None:
+        """What the worker said of itself."""
+        at = datetime.now(UTC) - timedelta(seconds=ago_s)
+        self.board.apply(Heartbeat(partition=0, produced_at=at, newest_observed_at=at, state=state))
+
+    @contextmanager
+    def worker(self) -> Iterator[None]:
+        """A worker that lives meanwhile, however long that takes."""
+        has_ended = threading.Event()
+
+        def beat() -> None:
+            while not has_ended.wait(BEAT_S):
+                self.heartbeat()
+
+        thread = threading.Thread(target=beat, name="worker")
+        self.heartbeat()
+        thread.start()
+        try:
+            yield
+        finally:
+            has_ended.set()
+            thread.join()
 
 
 def row(median: float, width: float) -> list[float]:
