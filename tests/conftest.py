@@ -14,13 +14,16 @@ from tests.kafka_client import Topics
 from tests.launch import Launch, forked, import_ahead
 from tests.worker_process import WorkerProcess
 
+SHARED = Path(__file__).parents[2] / "shared"  # recordings and the acceptance check; not everybody has it
 NEEDS_KAFKA = {"kafka", "own_kafka", "topics", "start_worker"}
 WorkerStarter = Callable[..., WorkerProcess]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a broker, so that `-m "not kafka"` is the quick half of the tests."""
+    """Mark what needs a broker, so that `-m "not kafka"` is the quick half of the tests; give others more time."""
     for item in items:
+        if "property" in item.path.parts:
+            item.add_marker(pytest.mark.timeout(600))  # shrinking, which takes minutes, ends with the example
         if NEEDS_KAFKA.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.kafka)
 
@@ -30,6 +33,13 @@ def missing_tool(name: str, package: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"CI needs {name} ({package})", pytrace=False)
     pytest.skip(f"{name} is not here ({package})")
+
+
+def missing_data(what: str, folder: Path) -> NoReturn:
+    """Skip the test that needs `what` of the shared folder; in CI, if that folder is there, fail."""
+    if os.environ.get("CI") and SHARED.is_dir():
+        pytest.fail(f"CI needs {what} ({folder})", pytrace=False)
+    pytest.skip(f"{what} not here ({folder})")
 
 
 def _broker(folder: Path) -> Iterator[Broker]:
@@ -94,5 +104,5 @@ def recordings() -> Path:
     """The folder of real recordings that RECORDINGS names; tests that can do without use synthetic ones instead."""
     folder = Path(os.environ.get("RECORDINGS", "../shared/data/icu/cinc2009"))
     if not any(folder.glob("*.csv.gz")):
-        pytest.skip(f"no recordings in {folder} (set RECORDINGS=DIR)")
+        missing_data("recordings; RECORDINGS=DIR names others", folder)
     return folder
