@@ -1,8 +1,12 @@
-"""Courses of patients that meet every alert rule: stretches of values near and beyond limits, gaps, doubts, events."""
+"""Courses of patients that meet every alert rule: stretches of values near and beyond limits, gaps, doubts, events.
+
+In `wards` nearly every reading has something to say; in `calm_wards` most have not, and one signal at a time is odd.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from hypothesis import strategies as st
 
@@ -61,4 +65,52 @@ def wards(stays: int = 2) -> st.SearchStrategy[list[bytes]]:
     one = st.tuples(st.lists(steps, min_size=1, max_size=5), st.booleans())
     return st.lists(one, min_size=1, max_size=stays).map(
         lambda courses: _merge([course(f"s{i}", parts, wobble) for i, (parts, wobble) in enumerate(courses)])
+    )
+
+
+CALM: Final = {
+    "hr": 80.0, "pulse": 80.0, "resp": 15.0, "spo2": 97.0, "abp_sys": 120.0, "abp_dia": 60.0, "abp_mean": 80.0
+}  # fmt: skip
+# What is odd of the i-th reading of a stretch; None: left out. The rest is calm.
+ODD: Final[Mapping[str, Callable[[int], Mapping[str, float | None]]]] = {
+    "nothing": lambda _: {},
+    "beyond a limit": lambda i: {"resp": 32.0 + i % 2 / 10},
+    "far beyond a limit": lambda i: {"abp_mean": 45.0 + i % 2 / 10},
+    "on the way to a limit": lambda i: {"abp_mean": max(80.0 - i, 67.0) + i % 2 / 10},
+    "up and down within its limits": lambda i: dict.fromkeys(("hr", "pulse"), 80.0 + i % 2 * 25),
+    "flat": lambda _: {"abp_dia": 60.0},
+    "missing": lambda _: {"spo2": None},
+    "in disagreement": lambda i: {"pulse": 110.0 + i % 2 / 10},
+    "impossible": lambda _: {"hr": 999.0},
+}
+# Up to an hour and a half, half an hour, ten minutes: a flat line takes 15 minutes, a sensor that is off an hour.
+calm_stretches = st.tuples(st.sampled_from(sorted(ODD)), st.integers(1, 42), st.sampled_from([130, 130, 45, 15]))
+silences = st.sampled_from([1000.0, 8000.0])
+calm_steps = st.one_of(*[calm_stretches] * 6, silences, own_limits, st.just("ended"))
+
+
+def calm_course(stay_id: str, parts: list[Any]) -> list[tuple[float, bytes]]:
+    """The records of one stay with the seconds they belong to; no value stands still unless that is what is odd."""
+    at, records = BEGIN_S, []
+    for part in [("nothing", 5, 60), *parts]:
+        if part == "ended":
+            records.append((at, event(stay_id, at, "ended")))
+        elif isinstance(part, dict):
+            records.append((at, event(stay_id, at, "limits", limits=part)))
+        elif isinstance(part, float):
+            at += part
+        else:
+            odd, count, every_s = part
+            for i in range(count):
+                values = {**{name: value + i % 2 / 10 for name, value in CALM.items()}, **ODD[odd](i)}
+                records.append((at, reading(stay_id, at, {k: v for k, v in values.items() if v is not None})))
+                at += every_s
+    return records
+
+
+def calm_wards(stays: int = 2) -> st.SearchStrategy[list[bytes]]:
+    """As `wards`, but mostly calm."""
+    one = st.lists(calm_steps, min_size=1, max_size=5)
+    return st.lists(one, min_size=1, max_size=stays).map(
+        lambda courses: _merge([calm_course(f"s{i}", parts) for i, parts in enumerate(courses)])
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.arrays import Bools
 from stream_worker.alerts.observation import Accepted
@@ -14,7 +15,8 @@ from stream_worker.columns import Readings
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
 from stream_worker.times import NEVER
-from tests.property.courses import wards
+from tests.arithmetic_model import ArithmeticPredictor, TrendPredictor
+from tests.property.courses import calm_course, calm_wards, wards
 from tests.records import decoded, new_pipeline, process, records
 
 
@@ -23,6 +25,13 @@ class LooksAtAll(AlertScreen):
 
     def _may_change(self, readings: Readings, accepted: Accepted, values: Any) -> Bools:
         return np.ones(len(accepted.rows), np.bool_)
+
+
+class LooksAtNone(AlertScreen):
+    """Must not come to run the rules."""
+
+    def _look(self, *_: Any) -> NoReturn:
+        raise AssertionError("a calm reading was looked at")
 
 
 def entries_of(pipeline: Pipeline) -> dict[str, dict[Any, Any]]:
@@ -38,12 +47,34 @@ def entries_of(pipeline: Pipeline) -> dict[str, dict[Any, Any]]:
     }
 
 
+def assert_same_findings(stream: list[bytes], chunk: int, predictor: Any) -> None:
+    """Chunk by chunk, the rules on every reading find what they find on those that are looked at."""
+    screened, thorough = new_pipeline(predictor), new_pipeline(predictor)
+    thorough.screen = LooksAtAll(Settings(), thorough.stays)
+    whole = records(stream)
+    for first in range(0, len(whole), chunk):
+        part = whole[first : first + chunk]
+        found, expected = (process(pipeline, part) for pipeline in (screened, thorough))
+        assert decoded(found.alerts) == decoded(expected.alerts)
+        assert found.alerts_held == expected.alerts_held
+        assert entries_of(screened) == entries_of(thorough)
+
+
 @given(wards())
 @settings(max_examples=60, deadline=None)
 def test_the_rules_on_every_reading_find_what_they_find_on_those_looked_at(stream: list[bytes]) -> None:
-    screened, thorough = new_pipeline(), new_pipeline()
-    thorough.screen = LooksAtAll(Settings(), thorough.stays)
-    found, expected = (process(pipeline, records(stream)) for pipeline in (screened, thorough))
-    assert decoded(found.alerts) == decoded(expected.alerts)
-    assert found.alerts_held == expected.alerts_held
-    assert entries_of(screened) == entries_of(thorough)
+    assert_same_findings(stream, len(stream), ArithmeticPredictor())
+
+
+@given(calm_wards(), st.sampled_from([6, 50]))
+@settings(max_examples=50, deadline=None)
+def test_nothing_that_begins_in_a_calm_ward_is_passed_over(stream: list[bytes], chunk: int) -> None:
+    assert_same_findings(stream, chunk, TrendPredictor())
+
+
+@given(st.lists(st.tuples(st.just("nothing"), st.integers(1, 40), st.sampled_from([15, 130])), min_size=1, max_size=3))
+@settings(max_examples=10, deadline=None)
+def test_what_is_calm_is_passed_over(parts: list[Any]) -> None:
+    pipeline = new_pipeline(TrendPredictor())
+    pipeline.screen = LooksAtNone(Settings(), pipeline.stays)
+    process(pipeline, records(record for _, record in calm_course("s", parts)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.pipeline import ChunkResult, Pipeline
-from tests.arithmetic_model import INPUTS
+from tests.arithmetic_model import INPUTS, TrendPredictor
 from tests.records import NOW_US, Changelog, FakeRecord, decoded, event, new_pipeline, process, reading, records
 
 CALM = {"hr": 80, "abp_mean": 80, "spo2": 97}
@@ -86,6 +86,21 @@ def test_one_severe_value_is_not_of_high_priority() -> None:
 def test_an_alert_that_becomes_severe_is_updated() -> None:
     alerts = run(*minutes("s", *[60] * 7, 45, 45))
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("updated", 1, "high", None)]
+
+
+def test_a_value_that_jumps_about_within_its_limits_is_an_anomaly() -> None:
+    rates = [80] * 5 + [80, 105] * 3
+    calm = (reading("s", 60 * i, {**CALM, "hr": rate, "abp_mean": 80 + i % 2 / 10}) for i, rate in enumerate(rates))
+    (raised,) = run(*calm, pipeline=new_pipeline(TrendPredictor()))
+    assert (raised["kind"], raised["signal"], raised["state"]) == ("anomaly", "hr", "raised")
+
+
+def test_a_value_on_its_way_to_a_limit_is_announced() -> None:
+    alerts = run(*minutes("s", *range(80, 66, -1)), pipeline=new_pipeline(TrendPredictor()))
+    assert states(alerts, "forecast_limit") == [("raised", 0, "medium", None), ("updated", 1, "medium", None)]
+    raised, updated = alerts
+    assert (raised["signal"], raised["side"]) == ("abp_mean", "low")
+    assert raised["evidence"]["last"] > updated["evidence"]["last"] > raised["evidence"]["limit"] == 65
 
 
 def test_a_limit_that_was_lifted_or_loosened_raises_nothing_of_what_was_below_it() -> None:
