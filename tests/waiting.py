@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-PAUSE_S: Final = 0.05
+PAUSE_S: Final = 0.1
 
 
 def eventually(condition: Callable[[], bool], within_s: float, told: Callable[[], str] = str) -> None:

@@ -22,6 +22,7 @@ from tests.conftest import missing_tool
 from tests.kafka_broker import Broker, free_port
 from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import reading, ward
+from tests.waiting import eventually
 from tests.worker_process import WorkerProcess
 
 # Every metric of ours and its labels: the contract's, and last the budget's.
@@ -151,16 +152,15 @@ def ask(address: str, expression: str) -> list[dict[str, Any]]:
 def wait_for_samples(address: str, more: int = 3) -> None:
     """Wait until Prometheus has scraped the worker `more` times from now."""
     since = time.time()
-    deadline = since + 60
-    while time.time() < deadline:
+
+    def has_scraped() -> bool:
         try:
             found = ask(address, f"count_over_time(vitalcast_ready[{max(1, int(time.time() - since))}s])")
         except OSError:
-            found = []
-        if found and int(found[0]["value"][1]) >= more and time.time() - since > more * SCRAPE_S:
-            return
-        time.sleep(0.2)
-    raise TimeoutError("Prometheus does not get at the worker's metrics")
+            return False
+        return bool(found) and int(found[0]["value"][1]) >= more and time.time() - since > more * SCRAPE_S
+
+    eventually(has_scraped, within_s=60)
 
 
 def families(worker: WorkerProcess) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
 from tests.model.synthetic import NO_TRAINING, VALUE, untrained
 from tests.patients import ward
+from tests.waiting import eventually
 from tests.worker_process import WorkerProcess
 
 BEDS, MINUTES = 3, 80
@@ -34,11 +34,8 @@ def write(config: ForecasterConfig, out: Path) -> Path:
     return out
 
 
-def wait_for(condition: Callable[[], bool], worker: WorkerProcess, timeout_s: float = 30) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, worker.log[-2000:]
-        time.sleep(0.1)
+def wait_for(condition: Callable[[], bool], worker: WorkerProcess) -> None:
+    eventually(condition, within_s=60, told=lambda: worker.log[-2000:])
 
 
 def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(

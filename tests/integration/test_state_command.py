@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, create_topics, produce, read_committed
 from tests.patients import ward
+from tests.waiting import eventually
 from tests.worker_process import WorkerProcess, run_vitalcast
 
 MINUTES = 90
@@ -39,10 +39,7 @@ def keys_in(servers: str, topics: Topics) -> set[bytes]:
 
 def wait_for_stays(worker: WorkerProcess, number: int) -> None:
     """Wait until the worker tracks so many stays."""
-    end = time.monotonic() + 20
-    while f"vitalcast_tracked_stays {number}.0" not in worker.metrics():
-        assert time.monotonic() < end, "the worker tracks another number of stays"
-        time.sleep(0.2)
+    eventually(lambda: worker.metric("vitalcast_tracked_stays") == number, within_s=60)
 
 
 @pytest.mark.timeout(300)
@@ -84,11 +81,11 @@ def test_a_stay_is_shown_forgotten_and_never_comes_back(
     run_forget(ours, STAY, Console(), within_s=0)
     assert "nothing to forget" in capsys.readouterr().out
 
-    end = time.monotonic() + 90
-    while set(Stays.keys_of(STAY)) & keys_in(servers, topics):  # heartbeats close segments, compaction follows
-        assert time.monotonic() < end, "compaction left something of the stay"
-        produce(servers, topics.readings, [sent[-2]])
-        time.sleep(1)
+    def is_gone() -> bool:
+        produce(servers, topics.readings, [sent[-2]])  # new records close segments, compaction follows
+        return not set(Stays.keys_of(STAY)) & keys_in(servers, topics)
+
+    eventually(is_gone, within_s=90)
     worker.restart()
     wait_for_stays(worker, 2)
 

@@ -20,6 +20,7 @@ from stream_worker.playback import SPEEDS, Playback
 from stream_worker.replay import Progress, encode_row, merge, replay, tracks_of, with_values
 from tests.outbox import ListOutbox
 from tests.recordings import minutes, write_recording
+from tests.waiting import eventually
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -148,9 +149,7 @@ def test_a_paused_playback_stands_still_until_it_goes_on(ward: list[Path]) -> No
     playback.pause()
     player = threading.Thread(target=lambda: replay(tracks_of(ward), sender, playback=playback, stop=stop))
     player.start()
-    end = time.monotonic() + 60
-    while len(sender.records) < 3 and time.monotonic() < end:
-        time.sleep(0.01)
+    eventually(lambda: len(sender.records) >= 3, within_s=60)
     time.sleep(0.3)  # the rest would be sent within 0.02 s
     assert len(sender.records) == 3, "the head start alone"
     assert playback.state.at_s == 60
