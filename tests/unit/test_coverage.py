@@ -50,11 +50,10 @@ def test_coverage_width_and_pinball_by_hand() -> None:
 
 
 def test_a_ward_through_the_worker_s_pipeline_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    rng = np.random.default_rng(5)
+    rates = (80 + np.random.default_rng(5).integers(-9, 9, 300)).tolist()
+    sent = [reading("s", 60 * i - 15_000, {"hr": hr, "abp_mean": 80}) for i, hr in enumerate(rates)]
     found = {}
     for kind in ("none", "adaptive"):
-        rates = (80 + rng.integers(-9, 9, 300)).tolist()
-        sent = [reading("s", 60 * i - 15_000, {"hr": hr, "abp_mean": 80}) for i, hr in enumerate(rates)]
         published = process(new_pipeline(calibration=kind), records(sent)).forecasts
         found[kind] = measure(list(courses_of((value for _, value in published), MANIFEST).values()), MANIFEST)
     before, after = (found[kind].coverage[0, 0, 0] for kind in ("none", "adaptive"))
