@@ -75,7 +75,7 @@ CALM: Final = {
 ODD: Final[Mapping[str, Callable[[int], Mapping[str, float | None]]]] = {
     "nothing": lambda _: {},
     "beyond a limit": lambda i: {"resp": 32.0 + i % 2 / 10},
-    "far beyond a limit": lambda i: {"abp_mean": 45.0 + i % 2 / 10},
+    "far beyond a limit": lambda i: {"spo2": 82.0 + i % 2 / 10},
     "on the way to a limit": lambda i: {"abp_mean": max(80.0 - i, 67.0) + i % 2 / 10},
     "up and down within its limits": lambda i: dict.fromkeys(("hr", "pulse"), 80.0 + i % 2 * 25),
     "flat": lambda _: {"abp_dia": 60.0},
@@ -83,34 +83,32 @@ ODD: Final[Mapping[str, Callable[[int], Mapping[str, float | None]]]] = {
     "in disagreement": lambda i: {"pulse": 110.0 + i % 2 / 10},
     "impossible": lambda _: {"hr": 999.0},
 }
-# Up to an hour and a half, half an hour, ten minutes: a flat line takes 15 minutes, a sensor that is off an hour.
-calm_stretches = st.tuples(st.sampled_from(sorted(ODD)), st.integers(1, 42), st.sampled_from([130, 130, 45, 15]))
-silences = st.sampled_from([1000.0, 8000.0])
-calm_steps = st.one_of(*[calm_stretches] * 6, silences, own_limits, st.just("ended"))
+# At most two and a half hours, half an hour, seven minutes: a sensor is off after an hour, a line flat after a quarter.
+calm_stretches = st.tuples(st.sampled_from(sorted(ODD)), st.integers(1, 30), st.sampled_from([300, 60, 15]))
+# After a stretch, now and then: a silence of so many seconds, other limits, the end of the stay.
+turns = st.sampled_from([*[None] * 12, 1000.0, 1000.0, 8000.0, {"abp_mean": {"low": 70}}, "ended"])
 
 
 def calm_course(stay_id: str, parts: list[Any]) -> list[tuple[float, bytes]]:
     """The records of one stay with the seconds they belong to; no value stands still unless that is what is odd."""
     at, records = BEGIN_S, []
-    for part in [("nothing", 5, 60), *parts]:
-        if part == "ended":
+    for (odd, count, every_s), turn in [(("nothing", 5, 60), None), *parts]:
+        for i in range(count):
+            values = {**{name: value + i % 2 / 10 for name, value in CALM.items()}, **ODD[odd](i)}
+            records.append((at, reading(stay_id, at, {k: v for k, v in values.items() if v is not None})))
+            at += every_s
+        if turn == "ended":
             records.append((at, event(stay_id, at, "ended")))
-        elif isinstance(part, dict):
-            records.append((at, event(stay_id, at, "limits", limits=part)))
-        elif isinstance(part, float):
-            at += part
-        else:
-            odd, count, every_s = part
-            for i in range(count):
-                values = {**{name: value + i % 2 / 10 for name, value in CALM.items()}, **ODD[odd](i)}
-                records.append((at, reading(stay_id, at, {k: v for k, v in values.items() if v is not None})))
-                at += every_s
+        elif isinstance(turn, dict):
+            records.append((at, event(stay_id, at, "limits", limits=turn)))
+        elif isinstance(turn, float):
+            at += turn
     return records
 
 
 def calm_wards(stays: int = 2) -> st.SearchStrategy[list[bytes]]:
     """As `wards`, but mostly calm."""
-    one = st.lists(calm_steps, min_size=1, max_size=5)
+    one = st.lists(st.tuples(calm_stretches, turns), min_size=1, max_size=5)
     return st.lists(one, min_size=1, max_size=stays).map(
         lambda courses: _merge([calm_course(f"s{i}", parts) for i, parts in enumerate(courses)])
     )

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.arrays import Bools
+from model.arrays import Bools, Floats, Ints
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen
 from stream_worker.columns import Readings
@@ -21,10 +21,13 @@ from tests.records import decoded, new_pipeline, process, records
 
 
 class LooksAtAll(AlertScreen):
-    """Runs the rules on every reading."""
+    """Runs all rules on every reading."""
 
     def _may_change(self, readings: Readings, accepted: Accepted, values: Any) -> Bools:
         return np.ones(len(accepted.rows), np.bool_)
+
+    def _reaches_limit(self, values: Floats, quantiles: Ints) -> Bools:
+        return np.ones(values.shape, np.bool_)
 
 
 class LooksAtNone(AlertScreen):
@@ -72,9 +75,8 @@ def test_nothing_that_begins_in_a_calm_ward_is_passed_over(stream: list[bytes], 
     assert_same_findings(stream, chunk, TrendPredictor())
 
 
-@given(st.lists(st.tuples(st.just("nothing"), st.integers(1, 40), st.sampled_from([15, 130])), min_size=1, max_size=3))
-@settings(max_examples=10, deadline=None)
-def test_what_is_calm_is_passed_over(parts: list[Any]) -> None:
+def test_what_is_calm_is_passed_over() -> None:
     pipeline = new_pipeline(TrendPredictor())
     pipeline.screen = LooksAtNone(Settings(), pipeline.stays)
+    parts = [(("nothing", 30, every_s), None) for every_s in (15, 60, 300, 60, 15)]
     process(pipeline, records(record for _, record in calm_course("s", parts)))
