@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
 from stream_worker.times import NEVER
 from tests.arithmetic_model import ArithmeticPredictor, TrendPredictor
-from tests.property.courses import calm_course, calm_wards, wards
+from tests.property.courses import ODD, calm_course, calm_wards, wards
 from tests.records import decoded, new_pipeline, process, records
 
 
@@ -73,6 +74,13 @@ def test_the_rules_on_every_reading_find_what_they_find_on_those_looked_at(strea
 @settings(max_examples=50, deadline=None)
 def test_nothing_that_begins_in_a_calm_ward_is_passed_over(stream: list[bytes], chunk: int) -> None:
     assert_same_findings(stream, chunk, TrendPredictor())
+
+
+@pytest.mark.parametrize("every_s", [300, 60, 15])
+@pytest.mark.parametrize("odd", sorted(ODD))
+def test_nothing_odd_that_is_alone_is_passed_over(odd: str, every_s: int) -> None:
+    parts = [((odd, 30, every_s), 1000.0), (("nothing", 5, 60), None)]
+    assert_same_findings([record for _, record in calm_course("s", parts)], 6, TrendPredictor())
 
 
 def test_what_is_calm_is_passed_over() -> None:
