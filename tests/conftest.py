@@ -38,8 +38,8 @@ def missing_tool(name: str, package: str) -> NoReturn:
 def missing_data(what: str, folder: Path) -> NoReturn:
     """Skip the test that needs `what` of the shared folder; in CI, if that folder is there, fail."""
     if os.environ.get("CI") and SHARED.is_dir():
-        pytest.fail(f"CI needs {what} ({folder})", pytrace=False)
-    pytest.skip(f"{what} not here ({folder})")
+        pytest.fail(f"CI needs {what} in {folder}", pytrace=False)
+    pytest.skip(f"no {what} in {folder}")
 
 
 def _broker(folder: Path) -> Iterator[Broker]:
@@ -104,5 +104,5 @@ def recordings() -> Path:
     """The folder of real recordings that RECORDINGS names; tests that can do without use synthetic ones instead."""
     folder = Path(os.environ.get("RECORDINGS", "../shared/data/icu/cinc2009"))
     if not any(folder.glob("*.csv.gz")):
-        missing_data("recordings; RECORDINGS=DIR names others", folder)
+        missing_data("recordings (RECORDINGS=DIR names others)", folder)
     return folder

@@ -37,7 +37,7 @@ def worker(kafka: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def verdict(kafka: Broker, worker: WorkerProcess, recordings: Path) -> subprocess.CompletedProcess[str]:
     """What the check said after its good, odd and hostile records went through the worker."""
     if not SCRIPT.is_file():
-        missing_data("the acceptance check", SCRIPT.parent)
+        missing_data("acceptance check", SCRIPT.parent)
     command = ["--bootstrap", kafka.bootstrap_servers, "--recordings", str(recordings.absolute())]
     return subprocess.run(
         [sys.executable, str(SCRIPT), *command, "--metrics", f"{worker.url}/metrics"],
