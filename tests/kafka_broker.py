@@ -50,7 +50,7 @@ class KafkaUnavailableError(Exception):
 @cache
 def _own_ports() -> Iterator[int]:
     """Ports that no other process of tests takes and the system gives to nobody: it chooses from 32768 on."""
-    for first in range(10_000, 30_000, 1_000):
+    for first in range(11_000, 30_000, 1_000):  # browsers refuse 10080
         claim = socket.socket()
         try:
             claim.bind(("127.0.0.1", first))
