@@ -12,6 +12,8 @@ from typing import Any, Self
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.waiting import eventually
+
 
 @dataclass(frozen=True)
 class Message:
@@ -86,11 +88,13 @@ class Topics:
 
 
 def create_topics(servers: str, *names: str, partitions: int = 4, config: Mapping[str, str] | None = None) -> None:
-    """Make topics; raises KafkaException if one cannot be made."""
+    """Make topics, and wait until they are seen; raises KafkaException if one cannot be made."""
     admin = AdminClient({"bootstrap.servers": servers})
     topics = [NewTopic(name, partitions, 1, config=dict(config or {})) for name in names]
     for made in admin.create_topics(topics).values():
         made.result(30)
+    # The controller has them; the broker learns of them a moment later, and a worker is quick to look.
+    eventually(lambda: set(names) <= set(admin.list_topics(timeout=30).topics), within_s=60)
 
 
 def produce(

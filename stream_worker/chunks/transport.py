@@ -28,6 +28,7 @@ log = structlog.get_logger("vitalcast")
 REBALANCE_TIMEOUT_MS: Final = 60_000
 # What a rebalance may wait for the last chunks: less than the above, more than a broker restart.
 DRAIN_TIMEOUT_S: Final = 20.0
+MAX_HEARTBEAT_MS: Final = 3_000  # a heartbeat's answer tells of a rebalance, for which the others wait
 # aiokafka leaves the group for good when nobody polls for so long: a standby without partitions has nothing to poll,
 # and a large recovery takes its time. Lanes and timeouts notice what is stuck.
 MAX_POLL_INTERVAL_MS: Final = 86_400_000
@@ -77,7 +78,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             isolation_level=ISOLATION_LEVEL,
             max_partition_fetch_bytes=MAX_FETCH_BYTES,
             session_timeout_ms=session_timeout_ms,
-            heartbeat_interval_ms=session_timeout_ms // 5,
+            heartbeat_interval_ms=min(session_timeout_ms // 5, MAX_HEARTBEAT_MS),
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             max_poll_interval_ms=MAX_POLL_INTERVAL_MS,
             max_poll_records=options.chunk_records,
