@@ -58,7 +58,7 @@ def cross_validate(
             for signal, horizon_s, cell in quantile_cells(training, found.stays, config, quantile_rows):
                 rival_cells.setdefault((signal, horizon_s), []).append(cell)
     evaluation = joined(evaluations)
-    trees = {cell: Cell(*map(np.concatenate, zip(*parts, strict=True))) for cell, parts in rival_cells.items()}
+    trees = ((key, Cell(*map(np.concatenate, zip(*parts, strict=True)))) for key, parts in rival_cells.items())
     report = Report(
         name=f"{count}-fold",
         version=f"seed {seed}, {updates} updates",

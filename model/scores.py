@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ class Evaluation(NamedTuple):
     def scores(self) -> tuple[Score, ...]:
         """Pooled scores of every signal and horizon that has any truth."""
         keys = product(self.config.signals, self.config.horizons_s)
-        return scores_of({key: self.cell(*key) for key in keys}, self.config)
+        return scores_of(((key, self.cell(*key)) for key in keys), self.config)
 
     def alone(self) -> dict[str, tuple[Score, ...]]:
         """Scores of each stay by itself."""
@@ -103,12 +103,12 @@ class Evaluation(NamedTuple):
         return {copy.seen.stay_id: Evaluation(self.config, [copy], [forecast]).scores() for copy, forecast in pairs}
 
 
-def scores_of(cells: Mapping[tuple[str, int], Cell], config: ForecasterConfig) -> tuple[Score, ...]:
-    """The score of each signal and horizon whose cell has any truth."""
+def scores_of(cells: Iterable[tuple[tuple[str, int], Cell]], config: ForecasterConfig) -> tuple[Score, ...]:
+    """The score of each signal and horizon whose cell has any truth; a cell is needed only while it is scored."""
     precisions = {signal.name: signal.precision for signal in config.forecast_signals}
     return tuple(
         score(signal, horizon_s, cell, config.quantile_levels, precisions[signal])
-        for (signal, horizon_s), cell in cells.items()
+        for (signal, horizon_s), cell in cells
         if len(cell.y)
     )
 

@@ -224,15 +224,14 @@ class ReadingsAgent:
         self.partitions = frozenset()
         self._set_ready(is_ready=False)
         self.metrics.assigned_partitions.set(0)
-        self._clear_partition_gauges()
+        for by_partition in (self.metrics.consumer_lag, self.metrics.alert_threshold_shift):
+            by_partition.clear()  # what is another worker's now is shown by that one
 
     def on_assigned(self, partitions: frozenset[int]) -> None:
         """Partitions are ours, their lanes are open; state is not there yet."""
-        self.partitions = frozenset()
+        self.on_revoked()  # the first assignment revokes nothing, and one may follow another
         self._newest_us.clear()
-        self._set_ready(is_ready=False)
         self._topics_may_have_changed = True
-        self._clear_partition_gauges()
         self.metrics.rebalances.inc()
         self.metrics.assigned_partitions.set(len(partitions))
         log.info("partitions_assigned", partitions=sorted(partitions))
@@ -252,11 +251,6 @@ class ReadingsAgent:
         self.metrics.recovery.observe(seconds)
         self._set_ready(is_ready=True)
         log.info("state_recovered", stays=len(stays), primed=primed, seconds=round(seconds, 3))
-
-    def _clear_partition_gauges(self) -> None:
-        """What is another worker's now is shown by that one."""
-        for by_partition in (self.metrics.consumer_lag, self.metrics.alert_threshold_shift):
-            by_partition.clear()
 
     def on_stopping(self) -> None:
         """No longer to be counted on."""

@@ -156,8 +156,12 @@ class WorkerProcess:
 
 def sum_of(metrics: str, series: str) -> float:
     """The same in what /metrics said."""
-    found = re.findall(rf"^{re.escape(series)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
-    return sum(map(float, found))
+    return sum(values_of(metrics, series))
+
+
+def values_of(metrics: str, series: str) -> list[float]:
+    """The values of a series, or of all of a metric, in what /metrics said."""
+    return [float(value) for value in re.findall(rf"^{re.escape(series)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)]
 
 
 def refusal(folder: Path, settings: Mapping[str, Any], *arguments: str, code: int = 1) -> str:

@@ -176,8 +176,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     @property
     def group_error(self) -> BaseException | None:
         """Why the group does not take us, if its coordinator has said so: aiokafka tells who polls, and nobody does."""
-        coordinator = getattr(getattr(self._thread, "_consumer", None), "_coordinator", None)
-        error: BaseException | None = getattr(coordinator, "_pending_exception", None)
+        consumer = self._thread._consumer
+        coordinator = None if consumer is None else consumer._coordinator
+        error: BaseException | None = None if coordinator is None else coordinator._pending_exception
         return error
 
     def _new_consumer_thread(self) -> _ConsumerThread:

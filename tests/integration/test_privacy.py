@@ -19,13 +19,14 @@ from tests.worker_process import run_vitalcast
 STAY, UNIT, DEVICE, NOTE = "Mueller-Anna-4711", "station-geheim", "monitor-neben-tuer", "hat-angst"
 # Eighths, which no conversion of precision changes and no clock of two decimals happens to show.
 VALUES = {"hr": 171.375, "spo2": 83.625, "temp": 40.625}
-SECRETS = (STAY, "Mueller", UNIT, DEVICE, NOTE, *(str(value) for value in VALUES.values()))
+NAMES = (STAY, "Mueller", UNIT, DEVICE, NOTE)
 
 
 def told(text: str) -> list[str]:
     """Which of the secrets are in `text`."""
-    # A longer number that has one of the values in it is another number.
-    return [secret for secret in SECRETS if re.search(rf"(?<!\d){re.escape(secret)}(?!\d)", text)]
+    # A longer number that has one of the values in it is another number, unless more zeros are all it has.
+    numbers = [value for value in VALUES.values() if re.search(rf"(?<!\d){re.escape(str(value))}(?!\d*[1-9])", text)]
+    return [*(name for name in NAMES if name in text), *map(str, numbers)]
 
 
 def test_nothing_of_a_patient_is_in_logs_metrics_or_errors(

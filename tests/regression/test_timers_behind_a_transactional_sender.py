@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from datetime import UTC, datetime
 
 from confluent_kafka import Producer
@@ -13,6 +12,7 @@ from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, read_committed
 from tests.patients import reading
 from tests.waiting import eventually
+from tests.worker_process import values_of
 
 
 def test_timers_run_once_all_is_read(kafka: Broker, topics: Topics, start_worker: WorkerStarter) -> None:
@@ -38,9 +38,9 @@ def test_timers_run_once_all_is_read(kafka: Broker, topics: Topics, start_worker
     )
     assert len(alerts) >= 1
 
-    def lags() -> list[str]:
-        return re.findall(r"^vitalcast_consumer_lag_records\{.*\} (\S+)$", worker.metrics(), re.MULTILINE)
+    def lags() -> list[float]:
+        return values_of(worker.metrics(), "vitalcast_consumer_lag_records")
 
     eventually(lambda: len(lags()) == 4, within_s=30, told=worker.metrics)
-    assert set(lags()) == {"0.0"}
+    assert set(lags()) == {0.0}
     producer.abort_transaction(30)
