@@ -10,7 +10,6 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import faust
@@ -40,6 +39,13 @@ RECOVERY_WITHIN_S: Final = 900.0
 STOP_WITHIN_S: Final = 60.0
 
 
+class App(faust.App):  # type: ignore[misc]  # Faust is untyped
+    """Faust's app without folders: state is in Kafka, and a worker that is killed would leave them behind."""
+
+    def _create_directories(self) -> None:
+        """Nothing."""
+
+
 class WorkerError(Exception):
     """The worker cannot start or go on; the message is one line for the user."""
 
@@ -54,13 +60,12 @@ def create_agent(settings: Settings, predictor: Predictor, shadow_predictor: Pre
     return ReadingsAgent(settings, Pipeline(settings, predictor), metrics, health.Health(), shadow)
 
 
-def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket, scratch: Path) -> faust.App:
-    """The app: one agent over chunks of readings, one table that owns the stays. `scratch`: a folder for Faust."""
-    app = faust.App(
+def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket) -> App:
+    """The app: one agent over chunks of readings, one table that owns the stays."""
+    app = App(
         settings.app_id,
         broker="kafka://" + settings.bootstrap_servers.replace(",", ";kafka://"),
         version=1,
-        datadir=scratch,
         TableManager=ChunkTableManager,
         store="memory://",
         topic_allow_declare=False,  # topics are made by `vitalcast topics create`, with the replication they need
@@ -236,15 +241,15 @@ def run_worker(settings: Settings) -> int:
     if problems := check_topics(settings):
         raise WorkerError(f"{problems[0]} (vitalcast topics create makes what is missing)")
     collect_rarely()
-    with TemporaryDirectory(prefix="vitalcast-") as scratch:
-        app = create_app(settings, agent, bound, Path(scratch))
-        worker = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True)
-        worker.spinner = None  # it writes to the terminal, into the middle of the log's lines
-        try:
-            worker.execute_from_commandline()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-            if code:
-                events.error("stopped_by_failure", type="Crash", reason="Faust ended by itself: see the lines above")
-            return code
+    worker = faust.Worker(
+        create_app(settings, agent, bound), loglevel="WARN", redirect_stdouts=False, override_logging=False, quiet=True
+    )
+    worker.spinner = None  # it writes to the terminal, into the middle of the log's lines
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+        if code:
+            events.error("stopped_by_failure", type="Crash", reason="Faust ended by itself: see the lines above")
+        return code
     return 0
