@@ -124,6 +124,8 @@ def check_task(task: Task) -> None:
     if len(set(names)) != len(names):
         raise ValueError("an input is named twice")
     known_signals(task.inputs)
+    if odd := [signal.name for signal in task.inputs if not _can_be_held(signal)]:
+        raise ValueError(f"{odd[0]}: its range must rise, less than 2^31 steps of its precision from 0")
     if not task.signals or not set(task.signals) <= set(names):
         raise ValueError("the forecast signals are not among the inputs")
     levels, horizons_s, step_s = task.quantile_levels, task.horizons_s, task.step_s
@@ -137,6 +139,12 @@ def check_task(task: Task) -> None:
     # A reading is judged by what was forecast for its step one step before.
     if horizons_s[:1] != (step_s,) or list(horizons_s) != sorted({h for h in horizons_s if h % step_s == 0}):
         raise ValueError("horizons must be whole steps and rise, the first of them one step")
+
+
+def _can_be_held(signal: Signal) -> bool:
+    """Whether a worker can hold its values: whole steps of the precision, in 32 bits."""
+    largest = max(abs(signal.low), abs(signal.high))
+    return signal.low < signal.high and signal.precision > 0 and largest / signal.precision < 2**31
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

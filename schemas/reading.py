@@ -13,7 +13,6 @@ STAY_EVENT_V1: Final = "vitals.stay-event.v1"
 StayId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339 with an offset
 Quality = Literal["good", "questionable", "invalid"]
-USABLE: Final = frozenset({"good", "questionable"})  # of a value of any other quality there is none
 
 
 class Observations(msgspec.Struct, frozen=True, kw_only=True):

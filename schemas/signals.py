@@ -8,7 +8,7 @@ YAIB, van de Water et al. 2023), widened so that real extremes pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -73,11 +73,22 @@ CONVERSIONS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
 }
 
 
-def conversion(signal: Signal, unit: str) -> tuple[float, float] | None:
-    """(factor, offset) from `unit` to the signal's canonical unit; None if the unit does not measure this signal."""
-    if unit == signal.unit:
-        return 1.0, 0.0
-    return CONVERSIONS.get(signal.unit, {}).get(unit)
+# Words for a value that can be used, though the device doubts the second; any other word says that there is none.
+USABLE: Final = frozenset({None, "good", "questionable"})
+
+
+def canonical(
+    signal: Signal, value: float, unit: str | None, quality: str | None
+) -> float | Literal["unit", "invalid"]:
+    """A value as sent in the signal's canonical unit (None: sent in it), or why it cannot be used."""
+    conversion = (1.0, 0.0) if unit in {None, signal.unit} else CONVERSIONS.get(signal.unit, {}).get(str(unit))
+    if conversion is None:
+        return "unit"
+    if quality not in USABLE:
+        return "invalid"
+    converted = value * conversion[0] + conversion[1]
+    # "No value" is written alike in any unit, but 0 may be a value in some.
+    return value if value in SENTINELS and not signal.low <= converted <= signal.high else converted
 
 
 def is_arterial_triple_consistent(sys: Any, dia: Any, mean: Any) -> Any:

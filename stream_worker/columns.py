@@ -23,8 +23,8 @@ from model.arrays import Bools, Floats, Ints
 from schemas import codec
 from schemas.codec import InvalidReading
 from schemas.dead_letter import Rejection
-from schemas.reading import READING_V1, USABLE, Observations, Reading, StayEvent, StayId, Timestamp
-from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, conversion, is_arterial_triple_consistent
+from schemas.reading import READING_V1, Observations, Reading, StayEvent, StayId, Timestamp
+from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, canonical, is_arterial_triple_consistent
 from stream_worker.times import SECOND_US
 
 # Records up to this size cannot nest deeper than the codec allows: each level takes two bytes.
@@ -43,7 +43,7 @@ class Readings:
     values: Floats  # (n, K) NaN where not observed or not usable
     observed: Bools  # (n, K)
     questionable: Bools  # (n, K) observed, but the device doubts it
-    implausible: Bools  # (n, K) sent, but out of range or contradictory
+    implausible: Bools  # (n, K) sent and not doubted, but out of range or contradictory
     fingerprints: NDArray[np.uint64]  # (n,) of time, device and values as sent
     care_units: list[str | None]
     observations: dict[int, Observations]  # by row of these columns, where a reading has any
@@ -81,8 +81,13 @@ class ReadingDecoder:
         self._high = np.array([signal.high for signal in signals])
         self._triple = np.array([self._index[name] for name in ARTERIAL_TRIPLE])
         self._pack = struct.Struct(f"{len(signals)}d").pack
+        fields = {f"signal_{k}": signal.name for k, signal in enumerate(signals)}  # a name may be any text
         vitals = msgspec.defstruct(
-            "FastVitals", [(signal.name, float, math.nan) for signal in signals], forbid_unknown_fields=True, gc=False
+            "FastVitals",
+            [(field, float, math.nan) for field in fields],
+            rename=fields,
+            forbid_unknown_fields=True,
+            gc=False,
         )
         reading = msgspec.defstruct(
             "FastReading",
@@ -154,16 +159,13 @@ class ReadingDecoder:
             if k is None:
                 ignored["other", "unknown"] += 1
                 continue
-            factors = conversion(self.signals[k], units.get(name) or self.signals[k].unit)
-            verdict = quality.get(name) or "good"
-            if factors is None:
-                ignored[name, "unit"] += 1
-            elif verdict not in USABLE:
-                ignored[name, "invalid"] += 1
-            else:
-                values[k] = value if value in SENTINELS else value * factors[0] + factors[1]
-                if verdict == "questionable":
-                    questionable.append(k)
+            usable = canonical(self.signals[k], value, units.get(name), quality.get(name))
+            if isinstance(usable, str):
+                ignored[name, usable] += 1
+                continue
+            values[k] = usable
+            if quality.get(name) == "questionable":
+                questionable.append(k)
         if questionable:
             rows.questionable.append((len(rows.rows), questionable))
         if reading.observations is not None:
@@ -182,7 +184,7 @@ class ReadingDecoder:
         for row, signals in rows.questionable:
             questionable[row, signals] = True
         was_sent = ~np.isnan(sent)
-        observed, implausible = self._plausible(sent, was_sent, ignored)
+        observed, implausible = self._plausible(sent, was_sent, questionable, ignored)
         return Readings(
             rows=np.array(rows.rows, np.int64),
             stay_ids=rows.stay_ids,
@@ -196,8 +198,10 @@ class ReadingDecoder:
             observations=rows.observations,
         )
 
-    def _plausible(self, sent: Floats, was_sent: Bools, ignored: Counter[tuple[str, str]]) -> tuple[Bools, Bools]:
-        """Which values can be used, and which were sent but cannot; counts the latter by reason."""
+    def _plausible(
+        self, sent: Floats, was_sent: Bools, questionable: Bools, ignored: Counter[tuple[str, str]]
+    ) -> tuple[Bools, Bools]:
+        """Which values can be used, and which cannot though no device doubts them; counts what cannot by reason."""
         usable = (sent >= self._low) & (sent <= self._high)
         out_of_range = was_sent & ~usable
         implausible = out_of_range.copy()
@@ -211,11 +215,12 @@ class ReadingDecoder:
         contradictory = has_triple & ~is_arterial_triple_consistent(sys, dia, mean)
         if contradictory.any():
             rows = np.flatnonzero(contradictory)
-            usable[np.ix_(rows, self._triple)] = False
-            implausible[np.ix_(rows, self._triple)] = True
+            all_three = np.ix_(rows, self._triple)
+            usable[all_three] = False
+            implausible[all_three] = ~questionable[all_three].any(axis=1, keepdims=True)
             for name in ARTERIAL_TRIPLE:
                 ignored[name, "inconsistent"] += len(rows)
-        return usable, implausible
+        return usable, implausible & ~questionable
 
     def _count(self, ignored: Counter[tuple[str, str]], values: Bools, reason: str) -> None:
         for k in np.flatnonzero(values.any(axis=0)):

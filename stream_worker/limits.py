@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from schemas.reading import LimitRange
 from schemas.signals import VITALS_BY_NAME
 
 ORDER: Final = "severe_low <= low < high <= severe_high must hold"
+NO_LIMIT: Final = "none"  # TOML has no word for it
+# Longer than any stay; more than what microseconds in 64 bits hold would end a worker at its first reading.
+Seconds = Annotated[float, Field(allow_inf_nan=False, le=1e9)]
+_NONE: Final = BeforeValidator(lambda value: None if value == NO_LIMIT else value)
 
 
 class SignalLimits(BaseModel):
-    """Limits of one signal, in its unit. None = no limit.
+    """Limits of one signal, in its unit. None, or "none" in a settings file = no limit.
 
     A mild excursion (beyond low or high) must last `delay_s` before it is an alert of medium priority, a severe one
     (beyond severe_low or severe_high) only `severe_delay_s`, and is of high priority: most of the alarms that nobody
@@ -30,17 +34,17 @@ class SignalLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    low: float | None = None
-    high: float | None = None
-    severe_low: float | None = None
-    severe_high: float | None = None
-    delay_s: float = Field(240.0, ge=0)
-    high_delay_s: float | None = Field(None, ge=0)  # delay_s of the high side, where it is another
-    severe_delay_s: float = Field(30.0, ge=0)
-    hysteresis: float = Field(2.0, ge=0)
-    recover_s: float = Field(600.0, ge=0)
-    rearm_s: float = Field(1200.0, ge=0)
-    data_lost_s: float = Field(900.0, gt=0)
+    low: Annotated[float | None, _NONE] = None
+    high: Annotated[float | None, _NONE] = None
+    severe_low: Annotated[float | None, _NONE] = None
+    severe_high: Annotated[float | None, _NONE] = None
+    delay_s: Seconds = Field(240.0, ge=0)
+    high_delay_s: Annotated[Seconds | None, _NONE] = Field(None, ge=0)  # delay_s of the high side, where it is another
+    severe_delay_s: Seconds = Field(30.0, ge=0)
+    hysteresis: float = Field(2.0, ge=0, allow_inf_nan=False)
+    recover_s: Seconds = Field(600.0, ge=0)
+    rearm_s: Seconds = Field(1200.0, ge=0)
+    data_lost_s: Seconds = Field(900.0, gt=0)
     forecast_probability: float = Field(0.5, gt=0, le=1)
 
     @model_validator(mode="after")
@@ -155,15 +159,26 @@ def can_add(
     given = [(signal, limit) for signal, own in new.items() for limit in (own.low, own.high)]
     if not all(limit is msgspec.UNSET or is_reachable(signal, limit) for signal, limit in given):
         return False
-    return all(limits.is_usable for limits in limits_of(care_units, care_unit, {**overrides, **new}).values())
+    unit = _of_unit(care_units, care_unit)
+    return all(
+        unit.get(signal, SignalLimits()).overridden(own).is_usable for signal, own in {**overrides, **new}.items()
+    )
 
 
 def limits_of(
     care_units: Mapping[str, AlertLimits], care_unit: str | None, overrides: Mapping[str, LimitRange]
 ) -> dict[str, SignalLimits]:
-    """The limits that hold for a stay: its care unit's (`completed`), else the default ones, then its own."""
-    unit = care_units.get(care_unit or "default", care_units["default"])
-    merged: dict[str, SignalLimits] = dict(unit.root)
-    for signal, override in overrides.items():
-        merged[signal] = merged.get(signal, SignalLimits()).overridden(override)
+    """The limits that hold for a stay: its care unit's (`completed`), else the default ones, then its own.
+
+    A stay that goes to another unit keeps its own; what the new unit has on the other side ends if it contradicts them.
+    """
+    merged = dict(_of_unit(care_units, care_unit))
+    for signal, own in overrides.items():
+        of_unit = merged.get(signal, SignalLimits())
+        limits = of_unit.overridden(own)
+        merged[signal] = limits if limits.is_usable else of_unit.changed({"low": None, "high": None}).overridden(own)
     return merged
+
+
+def _of_unit(care_units: Mapping[str, AlertLimits], care_unit: str | None) -> Mapping[str, SignalLimits]:
+    return care_units.get(care_unit or "default", care_units["default"]).root

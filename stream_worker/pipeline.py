@@ -382,6 +382,7 @@ class _Chunk:
             silent_since=silent_since,
             # A silence is not monitored time.
             monitored_us=np.where(advance_us < self.pipeline._stale_us, advance_us, 0),
+            is_newest=observed_us == newest,
             quanta=quanta,
             is_fresh=is_fresh,
             quantiles=quantiles,
@@ -458,10 +459,6 @@ class _Chunk:
     # --- stay events ---
 
     def _apply(self, row: int, event: StayEvent) -> None:
-        at_us = to_us(event.at)
-        if at_us > self.latest_us[row]:
-            self._reject(row, Rejection("future", "the event is ahead of the clock"))
-            return
         offset = int(self.offsets[row])
         partition = int(self.partitions[row])
         slot = self.stays.find(partition, event.stay_id)
@@ -469,6 +466,10 @@ class _Chunk:
             return
         if event.event == "limits" and event.limits is not None and not self._can_apply(slot, event.limits):
             self._reject(row, Rejection("schema", "limits that contradict those in force, or that no value can reach"))
+            return
+        at_us = to_us(event.at)
+        if at_us > self.latest_us[row]:
+            self._reject(row, Rejection("future", "the event is ahead of the clock"))
             return
         self.outcomes[row] = "event"
         if event.event == "ended":

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableVariableError
 
 from model.manifest import DEFAULT_ARTIFACT
-from stream_worker.limits import AlertLimits, completed
+from stream_worker.limits import AlertLimits, Seconds, completed
 
 DEFAULT_CONFIG: Final = Path("vitalcast.toml")
 ENV_PREFIX: Final = "VITALCAST_"
@@ -24,6 +24,7 @@ _NOT_OURS: Final = re.compile(r"VITALCAST_((\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]  # what Kafka takes
 
 
 # As long as no guessing over a network can be expected to find it, if chosen at random.
@@ -52,10 +53,10 @@ class Settings(BaseSettings):
     """Kafka, HOST:PORT, several with commas."""
     app_id: str = Field("vitalcast", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Consumer group, and prefix of the state's topic: workers of one name share the partitions."""
-    readings_topic: str = "vitals.readings"
-    forecasts_topic: str = "vitals.forecasts"
-    alerts_topic: str = "vitals.alerts"
-    dead_letters_topic: str = "vitals.dead-letters"
+    readings_topic: TopicName = "vitals.readings"
+    forecasts_topic: TopicName = "vitals.forecasts"
+    alerts_topic: TopicName = "vitals.alerts"
+    dead_letters_topic: TopicName = "vitals.dead-letters"
     security_protocol: SecurityProtocol = "PLAINTEXT"
     """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
     ssl_cafile: Path | None = None
@@ -70,11 +71,11 @@ class Settings(BaseSettings):
     """A file that holds the password and nothing else."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """at_least_once: without transactions, a crash repeats outputs."""
-    session_timeout_s: float = Field(10.0, ge=1)
+    session_timeout_s: Seconds = Field(10.0, ge=1)
     """After so long without a sign of a worker others take over. Kafka's own default of 45 s is too long for an ICU."""
     instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """A worker's own name, kept over restarts: it rejoins at once instead of after its session's end."""
-    rebalance_within_s: float = Field(120.0, gt=0)
+    rebalance_within_s: Seconds = Field(120.0, gt=0)
     """A rebalance that takes longer ends the worker. Kafka gives a group 60 s to meet, the last chunks have 20 s."""
     chunk_records: int = Field(8192, ge=1, le=65_536)
     """Records handed over at once, at most. Only a backlog fills a chunk, which then takes a quarter of a second."""
@@ -90,17 +91,17 @@ class Settings(BaseSettings):
     calibration: Literal["adaptive", "none"] = "adaptive"
     """Whether each stay's bands learn from their own past errors, or stay as the model gives them."""
 
-    grace_s: float = Field(10.0, ge=0)
+    grace_s: Seconds = Field(10.0, ge=0)
     """A step is closed so long after its end, by the stay's own clock; what comes later is late."""
-    stale_after_s: float = Field(900.0, gt=0)
+    stale_after_s: Seconds = Field(900.0, gt=0)
     """Without a reading for so long a stay is silent: the alert no_data."""
-    reset_after_s: float = Field(21_600.0, gt=0)
+    reset_after_s: Seconds = Field(21_600.0, gt=0)
     """After a gap of so long a stay begins anew; its alert limits stay."""
-    evict_after_s: float = Field(86_400.0, gt=0)
+    evict_after_s: Seconds = Field(86_400.0, gt=0)
     """After so long without a reading a stay is forgotten."""
-    max_future_s: float = Field(300.0, ge=0)
+    max_future_s: Seconds = Field(300.0, ge=0)
     """A reading may be observed so far ahead of the clock."""
-    heartbeat_s: float = Field(10.0, gt=0)
+    heartbeat_s: Seconds = Field(10.0, gt=0)
     """How often each partition's heartbeat is written to the alerts topic."""
     min_observed_steps: int = Field(30, ge=1)
     """Forecasts are `warming_up` until so many steps of the model's window have a value."""
@@ -137,6 +138,9 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.stale_after_s >= self.reset_after_s or self.reset_after_s > self.evict_after_s:
             raise ValueError("stale_after_s < reset_after_s <= evict_after_s must hold")
+        topics = (self.readings_topic, *self.output_topics, self.changelog_topic)
+        if len(set(topics)) < len(topics):
+            raise ValueError("each topic needs a name of its own: what is written to one is not to be read as another")
         uses_tls = self.security_protocol.endswith("SSL")
         tls = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
         if not uses_tls and (given := [name for name, value in tls.items() if value]):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from stream_worker.limits import NO_LIMIT
 from stream_worker.settings import REDACTED, Settings
 
 
@@ -26,7 +27,8 @@ def as_toml(settings: Settings) -> str:
 
 def _table(path: tuple[str, ...], table: Mapping[str, Any]) -> list[str]:
     """The table's own values under its header, then the tables in it."""
-    lines = [_line(key, value) for key, value in table.items() if not isinstance(value, Mapping)]
+    plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
+    lines = [_line(key, NO_LIMIT if value is None else value) for key, value in plain.items()]
     if lines:
         lines = ["", f"[{'.'.join(map(_key, path))}]", *lines]
     for key, value in table.items():

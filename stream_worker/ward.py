@@ -12,8 +12,8 @@ from typing import Final, Literal, NamedTuple
 from schemas.alert import Alert, Heartbeat, Priority
 from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
-from schemas.reading import USABLE, Reading, StayEvent
-from schemas.signals import VITALS_BY_NAME, conversion, plausible
+from schemas.reading import Reading, StayEvent
+from schemas.signals import VITALS_BY_NAME, canonical, plausible
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
@@ -308,13 +308,11 @@ def trend(observed: Observed | None, band: Band | None) -> Trend | None:
 
 def usable_values(reading: Reading) -> dict[str, float]:
     """The known, plausible values of a reading in canonical units, as the worker takes them."""
-    canonical = {}
+    units, quality, found = reading.units or {}, reading.quality or {}, dict[str, float]()
     for name, value in reading.vitals.items():
         signal = VITALS_BY_NAME.get(name)
-        quality = (reading.quality or {}).get(name) or "good"
-        if signal is None or value is None or quality not in USABLE:
-            continue
-        unit = (reading.units or {}).get(name) or signal.unit
-        if factors := conversion(signal, unit):
-            canonical[name] = value * factors[0] + factors[1]
-    return {name: round(value, VITALS_BY_NAME[name].decimals) for name, value in plausible(canonical).items()}
+        if signal is not None and value is not None:
+            usable = canonical(signal, value, units.get(name), quality.get(name))
+            if not isinstance(usable, str):
+                found[name] = usable
+    return {name: round(value, VITALS_BY_NAME[name].decimals) for name, value in plausible(found).items()}

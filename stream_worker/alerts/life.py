@@ -254,10 +254,10 @@ def _move_unknown(entries: Entries, finding: Finding, entry: AlertEntry, moment:
     # An impossible value was seen, but is none: the finding itself tells when.
     last_us = max(moment.last_at_us.get(signal, NEVER), entry.found_us) if signal else at_us
     if at_us - last_us < finding.data_lost_s * SECOND_US:
-        # Two values at least: one alone, and then none, is as likely to be the sensor that came off.
-        holds = entry.recovered_since_us is None and NEVER < entry.since_us < last_us
+        # Two values at least that count: one alone is as likely to be the sensor that came off, or is doubted now.
+        holds = entry.recovered_since_us is None and NEVER < entry.since_us < entry.found_us
         # An older reading that arrives late comes before the last value: nothing may be held of what has no hold_s.
-        is_held_on = finding.hold_s > 0 and at_us - last_us <= finding.hold_s * SECOND_US
+        is_held_on = finding.hold_s > 0 and at_us - entry.found_us <= finding.hold_s * SECOND_US
         if entry.raised_offset is None and holds and is_held_on:
             is_due = _lasts(entry.since_us, at_us, finding.delay_s)
             return _raise(entry, finding, moment) if is_due else None

@@ -34,6 +34,7 @@ class Accepted(NamedTuple):
     offsets_before: Ints  # (n,) of the stay's record before
     silent_since: Ints  # (n,) if the reading ends a silence that was worth an alert: since when; else NEVER
     monitored_us: Ints  # (n,) by how much the reading takes its stay's time forward
+    is_newest: Bools  # (n,) whether no reading of the stay was newer
     quanta: Ints  # (n, K)
     is_fresh: Bools  # (n, K) the newest of its signal, and not doubted by the device
     quantiles: Ints  # (n, V, H, Q) in quanta

@@ -149,9 +149,10 @@ class AlertScreen:
         extras, newest, units = self._stays.extras, dict[int, str | None](), []
         if not any(readings.care_units):
             return [extras[slot].care_unit for slot in accepted.slots.tolist()]
-        for row, slot in zip(accepted.rows.tolist(), accepted.slots.tolist(), strict=True):
+        columns = (accepted.rows.tolist(), accepted.slots.tolist(), accepted.is_newest.tolist())
+        for row, slot, is_newest in zip(*columns, strict=True):
             unit = readings.care_units[row]
-            if unit is None:
+            if unit is None or not is_newest:
                 unit = newest[slot] if slot in newest else extras[slot].care_unit
             newest[slot] = unit
             units.append(unit)

@@ -66,7 +66,8 @@ def message_of(transition: Transition) -> tuple[str, str, dict[str, Any]]:
         "side": key.side,
         "cause": key.cause,
         "priority": transition.priority,
-        "minutes": round((transition.at_us - transition.since_us) / SECOND_US / 60, 1),
+        # A timer may have raised it before an older reading came that clears it.
+        "minutes": max(0.0, round((transition.at_us - transition.since_us) / SECOND_US / 60, 1)),
         **transition.evidence,
     }
     if transition.state == "cleared":

@@ -20,6 +20,7 @@ from model.evaluate import evaluate
 from model.export import write_artifact
 from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest, write_manifest
 from model.predictor import Predictor
+from schemas.signals import Signal
 from tests.model.synthetic import NO_TRAINING, synthetic_stay, untrained
 
 
@@ -115,6 +116,15 @@ def test_manifest_of_another_module_is_refused(copied: Path) -> None:
 def test_a_manifest_that_a_worker_could_not_score_is_refused(copied: Path, changes: dict[str, Any], why: str) -> None:
     write_manifest(copied, msgspec.structs.replace(read_manifest(copied), **changes))
     with pytest.raises(ArtifactError, match=why):
+        read_manifest(copied)
+
+
+@pytest.mark.parametrize("odd", [{"precision": 0.0}, {"precision": 1e-9}, {"low": 5.0, "high": 5.0}])
+def test_a_signal_whose_values_no_worker_could_hold_is_refused(copied: Path, odd: dict[str, float]) -> None:
+    manifest = read_manifest(copied)
+    signal = msgspec.structs.replace(Signal(name="my value", unit="1", low=0.0, high=10.0), **odd)
+    write_manifest(copied, msgspec.structs.replace(manifest, inputs=(*manifest.inputs, signal)))
+    with pytest.raises(ArtifactError, match="my value: its range must rise"):
         read_manifest(copied)
 
 

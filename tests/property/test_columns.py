@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.signals import VITALS, VITALS_BY_NAME
+from schemas.signals import VITALS, VITALS_BY_NAME, Signal
 from stream_worker.columns import Decoded, ReadingDecoder
 from tests.records import reading
 
@@ -129,6 +129,26 @@ def test_hostile_text_has_one_verdict_whichever_way_it_takes(text: bytes, reason
     for decoder in (FAST, SLOW):
         decoded = decoder.decode([text])
         assert [error.reason for _, error in decoded.invalid] == ([reason] if reason else [])
+
+
+def test_a_value_that_means_none_elsewhere_is_converted_where_its_unit_makes_it_possible() -> None:
+    cold = Signal(name="outside", unit="Cel", low=-50, high=50)
+    decoder = ReadingDecoder([*VITALS, cold], 2000)
+    sent = reading("s", 0, {"outside": 0, "temp": 0}, units={"outside": "[degF]", "temp": "[degF]"})
+    decoded = decoder.decode([sent])
+    assert decoded.readings.values[0, -1] == pytest.approx(-160 / 9)
+    assert decoded.ignored == {("temp", "sentinel"): 1}
+
+
+def test_a_signal_may_have_any_name() -> None:
+    decoder = ReadingDecoder([*VITALS, Signal(name="my value", unit="1", low=0, high=9)], 2000)
+    assert decoder.decode([reading("s", 0, {"my value": 3})]).readings.values[0, -1] == 3
+
+
+@pytest.mark.parametrize("more", [{"units": {"hr": ""}}, {"quality": {"hr": ""}}, {"quality": {"hr": "valid"}}])
+def test_an_unknown_word_for_unit_or_quality_means_no_value(more: dict[str, Any]) -> None:
+    decoded = FAST.decode([reading("s", 0, {"hr": 80, "spo2": 97}, **more)])
+    assert decoded.readings.observed.sum() == 1
 
 
 def test_invalid_records_keep_nothing_of_their_chunk_alive() -> None:

@@ -375,6 +375,35 @@ def test_doubtful_values_start_no_alert() -> None:
     assert states(run(*doubtful), "limit") == []
 
 
+def test_doubtful_values_do_not_carry_on_what_a_good_one_began() -> None:
+    doubtful = minutes("s", *[60] * 9, start=1, quality={"abp_mean": "questionable"})
+    assert states(run(*minutes("s", 60), *doubtful), "limit") == []
+
+
+@pytest.mark.parametrize("doubted", [["spo2", "abp_sys"], ["spo2", "abp_dia", "abp_mean"]])
+def test_doubtful_values_that_are_impossible_start_no_alert(doubted: list[str]) -> None:
+    odd = {"hr": 80, "spo2": 30, "abp_sys": 60, "abp_dia": 70, "abp_mean": 65}
+    quality = dict.fromkeys(doubted, "questionable")
+    assert technical(run(*(reading("s", 60 * i, odd, quality=quality) for i in range(12)))) == []
+    assert technical(run(*(reading("s", 60 * i, odd) for i in range(12))))
+
+
+def test_a_stay_that_goes_to_another_unit_keeps_its_own_limits() -> None:
+    icu = {"icu": {"abp_sys": {"high": 100, "severe_high": "none", "low": 80, "severe_low": 70}}}
+    own = event("s", 1, "limits", limits={"abp_sys": {"low": 110}})
+    pressures = [
+        reading("s", 60 * i, {"hr": 80 + i % 2, "abp_sys": 105 + i % 3}, care_unit="icu") for i in range(1, 40)
+    ]
+    alerts = run(reading("s", 0, {"hr": 80, "abp_sys": 115}), own, *pressures, pipeline=new_pipeline(limits=icu))
+    assert [(a["side"], a["evidence"]["limit"]) for a in alerts if a["kind"] == "limit"] == [("low", 110)]
+
+
+def test_an_older_reading_does_not_take_a_stay_back_to_its_old_unit() -> None:
+    pipeline = new_pipeline()
+    run(reading("s", 30, CALM, care_unit="new"), reading("s", 10, CALM, care_unit="old"), pipeline=pipeline)
+    assert [extras.care_unit for extras in pipeline.stays.extras if extras.care_unit] == ["new"]
+
+
 @pytest.mark.parametrize("bad", [{"low": 140}, {"high": 30}, {"low": 90, "high": 90}, {"high": 300}, {"low": 5}])
 def test_limits_that_cannot_hold_are_a_dead_letter_and_change_nothing(bad: dict[str, float]) -> None:
     pipeline = new_pipeline()
@@ -439,6 +468,14 @@ def test_news2_takes_observations_and_rises_with_them() -> None:
     alerts = with_news2(*observed(0, 8, ALERT_ON_AIR, **ill), *observed(8, 16, {"consciousness": "C"}, **ill))
     assert states(alerts, "news2") == [("raised", 0, "medium", None), ("updated", 1, "high", None)]
     assert [(a["evidence"]["score"], a["evidence"]["missing"]) for a in alerts] == [(5, []), (8, [])]
+
+
+def test_an_older_reading_does_not_bring_back_what_a_nurse_charted_before() -> None:
+    well = {"resp": 16.0, "spo2": 97.0, "abp_sys": 120.0, "temp": 37.0, "hr": 80.0}
+    newer = reading("s", 50, well, observations=ALERT_ON_AIR)
+    older = reading("s", 20, {**well, "hr": 81.0}, observations={"consciousness": "U"})
+    assert with_news2(newer, older, *observed(1, 12, None, **well)) == []
+    assert with_news2(older, newer, *observed(1, 12, None, **well)) == []
 
 
 def test_news2_scale_2_holds_from_its_event_on() -> None:

@@ -35,6 +35,15 @@ def test_a_severe_limit_that_is_not_said_stays_outside_the_mild_one(tmp_path: Pa
     }
 
 
+def test_a_limit_is_lifted_by_a_word(tmp_path: Path) -> None:
+    limits = loaded(tmp_path, '[limits.default.abp_sys]\nhigh = "none"\n')
+    lifted = {"high": None, "severe_high": None}
+    assert limits["default"] == {
+        **DEFAULT_LIMITS.root,
+        "abp_sys": DEFAULT_LIMITS.root["abp_sys"].model_copy(update=lifted),
+    }
+
+
 @pytest.mark.parametrize(
     ("said", "words"),
     [
