@@ -123,7 +123,9 @@ def load_checkpoint(path: Path) -> tuple[Forecaster, Checkpoint]:
         # The population statistics are among the weights; these placeholders only give them their shape.
         forecaster = Forecaster(checkpoint.config, Scaling(blank, blank, blank), torch.ones(signals, horizons))
         forecaster.load_state_dict(stored["weights"])
-    except (OSError, pickle.UnpicklingError, RuntimeError, KeyError, TypeError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({type(error).__name__})") from error
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, msgspec.DecodeError) as error:
         raise ArtifactError(f"{path}: not a checkpoint of this version ({type(error).__name__})") from error
     return forecaster.eval(), checkpoint
 

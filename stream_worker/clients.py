@@ -54,10 +54,11 @@ def one_line_errors(settings: Settings) -> Iterator[None]:
     except TopicAuthorizationFailedError as error:
         raise KafkaFaultError(f"Kafka at {settings.bootstrap_servers} denies access to the topics") from error
     except KafkaError as error:
-        raise KafkaFaultError(f"Kafka at {settings.bootstrap_servers}: {_first_line(error)}") from error
+        raise KafkaFaultError(f"Kafka at {settings.bootstrap_servers}: {first_line(error)}") from error
 
 
-def _first_line(error: KafkaError) -> str:
+def first_line(error: KafkaError) -> str:
+    """What an error of kafka-python says, in one line that names its kind."""
     text = str(error).partition("\n")[0]
     return text if type(error).__name__ in text else f"{type(error).__name__} {text}".rstrip()
 
@@ -81,7 +82,7 @@ def _connected(client: type[Any], settings: Settings, **config: Any) -> Any:
         return client(**_config(settings), **config)
     except KafkaError as error:
         what = "no usable Kafka broker (TLS, SASL or another protocol?)"
-        raise BrokerUnreachableError(f"{settings.bootstrap_servers}: {what}: {_first_line(error)}") from error
+        raise BrokerUnreachableError(f"{settings.bootstrap_servers}: {what}: {first_line(error)}") from error
 
 
 def admin(settings: Settings) -> KafkaAdminClient:

@@ -54,7 +54,9 @@ class Metrics:
         GCCollector(registry=self.registry)
         self.build_info = Info("build", "Version of the worker.", namespace="vitalcast", registry=self.registry)
         self.model_info = self._gauge("model_info", "Models in use.", "name", "version", "sha256", "role")
-        self.ready = self._gauge("ready", "1 if the model is loaded, partitions are assigned and state is recovered.")
+        self.ready = self._gauge(
+            "ready", "1 if model and state are read and no rebalance is on; of a spare worker too."
+        )
         self.readings = self._counter("readings", "Records of the readings topic.", "outcome")
         self.dead_letters = self._counter("dead_letters", "Records that became dead letters.", "reason")
         self.values_ignored = self._counter("values_ignored", "Values left out of readings.", "signal", "reason")

@@ -49,9 +49,9 @@ def run_replay(
             playback = None if speed is None else Playback(speed)
             done = replay(tracks, sender, playback=playback, report=report, stop=stop)
         sender.close()
-    failed = f", failed {done.failed}" if done.failed else ""
     early = ", ended early" if stop.is_set() else ""
-    console.print(f"sent {done.sent}, skipped {done.skipped} without a value{failed}{early}", highlight=False)
+    told = f"sent {done.sent}, skipped {done.skipped} without a value{sender.failures}{early}"
+    console.print(told, highlight=False, soft_wrap=True)
     return 1 if done.failed or stop.is_set() else 0
 
 

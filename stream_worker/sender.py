@@ -34,6 +34,7 @@ class Sender:
         self._per_partition = dict.fromkeys(self._partitions, 0)
         self.sent = 0
         self.failed = 0
+        self.fault = ""  # why the first one failed
         self._wait_for_room()
 
     def send(self, stay_id: str, record: bytes) -> None:
@@ -44,8 +45,8 @@ class Sender:
             partition = self._partition_of[stay_id] = self._partitions[place]
         try:
             future = self._producer.send(self._topic, record, stay_id.encode(), partition=partition)
-        except KafkaError:
-            self.failed += 1
+        except KafkaError as error:
+            self._fail(error)
             return
         self._unchecked.append(future)
         self._per_partition[partition] += 1
@@ -71,9 +72,18 @@ class Sender:
             try:
                 future.get()
                 self.sent += 1
-            except KafkaError:
-                self.failed += 1
+            except KafkaError as error:
+                self._fail(error)
         del self._unchecked[:until]
+
+    def _fail(self, error: KafkaError) -> None:
+        self.failed += 1
+        self.fault = self.fault or clients.first_line(error)
+
+    @property
+    def failures(self) -> str:
+        """How many failed and why, to follow what is told of the others; nothing if none did."""
+        return f", failed {self.failed} ({self.fault})" if self.failed else ""
 
     def _wait_for_room(self) -> None:
         if self._backpressure is not None:

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     app_id: str = Field("vitalcast", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Consumer group, and prefix of the state's topic: workers of one name share the partitions."""
     readings_topic: TopicName = "vitals.readings"
+    """Topics: what is read, and what is written."""
     forecasts_topic: TopicName = "vitals.forecasts"
     alerts_topic: TopicName = "vitals.alerts"
     dead_letters_topic: TopicName = "vitals.dead-letters"
@@ -92,7 +93,7 @@ class Settings(BaseSettings):
     """Whether each stay's bands learn from their own past errors, or stay as the model gives them."""
 
     grace_s: Seconds = Field(10.0, ge=0)
-    """A step is closed so long after its end, by the stay's own clock; what comes later is late."""
+    """A step is closed so long after its end, by the stay's own clock; what comes later is late. At most a step."""
     stale_after_s: Seconds = Field(900.0, gt=0)
     """Without a reading for so long a stay is silent: the alert no_data."""
     reset_after_s: Seconds = Field(21_600.0, gt=0)

@@ -72,8 +72,12 @@ class WardFeed:
             self.starts: Mapping[TopicPartition, int] = self._assign()
 
     def poll(self, ward: Ward, timeout_s: float) -> int:
-        """Apply what has arrived, waiting at most `timeout_s` for it. Returns the number of records read."""
-        polled: dict[Any, list[Any]] = self._consumer.poll(int(timeout_s * 1000), max_records=MAX_POLL_RECORDS)
+        """Apply what has arrived, waiting at most `timeout_s` for it. Returns the number of records read.
+
+        Raises: KafkaFaultError.
+        """
+        with clients.one_line_errors(self._settings):
+            polled: dict[Any, list[Any]] = self._consumer.poll(int(timeout_s * 1000), max_records=MAX_POLL_RECORDS)
         if self._alerts_left:
             self._count_alerts_left(is_quiet=not polled)
         for partition, records in polled.items():

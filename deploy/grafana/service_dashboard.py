@@ -71,7 +71,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "Workers ready",
             "none",
             {"ready": "sum(vitalcast_ready) or vector(0)"},
-            "Workers that have their model, their partitions and their state. 0: no forecast leaves this system.",
+            "Workers with their state and in no rebalance, spare ones too. 0: no forecast leaves this system.",
             type="stat",
             height=4,
             steps=((None, "red"), (1, "green")),

@@ -45,5 +45,5 @@ def run_simulate(
 
         send(live(ward, start=start, rate=rate), sender, stop, report=report)
         sender.close()
-    console.print(f"sent {sender.sent}" + (f", failed {sender.failed}" if sender.failed else ""), highlight=False)
+    console.print(f"sent {sender.sent}{sender.failures}", highlight=False, soft_wrap=True)
     return 1 if sender.failed else 0

@@ -29,12 +29,14 @@ class Link:
 
     def __init__(self) -> None:
         self.state: State = "live"
+        self.fault = ""  # what Kafka refuses, where it answers
         self.is_reading_back = False
         self.has_read_alerts = True  # before, some that are over seem open
         self.since_ms = int(time.time() * 1000)
 
-    def turn(self, state: State) -> None:
+    def turn(self, state: State, fault: str = "") -> None:
         """Note the state, and since when it holds."""
+        self.fault = fault
         if state != self.state:
             self.state, self.since_ms = state, int(time.time() * 1000)
 
@@ -58,8 +60,8 @@ def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: t
                 finally:
                     if connected.has_read_alerts:
                         alerts_from = connected.alert_positions()
-        except (BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError):  # a file of them may be replaced
-            link.turn("lost")
+        except (BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError) as error:  # a file may be replaced
+            link.turn("lost", str(error) if isinstance(error, KafkaFaultError) else "")
             stop.wait(TRY_AGAIN_S)
         current = None
 

@@ -72,6 +72,7 @@ class Pages:
             **head(self._board, datetime.now(UTC)),
             "link": self._link.state,
             "link_since": self._link.since_ms,
+            "link_fault": self._link.fault,
             "reading_back": self._link.is_reading_back,
             "reading_alerts": not self._link.has_read_alerts,
             "replay": None if self._playback is None else replay_part(self._playback),

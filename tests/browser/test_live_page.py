@@ -21,7 +21,7 @@ from tests.browser.ward import VITALS, Served, forecast_of, row, served
 from tests.ward_records import alert
 
 # Twenty seconds in CI, a few at a desk, half an hour when somebody asks.
-MANY_BEDS_FOR_S = float(os.environ.get("VITALCAST_MANY_BEDS_S", "20" if "CI" in os.environ else "6"))
+MANY_BEDS_FOR_S = float(os.environ.get("VITALCAST_TEST_MANY_BEDS_S", "20" if "CI" in os.environ else "6"))
 SAMPLE_EVERY_S = 4  # well within the 2,000 updates that the page keeps the delays of
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=2</script>"\'>'
 

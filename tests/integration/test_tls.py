@@ -7,7 +7,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -102,25 +101,37 @@ def _greet(listener: socket.socket, context: ssl.SSLContext) -> None:
                 context.wrap_socket(connection, server_side=True).close()
 
 
-WORKER, OTHER = "vitalcast-worker", "somebody-else"
+WORKER, OTHER, VIEWER = "vitalcast-worker", "somebody-else", "who-looks-on"
 SECRET = "scrambled, salted"
 
 
-def least_rights(topics: Topics, user: str = WORKER) -> Iterator[AclBinding]:
-    """The rights in docs/guarantees.md."""
+READ, WRITE, LOOK = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS
 
-    def allow(kind: ResourceType, name: str, *operations: AclOperation, prefix: bool = False) -> Iterator[AclBinding]:
-        pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
-        for operation in operations:
-            yield AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
 
-    read, write, look = AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS
-    yield from allow(ResourceType.TOPIC, topics.readings, read, look)
-    for output in topics.outputs:
-        yield from allow(ResourceType.TOPIC, output, write, look)
-    yield from allow(ResourceType.TOPIC, topics.changelog, read, write, look)
-    yield from allow(ResourceType.GROUP, topics.app_id, read)
-    yield from allow(ResourceType.TRANSACTIONAL_ID, f"{topics.app_id}-", write, prefix=True)
+def right(
+    user: str, kind: ResourceType, name: str, *operations: AclOperation, prefix: bool = False
+) -> list[AclBinding]:
+    """What lets `user` do these things with one resource, or those whose names begin so."""
+    pattern = ResourcePatternType.PREFIXED if prefix else ResourcePatternType.LITERAL
+    allow = AclPermissionType.ALLOW
+    return [AclBinding(kind, name, pattern, f"User:{user}", "*", operation, allow) for operation in operations]
+
+
+def least_rights(topics: Topics, user: str = WORKER) -> list[AclBinding]:
+    """Those of a worker in docs/guarantees.md."""
+    return [
+        *right(user, ResourceType.TOPIC, topics.readings, READ, LOOK),
+        *(binding for output in topics.outputs for binding in right(user, ResourceType.TOPIC, output, WRITE, LOOK)),
+        *right(user, ResourceType.TOPIC, topics.changelog, READ, WRITE, LOOK),
+        *right(user, ResourceType.GROUP, topics.app_id, READ),
+        *right(user, ResourceType.TRANSACTIONAL_ID, f"{topics.app_id}-", WRITE, prefix=True),
+    ]
+
+
+def grant(admin: AdminClient, rights: list[AclBinding]) -> None:
+    """Give them, and wait until they hold."""
+    for created in admin.create_acls(rights).values():
+        created.result(30)
 
 
 def test_worker_needs_the_documented_rights_and_no_others(
@@ -128,11 +139,10 @@ def test_worker_needs_the_documented_rights_and_no_others(
 ) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-    users = [UserScramCredentialUpsertion(name, scram, SECRET.encode()) for name in (WORKER, OTHER)]
+    users = [UserScramCredentialUpsertion(name, scram, SECRET.encode()) for name in (WORKER, OTHER, VIEWER)]
     for made in admin.alter_user_scram_credentials(users).values():
         made.result(30)
-    for created in admin.create_acls(list(least_rights(topics))).values():
-        created.result(30)
+    grant(admin, least_rights(topics))
     password = tmp_path / "password"
     password.write_text(SECRET, encoding="utf-8")
     login = {
@@ -152,9 +162,20 @@ def test_worker_needs_the_documented_rights_and_no_others(
         assert "Traceback" not in done.stderr
         assert SECRET not in done.stderr
 
-    all_but_the_group = [right for right in least_rights(topics, OTHER) if right.restype is not ResourceType.GROUP]
-    for created in admin.create_acls(all_but_the_group).values():
-        created.result(30)
+    def tool(*arguments: str, user: str) -> tuple[int, str]:
+        known = {**topics.settings, **login, "sasl_username": user}
+        done = run_vitalcast(*arguments, "--duration", "2", folder=tmp_path, settings=known)
+        return done.returncode, done.stderr or done.stdout
+
+    seen = (topics.readings, topics.forecasts, topics.alerts)
+    grant(admin, [b for name in seen for b in right(VIEWER, ResourceType.TOPIC, name, READ)])
+    assert tool("watch", user=VIEWER)[0] == 0
+    assert tool("watch", user=WORKER) == (1, f"vitalcast: Kafka at {kafka.sasl_servers} denies access to the topics\n")
+    code, told = tool("simulate", user=VIEWER)
+    assert code == 1
+    assert "AuthorizationFailedError" in told
+
+    grant(admin, [needed for needed in least_rights(topics, OTHER) if needed.restype is not ResourceType.GROUP])
     outsider = start_worker(None, **{**login, "sasl_username": OTHER})
     assert outsider.wait(60) == 1
     assert f"the group {topics.app_id} refuses this worker: GroupAuthorizationFailedError" in outsider.log
