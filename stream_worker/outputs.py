@@ -146,10 +146,10 @@ class OutputEncoder:
             state=transition.state,
             stay_id=stay_id,
             care_unit=care_unit,
-            kind=key.kind,  # type: ignore[arg-type]  # keys hold the contract's words as plain strings
+            kind=key.kind,
             signal=key.signal,
-            side=key.side,  # type: ignore[arg-type]
-            cause=key.cause,  # type: ignore[arg-type]
+            side=key.side,
+            cause=key.cause,
             priority=transition.priority,
             since=to_time(transition.since_us),
             event_at=to_time(transition.at_us),

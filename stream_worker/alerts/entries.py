@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from schemas.alert import Cause, Kind, Priority, Side
 from stream_worker.times import NEVER
 
 
@@ -20,16 +21,16 @@ class Excursion(msgspec.Struct, array_like=True):
 class AlertKey(NamedTuple):
     """What an alert is about. A stay has at most one open alert for each."""
 
-    kind: str
+    kind: Kind
     signal: str | None = None
-    side: str | None = None
-    cause: str | None = None
+    side: Side | None = None
+    cause: Cause | None = None
 
 
 class AlertEntry(Excursion, array_like=True):
     """One condition of a stay: an excursion that may become an alert, an open alert, or one at rest after it."""
 
-    priority: str = "medium"
+    priority: Priority = "medium"
     raised_offset: int | None = None  # None: not raised
     revision: int = 0
     severe_since_us: int | None = None

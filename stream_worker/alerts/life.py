@@ -318,12 +318,11 @@ def _cleared(
     key: AlertKey, entry: AlertEntry, at_us: int, reason: ClearReason, evidence: dict[str, Any] | None = None
 ) -> Transition:
     assert entry.raised_offset is not None  # only raised alerts are cleared
-    priority: Any = entry.priority
     return Transition(
         key=key,
         state="cleared",
         revision=entry.revision + 1,
-        priority=priority,
+        priority=entry.priority,
         since_us=entry.since_us,
         at_us=at_us,
         raised_offset=entry.raised_offset,

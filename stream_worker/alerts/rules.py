@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from schemas.alert import Side
 from stream_worker.alerts import aggregate, life, technical
 from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
 from stream_worker.alerts.life import Entries, Finding, HoldReason, Presence, Transition, follow, is_open
@@ -52,7 +53,7 @@ class LimitRule(NamedTuple):
     """One side of a signal's limits, ready to be looked at."""
 
     signal: str
-    side: str
+    side: Side
     mild: float | None
     severe: float | None
     limits: SignalLimits
