@@ -195,7 +195,7 @@ def demo(
         duration_s=duration,
         page=page,
     )
-    raise typer.Exit(run_demo(wanted, Console()))
+    run_demo(wanted, Console())
 
 
 @app.command()

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -67,12 +67,12 @@ class Demo(NamedTuple):
     page: bool
 
 
-def run_demo(demo: Demo, console: Console) -> int:
+def run_demo(demo: Demo, console: Console) -> None:
     """Run the demo until Ctrl-C, SIGTERM, or its duration, counted from the worker's start, is over.
 
-    Returns the exit code.
+    Nothing is left behind but, after a failure, the worker's log.
 
-    Nothing is left behind but, after a failure, the worker's log. Raises: DemoError, RecordingError, SettingsError.
+    Raises: DemoError, RecordingError, SettingsError.
     """
     recordings: list[Path] = []
     if demo.recordings is not None:
@@ -89,8 +89,8 @@ def run_demo(demo: Demo, console: Console) -> int:
         settings = _settings(demo, servers, folder)
         footer = _say_where_things_are(console, settings)
         playback = Playback(demo.speed, start_s=HISTORY_MIN * 60) if recordings else None
-        feeder = stack.enter_context(_feeder(demo, recordings, playback, settings, stop))
-        worker = stack.enter_context(_worker(settings, folder))
+        feeder = stack.enter_context(closing(_Feeder(demo, recordings, playback, settings, stop)))
+        worker = stack.enter_context(closing(_Worker(settings, folder)))
         keys = stack.enter_context(pressed_keys())
 
         def check() -> None:
@@ -102,8 +102,7 @@ def run_demo(demo: Demo, console: Console) -> int:
         with console.status("Starting the worker: loading the model, joining the group"):
             worker.wait_until_ready(stop, check)
         stack.enter_context(stop_after(demo.duration_s, stop))
-        feed = WardFeed(settings, ALL_RECORDS, every_forecast=True)
-        stack.callback(feed.close)
+        feed = stack.enter_context(closing(WardFeed(settings, ALL_RECORDS, every_forecast=True)))
         # The live page is served from here, beside the table and from the same ward.
         ward = page_board(settings)
         if demo.page:
@@ -118,7 +117,6 @@ def run_demo(demo: Demo, console: Console) -> int:
         watch.show(ward, feed, stop, console=console, footer=foot, check=check)
     readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
     console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
-    return 0
 
 
 def turn(playback: Playback, keys: str) -> None:
@@ -251,7 +249,7 @@ class _Worker:
         """Let it finish its work in hand and leave."""
         self._process.terminate()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Return once it has left; kill it if that takes too long."""
         self.ask_to_end()
         try:
@@ -266,15 +264,6 @@ class _Worker:
                 return True
         except (urllib.error.URLError, OSError):
             return False
-
-
-@contextmanager
-def _worker(settings: Settings, folder: Path) -> Iterator[_Worker]:
-    worker = _Worker(settings, folder)
-    try:
-        yield worker
-    finally:
-        worker.end()
 
 
 class _Feeder:
@@ -302,7 +291,7 @@ class _Feeder:
         if self._error is not None:
             raise self._error
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Stop sending."""
         self._stop.set()
         self._thread.join(1.0)
@@ -322,14 +311,3 @@ class _Feeder:
         ward = admit(self._demo.patients, seed=self._demo.seed, start=start)
         send(history(ward, until=start, minutes=HISTORY_MIN), self._sender, self._stop)
         send(live(ward, start=start, rate=1.0), self._sender, self._stop)
-
-
-@contextmanager
-def _feeder(
-    demo: Demo, recordings: Sequence[Path], playback: Playback | None, settings: Settings, stop: threading.Event
-) -> Iterator[_Feeder]:
-    feeder = _Feeder(demo, recordings, playback, settings, stop)
-    try:
-        yield feeder
-    finally:
-        feeder.end()

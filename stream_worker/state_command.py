@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -46,10 +46,8 @@ class StateReader:
         self.newest: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
         self._consumer = clients.consumer(settings, auto_offset_reset="earliest", enable_auto_commit=False)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Disconnect."""
         self._consumer.close()
 
     def read_to_end(self) -> None:
@@ -95,7 +93,7 @@ def run_show(settings: Settings, stay_id: str, console: Console, *, as_json: boo
     Raises: StateError if there is nothing; ArtifactError, BrokerUnreachableError, KafkaFaultError.
     """
     layout = Layout.of(read_manifest(settings.model))
-    with StateReader(settings, stay_id) as reader:
+    with closing(StateReader(settings, stay_id)) as reader:
         reader.read_to_end()
     if not reader.partitions:
         raise StateError("no state of this stay")
@@ -112,7 +110,7 @@ def run_forget(settings: Settings, stay_id: str, console: Console, *, within_s: 
 
     Raises: StateError if no worker has done it within `within_s`; BrokerUnreachableError, KafkaFaultError.
     """
-    with StateReader(settings, stay_id) as reader:
+    with closing(StateReader(settings, stay_id)) as reader:
         reader.read_to_end()
         partitions = reader.partitions
         if not partitions:
