@@ -57,15 +57,7 @@ def evaluate_sparse(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) 
 
 def config_of(manifest: Manifest) -> ForecasterConfig:
     """What the manifest tells of the forecaster: all that concerns its task, nothing of its inside."""
-    return ForecasterConfig(
-        inputs=manifest.inputs,
-        signals=manifest.signals,
-        groups=manifest.groups,
-        step_s=manifest.step_s,
-        horizons_s=manifest.horizons_s,
-        quantile_levels=manifest.quantile_levels,
-        context_steps=manifest.context_steps,
-    )
+    return ForecasterConfig(**manifest.task)
 
 
 def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, baselines: bool = False) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -75,6 +76,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         """The signals forecast, in the order of V."""
         by_name = {signal.name: signal for signal in self.inputs}
         return tuple(by_name[name] for name in self.signals)
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The fields of a task by name, without those that a subclass adds."""
+        return {name: getattr(self, name) for name in Task.__struct_fields__}
 
 
 class Manifest(Task, frozen=True, kw_only=True):
