@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ class Profiles:
         """`signals` are those forecast, in order."""
         self._limits = limits
         self._signals = signals
-        self._made: dict[tuple[Any, ...], Profile] = {}
+        self._profile = lru_cache(MAX_PROFILES)(self._make)
 
     @property
     def units(self) -> Collection[str]:
@@ -39,15 +40,10 @@ class Profiles:
 
     def of(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
         """The profile of a stay in `care_unit` that has limits of its `own`."""
-        key = care_unit, *own.items()
-        if key not in self._made:
-            if len(self._made) >= MAX_PROFILES:
-                self._made.clear()
-            self._made[key] = self._make(care_unit, own)
-        return self._made[key]
+        return self._profile(care_unit, tuple(own.items()))
 
-    def _make(self, care_unit: str | None, own: Mapping[str, LimitRange]) -> Profile:
-        limits = limits_of(self._limits, care_unit, own)
+    def _make(self, care_unit: str | None, own: tuple[tuple[str, LimitRange], ...]) -> Profile:
+        limits = limits_of(self._limits, care_unit, dict(own))
         return Profile(
             limit_rules(limits), limit_values(limits, self._signals, "low"), limit_values(limits, self._signals, "high")
         )
