@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,17 +42,16 @@ class Accepted(NamedTuple):
     last: NDArray[Any]  # (n, K) quanta: the newest of each signal
     last_at: Ints  # (n, K)
     changed_at: Ints  # (n, K) since when `last` is what it is
-    regular: Sequence[frozenset[str] | None]  # n: where a signal is missed, those that had come regularly
+    regular: NDArray[np.object_]  # (n,) where a signal is missed, those that had come regularly, a frozenset; else None
 
     @classmethod
     def in_order(cls, rounds: Sequence[Accepted]) -> Accepted:
         """The readings of several rounds, in the order of their rows, as a round is."""
         if len(rounds) == 1:
             return rounds[0]
-        *columns, regular = zip(*rounds, strict=True)
-        order = np.argsort(np.concatenate(columns[0]), kind="stable")
-        regular_of = list(chain.from_iterable(regular))
-        return cls._make([*(np.concatenate(c)[order] for c in columns), [regular_of[i] for i in order.tolist()]])
+        columns = [np.concatenate(column) for column in zip(*rounds, strict=True)]
+        order = np.argsort(columns[0], kind="stable")
+        return cls._make(column[order] for column in columns)
 
 
 class Row:

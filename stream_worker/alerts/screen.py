@@ -13,6 +13,7 @@ from itertools import compress
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.arrays import Bools, Floats, Ints
 from schemas.signals import known_signals
@@ -194,7 +195,7 @@ class AlertScreen:
 
     # --- the screen ---
 
-    def regular_before(self, slots: Slots, observed_us: Ints) -> list[frozenset[str] | None]:
+    def regular_before(self, slots: Slots, observed_us: Ints) -> NDArray[np.object_]:
         """For readings just placed, of distinct stays: the signals that came regularly, if one of them is missed now.
 
         A continuous signal is missed if it has been away for as long as a fallen-off sensor.
@@ -203,7 +204,7 @@ class AlertScreen:
         silent_us = window.time_since(last_at, observed_us[:, None])
         is_off: Bools = np.asarray(silent_us >= technical.SENSOR_OFF_AFTER_S * SECOND_US)
         is_missed = np.asarray(is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * SECOND_US)).any(axis=1)
-        found: list[frozenset[str] | None] = [None] * len(slots)
+        found = np.full(len(slots), None, np.object_)
         for i in np.flatnonzero(is_missed).tolist():
             found[i] = self._regular(int(slots[i]))
         return found
@@ -228,7 +229,7 @@ class AlertScreen:
         rows = accepted.rows
         may: Bools = accepted.flags.any(axis=1) | (accepted.silent_since != NEVER)
         may |= readings.implausible[rows].any(axis=1)
-        may |= np.array([regular is not None for regular in accepted.regular], np.bool_)
+        may |= np.array([regular is not None for regular in accepted.regular.tolist()], np.bool_)
         with np.errstate(invalid="ignore"):
             rates = values[:, self._rates]
             may |= np.abs(rates[:, 0] - rates[:, 1]) > technical.DISAGREEMENT_RATE
@@ -293,7 +294,7 @@ class AlertScreen:
             low.tolist(),
             high.tolist(),
             reaches[looked].tolist(),
-            [accepted.regular[i] for i in looked.tolist()],
+            accepted.regular[looked].tolist(),
             strict=True,
         )
         return map(_Seen._make, columns)
