@@ -129,8 +129,8 @@ class ReadingsAgent:
         """
         hopeless = []
         for partition, result in self.pipeline.process(part, now, is_redone=is_redone).items():
-            if result.newest_us is not None:
-                self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, result.newest_us))
+            if result.newest_us != NEVER:
+                self._newest_us[partition] = max(result.newest_us, self._newest_us.get(partition, NEVER))
             if is_redone:
                 self._hand_over(lanes[partition], ChunkResult(state=result.state))
                 continue

@@ -71,12 +71,7 @@ class ChunkResult:
     alerts_held: Counter[str] = field(default_factory=Counter)  # by alerts.life.HoldReason
     lead_times_s: list[float] = field(default_factory=list)
     scored: Tally | None = None
-    newest_us: int | None = None
-
-    def see(self, newest_us: int) -> None:
-        """A stay's newest observed_at."""
-        if self.newest_us is None or newest_us > self.newest_us:
-            self.newest_us = newest_us
+    newest_us: int = NEVER  # newest observed_at of the stays that had an accepted reading
 
 
 class _RoundForecasts(NamedTuple):
@@ -162,12 +157,10 @@ class Pipeline:
         chunk.run()
         # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
         believed_ms = np.where(chunk.timestamps_ms <= now_us // 1000 + SKEW_MS, chunk.timestamps_ms, 0)
-        first = 0
         for partition, records in new.items():
             next_offsets[partition] = records[-1].offset + 1
-            newest_ms = int(believed_ms[first : first + len(records)].max())
+            newest_ms = int(believed_ms[chunk.partitions == partition].max())
             self._arrived_until_ms[partition] = max(self._arrived_until_ms.get(partition, 0), newest_ms)
-            first += len(records)
             key, value = self.stays.encode_partition(partition)
             chunk.results[partition].state[key] = value
         return chunk.results
@@ -233,6 +226,7 @@ class _Chunk:
         self.changed_bodies: set[int] = set()
         self.changed_scorings: set[int] = set()
         self.outcomes = np.full(len(self.records), "", "U9")
+        self.newest_us = np.full(len(self.records), NEVER)  # of the stay, once an accepted reading is placed
         self.stay_ids: dict[int, str] = {}  # by row
         self.forecasts: list[_RoundForecasts] = []
         self.dead_letters: list[tuple[int, OutputRecord]] = []  # with their rows
@@ -403,8 +397,7 @@ class _Chunk:
         self.changed_bodies.update(closed.tolist(), new.tolist())
         self.changed_scorings.update(closed.tolist())
         self.outcomes[chunk_rows] = "accepted"
-        for partition, newest_us in zip(self.partitions[chunk_rows].tolist(), newest.tolist(), strict=True):
-            self.results[partition].see(newest_us)
+        self.newest_us[chunk_rows] = newest
 
     def _await_truth(
         self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
@@ -525,6 +518,8 @@ class _Chunk:
             changed = self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings)
             for partition, (key, value) in changed:
                 self.results[partition].state[key] = value
+        for partition, result in self.results.items():
+            result.newest_us = int(self.newest_us[self.partitions == partition].max(initial=NEVER))
         counts = Counter(zip(self.partitions.tolist(), self.outcomes.tolist(), strict=True))
         for (partition, outcome), number in counts.items():
             if outcome:  # the others were done before
