@@ -71,6 +71,11 @@ class Place(NamedTuple):
         return at <= self.at if NOWHERE in (offset, self.offset) else offset < self.offset
 
 
+def nearest(numbers: Sequence[float], wanted: float) -> int:
+    """Where in `numbers` the one nearest to `wanted` is, the first of equals."""
+    return min(range(len(numbers)), key=lambda index: abs(numbers[index] - wanted))
+
+
 class Bed:
     """One stay as its newest records describe it."""
 
@@ -100,10 +105,9 @@ class Bed:
         rows = self.forecast.signals[signal].quantiles
         if not levels or not rows or len(rows) != len(horizons) or {len(row) for row in rows} != {len(levels)}:
             return None  # not as the contract has it: shown as no forecast
-        nearest = min(range(len(horizons)), key=lambda index: abs(horizons[index] - horizon_s))
-        middle = min(range(len(levels)), key=lambda index: abs(levels[index] - 0.5))
-        row = rows[nearest]
-        return Band(row[middle], row[0], row[-1], horizons[nearest])
+        h = nearest(horizons, horizon_s)
+        row = rows[h]
+        return Band(row[nearest(levels, 0.5)], row[0], row[-1], horizons[h])
 
 
 class Ward:

@@ -12,7 +12,7 @@ from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import SignalLimits
 from stream_worker.view.board import MINUTE_S, Board, Due, Past, Track
 from stream_worker.view.tiles import row, state_of, title, unit
-from stream_worker.ward import RANK, Bed
+from stream_worker.ward import RANK, Bed, nearest
 from stream_worker.ward_words import SHORT_TITLE, STAND_IN_TITLE
 
 KIND: Final[Mapping[Kind, str]] = {
@@ -87,7 +87,7 @@ def _holds(due: Due, low: float, high: float, value: float) -> bool:
 
 def _quantile(due: Due, level: float) -> float:
     """The quantile of the nearest level that the model gives."""
-    return due.quantiles[min(range(len(due.levels)), key=lambda index: abs(due.levels[index] - level))]
+    return due.quantiles[nearest(due.levels, level)]
 
 
 def _signals(bed: Bed, past: Past) -> list[str]:

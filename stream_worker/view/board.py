@@ -19,7 +19,17 @@ from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import AlertLimits, SignalLimits, can_add, limits_of
-from stream_worker.ward import HEARTBEAT, SHOWN_HORIZON_S, Message, Place, Record, Ward, offset_of, usable_values
+from stream_worker.ward import (
+    HEARTBEAT,
+    SHOWN_HORIZON_S,
+    Message,
+    Place,
+    Record,
+    Ward,
+    nearest,
+    offset_of,
+    usable_values,
+)
 
 MINUTE_S: Final = 60
 HISTORY_MIN: Final = 240  # a nursing shift's half: what still fits a chart at one point a minute
@@ -192,7 +202,7 @@ class Board(Ward):
             return
         past = self._remember(forecast.stay_id)
         horizons = forecast.horizons_s
-        index = min(range(len(horizons)), key=lambda i: abs(horizons[i] - SHOWN_HORIZON_S))
+        index = nearest(horizons, SHOWN_HORIZON_S)
         minute = minute_of(forecast.issued_at)
         due_minute = minute + horizons[index] // MINUTE_S
         for signal, state in forecast.signals.items():
