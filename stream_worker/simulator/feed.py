@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import cycle
 from typing import Final
 
 from schemas.codec import encode
@@ -39,13 +39,8 @@ def history(patients: Sequence[Patient], *, until: float, minutes: float) -> Ite
 
 def live(patients: Sequence[Patient], *, start: float, rate: float) -> Iterator[Moment]:
     """`rate` moments a second for each patient, without end, spread evenly over each period."""
-    period = 1.0 / rate
-    queue = [(start + period * index / len(patients), index) for index in range(len(patients))]
-    heapq.heapify(queue)
-    while queue:
-        at, index = queue[0]
-        yield at, patients[index]
-        heapq.heapreplace(queue, (at + period, index))
+    for number, patient in enumerate(cycle(patients)):
+        yield start + number / (rate * len(patients)), patient
 
 
 def reading(patient: Patient, at: float) -> bytes:
