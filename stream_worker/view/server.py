@@ -145,7 +145,7 @@ def application(settings: Settings, pages: Pages) -> web.Application:
     app = web.Application(middlewares=[guard])
     app[ACCESS] = Access(settings)
     app[PAGES] = pages
-    app[VIEWERS_NOW] = _Viewers()
+    app[VIEWERS_NOW] = set()
     app.on_response_prepare.append(add_headers)
     app.on_shutdown.append(_hang_up)
     app.router.add_get("/", _file("index.html", "text/html"))
@@ -235,9 +235,5 @@ async def _hang_up(app: web.Application) -> None:
         await viewer.close()
 
 
-class _Viewers(set[web.WebSocketResponse]):
-    """Those who look now."""
-
-
 PAGES: Final = web.AppKey("pages", Pages)
-VIEWERS_NOW: Final = web.AppKey("viewers", _Viewers)
+VIEWERS_NOW: Final = web.AppKey("viewers", set[web.WebSocketResponse])
