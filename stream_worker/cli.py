@@ -81,6 +81,9 @@ Seed = Annotated[
 ]
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH")]
 Stay = Annotated[str, typer.Argument(help="Its stay_id.", metavar="STAY")]
+Duration = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C")
+]
 Patients = Annotated[int, typer.Option(metavar="N", help="Number of beds.", min=1, max=10_000)]
 
 
@@ -306,10 +309,7 @@ def simulate(
     history: Annotated[
         float, typer.Option(metavar="MINUTES", help="Minutes of history to send first, one reading each.", min=0)
     ] = 0.0,
-    duration: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C"),
-    ] = None,
+    duration: Duration = None,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
 ) -> None:
@@ -427,10 +427,7 @@ def _report(result: TopicsResult) -> None:
 def watch(
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
-    duration: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C"),
-    ] = None,
+    duration: Duration = None,
 ) -> None:
     """Show the ward live in this terminal.
 
@@ -455,10 +452,7 @@ def view(
     port: Annotated[
         int | None, typer.Option(metavar="PORT", help="Port; 0 takes a free one.", show_default="8765")
     ] = None,
-    duration: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C"),
-    ] = None,
+    duration: Duration = None,
 ) -> None:
     """Show the ward live in the browser.
 
