@@ -8,7 +8,6 @@ the log alone determines, so every chunking and every restart gives the same ale
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 import msgspec
@@ -49,7 +48,7 @@ class Budget(msgspec.Struct, array_like=True):
         self.raised = 0
 
 
-def pass_time(budget: Budget, monitored_us: NDArray[np.int64]) -> deque[int]:
+def pass_time(budget: Budget, monitored_us: NDArray[np.int64]) -> list[int]:
     """Let time go on by what each of the partition's next readings adds, (n,).
 
     Returns, for each step that ends meanwhile, the reading that ends it: before that, the controller has to move.
@@ -57,9 +56,10 @@ def pass_time(budget: Budget, monitored_us: NDArray[np.int64]) -> deque[int]:
     total_us = budget.monitored_us + np.cumsum(monitored_us)
     budget.monitored_us = int(total_us[-1])
     if budget.monitored_us < STEP_US:
-        return deque()
+        return []
     steps = total_us // STEP_US
-    return deque(np.repeat(np.arange(len(steps)), np.diff(steps, prepend=0)).tolist())
+    ended: list[int] = np.repeat(np.arange(len(steps)), np.diff(steps, prepend=0)).tolist()
+    return ended
 
 
 class Allowance(msgspec.Struct, array_like=True):
