@@ -23,7 +23,7 @@ from rich.table import Table
 from model.arrays import Bools, Floats, Ints
 from model.manifest import Manifest, read_manifest
 from schemas.recordings import find_recordings
-from schemas.signals import VITALS
+from schemas.signals import VITALS_BY_NAME
 from stream_worker import anomaly
 from stream_worker.backtest import detectors
 from stream_worker.backtest.faults import FaultKind, Values
@@ -62,7 +62,7 @@ def judged(runs: Sequence[ScoredRecording], signals: tuple[str, ...], way: str) 
 def _by_forecast(run: ScoredRecording, signals: tuple[str, ...]) -> Judged:
     """The worker refuses artefacts unscored; had it not, it would have scored them so."""
     scale = anomaly.Scale.of(signals)
-    precision = np.array([signal.precision for name in signals for signal in VITALS if signal.name == name])
+    precision = np.array([VITALS_BY_NAME[name].precision for name in signals])
     shown = _columns(run.artefacts, signals)
     still = np.zeros(shown.shape, np.int64)
     return Judged(run.scores, anomaly.score(anomaly.distances(run.expected, shown, still, precision, scale), scale))
