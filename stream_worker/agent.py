@@ -8,12 +8,13 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import structlog
 from aiokafka import TopicPartition
 
+from model.arrays import Floats
 from model.predictor import ArtifactError, Predictor
 from stream_worker import metrics as m
 from stream_worker.calibration import mean_widening
@@ -134,8 +135,8 @@ class ReadingsAgent:
             if is_redone:
                 self._hand_over(lanes[partition], ChunkResult(state=result.state))
                 continue
-            timestamps = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
-            self._hand_over(lanes[partition], result, timestamps)
+            arrived_s = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
+            self._hand_over(lanes[partition], result, arrived_s)
             if self._is_nearly_all_dead(partition, len(part[partition]), len(result.dead_letters)):
                 hopeless.append(partition)
         self._observe_inference()
@@ -143,23 +144,23 @@ class ReadingsAgent:
             self._run_shadow(self.shadow, part, now, is_redone=is_redone)
         return hopeless
 
-    def _hand_over(self, lane: Lane, result: ChunkResult, timestamps: Any = None) -> None:
+    def _hand_over(self, lane: Lane, result: ChunkResult, arrived_s: Floats | None = None) -> None:
         settings = self._settings
         next_offset = self.pipeline.stays.next_offsets.get(lane.partition.partition)
         lane.put(
             Work(
                 outputs={
-                    settings.forecasts_topic: list(result.forecasts),
-                    settings.alerts_topic: list(result.alerts),
-                    settings.dead_letters_topic: list(result.dead_letters),
+                    settings.forecasts_topic: result.forecasts,
+                    settings.alerts_topic: result.alerts,
+                    settings.dead_letters_topic: result.dead_letters,
                 },
                 state=result.state,
                 next_offset=None if next_offset is None or next_offset < lane.published_until else next_offset,
-                on_durable=lambda: self._count(result, timestamps),
+                on_durable=lambda: self._count(result, arrived_s),
             )
         )
 
-    def _count(self, result: ChunkResult, timestamps: Any) -> None:
+    def _count(self, result: ChunkResult, arrived_s: Floats | None) -> None:
         metrics = self.metrics
         m.count(metrics.readings, result.outcomes)
         m.count(metrics.dead_letters, result.dead_letter_reasons)
@@ -172,8 +173,8 @@ class ReadingsAgent:
             metrics.add_scores(result.scored, "live")
         for lead_time_s in result.lead_times_s:
             metrics.alert_lead_time.observe(lead_time_s)
-        if timestamps is not None:
-            m.observe_many(metrics.end_to_end, np.maximum(time.time() - timestamps, 0.0))
+        if arrived_s is not None:
+            m.observe_many(metrics.end_to_end, np.maximum(time.time() - arrived_s, 0.0))
 
     def _observe_inference(self) -> None:
         stays, seconds = np.array(self.pipeline.chain.take_calls(), np.float64).reshape(-1, 2).T

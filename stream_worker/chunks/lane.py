@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ class LaneFailure(Exception):
 class Work:
     """What one chunk leaves: records by output topic, changed state by key, the offset to go on from if it moved."""
 
-    outputs: Mapping[str, list[Record]]
+    outputs: Mapping[str, Sequence[Record]]
     state: Mapping[bytes, bytes | None]
     next_offset: int | None
     on_durable: Callable[[], None] = field(default=lambda: None)
