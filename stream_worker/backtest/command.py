@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,35 +11,20 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.manifest import Manifest, read_manifest
+from model.manifest import read_manifest
 from schemas.recordings import find_recordings, read_rows, stay_id_of
 from stream_worker.backtest.curve import FEWEST_STAYS, Curve, curve_of
-from stream_worker.backtest.episodes import HYPOTENSION, Recording, recording_of
+from stream_worker.backtest.episodes import HYPOTENSION, recording_of
 from stream_worker.backtest.feed import run_all
-from stream_worker.backtest.measures import Bin, EpisodesFound, Measures, Span, Warned, measure, spans_of
+from stream_worker.backtest.measures import Bin, EpisodesFound, Measures, Warned, spans_of
 from stream_worker.backtest.page import write_page
+from stream_worker.backtest.report import BacktestReport, report_of, unseen_of
 from stream_worker.limits import limits_of
 from stream_worker.replay import with_values
 from stream_worker.settings import Settings
 
 REPORT_FILE = "backtest.json"
 PAGE_FILE = "backtest.html"
-
-
-class BacktestReport(msgspec.Struct, frozen=True):
-    """What a backtest found.
-
-    groups : all stays; and, where the model was trained on some of them, those it has not seen apart.
-    stays : the alerts of each kind per patient-day, and in all, of each stay alone.
-    curve : early warning of hypotension at other thresholds, if it was asked for.
-    """
-
-    model: str
-    version: str
-    sha256: str
-    groups: tuple[Measures, ...]
-    stays: Mapping[str, Mapping[str, float]]
-    curve: Curve | None = None
 
 
 def run_backtest(
@@ -80,30 +65,6 @@ def run_backtest(
     write_page(page, report, recordings, spans, run.threats, manifest.horizons_s)
     console.print(f"Report: {page} (figures: {path})", highlight=False, soft_wrap=True)
     return report
-
-
-def report_of(
-    manifest: Manifest, recordings: Mapping[str, Recording], spans: Sequence[Span], curve: Curve | None = None
-) -> BacktestReport:
-    """The report on `spans`, the alerts of `recordings`."""
-    groups = [measure("all stays", list(recordings.values()), spans)]
-    unseen = unseen_of(recordings, manifest)
-    if 0 < len(unseen) < len(recordings):
-        groups.append(measure("stays the model was not trained on", [recordings[s] for s in unseen], spans))
-    alone = {stay_id: measure(stay_id, [recording], spans) for stay_id, recording in recordings.items()}
-    return BacktestReport(
-        model=manifest.name,
-        version=manifest.version,
-        sha256=manifest.sha256,
-        groups=tuple(groups),
-        stays={stay_id: {"all": group.raised_per_day, **group.by_kind} for stay_id, group in alone.items()},
-        curve=curve,
-    )
-
-
-def unseen_of(stay_ids: Iterable[str], manifest: Manifest) -> list[str]:
-    """The stays that the model was not trained on."""
-    return [stay_id for stay_id in stay_ids if stay_id not in manifest.training.stays]
 
 
 def show(group: Measures, console: Console) -> None:

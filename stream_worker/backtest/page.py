@@ -16,6 +16,7 @@ from schemas.signals import VITALS_BY_NAME
 from stream_worker.backtest.curve import TREES, Curve
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episodes
 from stream_worker.backtest.measures import Bin, Measures, Span, Warnings, announcements, warnings_of
+from stream_worker.backtest.report import BacktestReport
 from stream_worker.backtest.threats import Threats
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.times import MINUTE_US
@@ -40,14 +41,14 @@ class Example(NamedTuple):
 
 def write_page(
     page: Path,
-    report: Any,
+    report: BacktestReport,
     recordings: Mapping[str, Recording],
     spans: Sequence[Span],
     threats: Mapping[str, Threats],
     horizons_s: Sequence[int],
 ) -> None:
     """Write the report to `page`: one file that fetches nothing. The plots can be zoomed and moved."""
-    group: Measures = report.groups[0]
+    group = report.groups[0]
     plots = [
         ("Alerts raised per patient-day", "", raised_plot(report.groups)),
         ("Episodes alerted", _FOUND_NOTE, found_plot(group)),

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from schemas.recordings import Row, read_rows
 from stream_worker.alerts.outlook import SUREST, probability_of
-from stream_worker.backtest.command import report_of, show
+from stream_worker.backtest.command import show
 from stream_worker.backtest.curve import Told, calibrated, cross_validated, curve_of, fit, told_of
 from stream_worker.backtest.episodes import HYPOTENSION, EpisodeType, Recording, find_episodes, recording_of
 from stream_worker.backtest.feed import alerts_of, results_of
@@ -28,6 +28,7 @@ from stream_worker.backtest.measures import (
     warned,
 )
 from stream_worker.backtest.page import found_plot, write_page
+from stream_worker.backtest.report import report_of
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import DEFAULT_LIMITS
 from tests.arithmetic_model import MANIFEST
