@@ -69,54 +69,7 @@ class Layout(NamedTuple):
         names = tuple(signal.name for signal in signals)
         largest = max(max(abs(s.low), abs(s.high)) / s.precision for s in signals)
         quantum: np.dtype[Any] = np.dtype(np.int16 if largest < np.iinfo(np.int16).max else np.int32)
-        k, i, v = len(names), len(manifest.inputs), len(manifest.signals)
-        levels, steps = len(manifest.quantile_levels), manifest.context_steps
-        open_bin = np.dtype(
-            [
-                ("step", np.int64),
-                ("as_of", np.int64),  # newest reading in it
-                ("count", np.uint16, k),
-                ("sum", np.int64 if quantum.itemsize > 2 else np.int32, k),
-                ("low", quantum, k),
-                ("high", quantum, k),
-                ("at", np.int64, k),  # newest time each signal was observed
-            ]
-        )
-        head = np.dtype(
-            [
-                ("encoding", np.uint8),
-                ("oldest_fingerprint", np.uint8),
-                ("unused", np.uint8, 2),
-                ("task", np.uint32),
-                ("offset", np.int64),  # of the last accepted reading
-                ("ingested_ms", np.int64),  # its Kafka timestamp; where none was accepted, that of the last event
-                ("newest", np.int64),  # newest observed_at of an accepted reading, microseconds
-                ("closed_step", np.int64),
-                ("fingerprints", np.uint64, REMEMBERED_READINGS),
-                ("last_at", np.int64, k),
-                ("changed_at", np.int64, k),  # since when `last` has not changed
-                ("last", quantum, k),
-                ("bins", open_bin, OPEN_BINS),  # by step % 2
-                ("expected_step", np.int64, OPEN_BINS),
-                ("expected", quantum, (OPEN_BINS, v, levels)),  # what was forecast for that step, by step % 2
-            ]
-        )
-        body = np.dtype(
-            [
-                ("encoding", np.uint8),
-                ("has_started", np.uint8),  # a step with a value has closed
-                ("unused", np.uint8, 2),
-                ("task", np.uint32),
-                ("model", np.uint64),
-                ("step", np.int64),  # the last closed step: equals the head's, or the two do not belong together
-                ("as_of", np.int64),
-                ("at", np.int64, i),  # newest time each input was observed in a closed step
-                ("window", quantum, (steps, i)),  # by step % T
-                # The model's own from here on: one of another model is primed again from the window.
-                ("state32", np.float32, manifest.state_float32),
-                ("state16", np.float16, manifest.state_float16),
-            ]
-        )
+        grid, v, levels = Grid.of(manifest), len(manifest.signals), len(manifest.quantile_levels)
         m = manifest
         task = (m.inputs, m.signals, m.step_s, m.horizons_s, m.quantile_levels, m.context_steps)
         return cls(
@@ -128,9 +81,9 @@ class Layout(NamedTuple):
             forecast=np.array([names.index(name) for name in manifest.signals]),
             missing=int(np.iinfo(quantum.type).min),
             step_us=manifest.step_s * SECOND_US,
-            head=head,
-            body=body,
-            scoring=(grid := Grid.of(manifest)).dtype(quantum, v, levels),
+            head=_head(quantum, len(names), v, levels),
+            body=_body(quantum, manifest),
+            scoring=grid.dtype(quantum, v, levels),
             grid=grid,
             lowest=np.array([np.ceil(s.low / s.precision - 1e-9) for s in manifest.forecast_signals]),
             highest=np.array([np.floor(s.high / s.precision + 1e-9) for s in manifest.forecast_signals]),
@@ -158,6 +111,60 @@ class Layout(NamedTuple):
     def state_at(self) -> int:
         """Where the model's state begins in a body, in bytes."""
         return self.body.itemsize - 4 * self.manifest.state_float32 - 2 * self.manifest.state_float16
+
+
+def _head(quantum: np.dtype[Any], k: int, v: int, levels: int) -> np.dtype[Any]:
+    """A stay's head: K known signals, of which V are forecast."""
+    open_bin = np.dtype(
+        [
+            ("step", np.int64),
+            ("as_of", np.int64),  # newest reading in it
+            ("count", np.uint16, k),
+            ("sum", np.int64 if quantum.itemsize > 2 else np.int32, k),
+            ("low", quantum, k),
+            ("high", quantum, k),
+            ("at", np.int64, k),  # newest time each signal was observed
+        ]
+    )
+    return np.dtype(
+        [
+            ("encoding", np.uint8),
+            ("oldest_fingerprint", np.uint8),
+            ("unused", np.uint8, 2),
+            ("task", np.uint32),
+            ("offset", np.int64),  # of the last accepted reading
+            ("ingested_ms", np.int64),  # its Kafka timestamp; where none was accepted, that of the last event
+            ("newest", np.int64),  # newest observed_at of an accepted reading, microseconds
+            ("closed_step", np.int64),
+            ("fingerprints", np.uint64, REMEMBERED_READINGS),
+            ("last_at", np.int64, k),
+            ("changed_at", np.int64, k),  # since when `last` has not changed
+            ("last", quantum, k),
+            ("bins", open_bin, OPEN_BINS),  # by step % 2
+            ("expected_step", np.int64, OPEN_BINS),
+            ("expected", quantum, (OPEN_BINS, v, levels)),  # what was forecast for that step, by step % 2
+        ]
+    )
+
+
+def _body(quantum: np.dtype[Any], manifest: Manifest) -> np.dtype[Any]:
+    """A stay's body: what only changes when a step closes."""
+    return np.dtype(
+        [
+            ("encoding", np.uint8),
+            ("has_started", np.uint8),  # a step with a value has closed
+            ("unused", np.uint8, 2),
+            ("task", np.uint32),
+            ("model", np.uint64),
+            ("step", np.int64),  # the last closed step: equals the head's, or the two do not belong together
+            ("as_of", np.int64),
+            ("at", np.int64, len(manifest.inputs)),  # newest time each input was observed in a closed step
+            ("window", quantum, (manifest.context_steps, len(manifest.inputs))),  # by step % T
+            # The model's own from here on: one of another model is primed again from the window.
+            ("state32", np.float32, manifest.state_float32),
+            ("state16", np.float16, manifest.state_float16),
+        ]
+    )
 
 
 class Extras(msgspec.Struct, array_like=True, omit_defaults=True):
