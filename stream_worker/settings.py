@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     app_id: str = Field("vitalcast", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Consumer group, and prefix of the state's topic: workers of one name share the partitions."""
     readings_topic: TopicName = "vitals.readings"
-    """Topics: what is read, and what is written."""
+    """What you send; the three below are what comes of it."""
     forecasts_topic: TopicName = "vitals.forecasts"
     alerts_topic: TopicName = "vitals.alerts"
     dead_letters_topic: TopicName = "vitals.dead-letters"
@@ -63,11 +63,13 @@ class Settings(BaseSettings):
     ssl_cafile: Path | None = None
     """Certificates (PEM) that the brokers' are checked by."""
     ssl_certfile: Path | None = None
-    """Certificate of this client, where brokers ask for one; ssl_keyfile is its key."""
+    """Certificate of this client, where brokers ask for one."""
     ssl_keyfile: Path | None = None
+    """The key of ssl_certfile."""
     sasl_mechanism: SaslMechanism | None = None
     """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     sasl_username: str | None = None
+    """Who connects."""
     sasl_password_file: Path | None = None
     """A file that holds the password and nothing else."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
@@ -124,14 +126,17 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     """Address of metrics and health."""
     http_port: int = Field(9464, ge=0, le=65_535)
+    """Port of metrics and health; 0: one that is free."""
 
     view_host: str = "127.0.0.1"
     """Address of the live page: patient data, so for others than this machine it needs a token, and TLS in front."""
     view_port: int = Field(8765, ge=0, le=65_535)
+    """Port of the live page; 0: one that is free."""
     view_token: SecretStr | None = Field(None, min_length=MIN_TOKEN_LENGTH)
     """What people enter to see the live page."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """What is logged: this, and what is worse."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """auto: for people in a terminal, else a JSON object a line."""
 
