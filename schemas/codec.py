@@ -13,7 +13,6 @@ from schemas.alert import ALERT_V1, HEARTBEAT_V1, Alert, Heartbeat
 from schemas.dead_letter import DEAD_LETTER_V1, DeadLetter, Reason
 from schemas.forecast import FORECAST_V1, Forecast
 from schemas.reading import READING_V1, STAY_EVENT_V1, Reading, StayEvent
-from schemas.signals import VITALS_BY_NAME
 
 # Deeper nesting than any reading needs; well below the recursion limit of the parsers, so that the verdict is ours.
 MAX_DEPTH: Final = 128
@@ -139,9 +138,7 @@ def _check_event(event: StayEvent) -> None:
     if event.event == "limits":
         if not event.limits:
             raise InvalidReading("schema", "a limits event without limits")
-        for signal, limits in event.limits.items():
-            if signal not in VITALS_BY_NAME:
-                raise InvalidReading("schema", "limits for an unknown signal")
+        for limits in event.limits.values():
             if isinstance(limits.low, float) and isinstance(limits.high, float) and limits.low >= limits.high:
                 raise InvalidReading("schema", "a low limit that is not below the high one")
     if event.event == "settings" and event.spo2_scale is None:

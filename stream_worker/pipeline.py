@@ -458,7 +458,8 @@ class _Chunk:
         if slot is not None and offset <= max(self.stays.head["offset"][slot], self.stays.extras[slot].event_offset):
             return
         if event.event == "limits" and event.limits is not None and not self._can_apply(slot, event.limits):
-            self._reject(row, Rejection("schema", "limits that contradict those in force, or that no value can reach"))
+            why = "limits of an unknown signal, that contradict those in force, or that no value can reach"
+            self._reject(row, Rejection("schema", why))
             return
         at_us = to_us(event.at)
         if at_us > self.latest_us[row]:
@@ -484,6 +485,8 @@ class _Chunk:
 
     def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
         """Whether a stay can have these limits besides those that it keeps."""
+        if not limits.keys() <= set(self.stays.layout.names):
+            return False
         extras = Extras() if slot is None else self.stays.extras[slot]
         return can_add(self.pipeline._settings.limits, extras.care_unit, extras.limits, limits)
 

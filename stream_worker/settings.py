@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from pydantic_settings import SettingsError as UnreadableVariableError
 
-from model.manifest import DEFAULT_ARTIFACT
+from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest
+from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import AlertLimits, Seconds, completed
 
 DEFAULT_CONFIG: Final = Path("vitalcast.toml")
@@ -236,7 +237,21 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     except UnreadableVariableError as error:
         found = re.search(r'field "(\w+)"', str(error))
         raise SettingsError(f"the variable {_variable(found[1] if found else '*')} must be JSON") from error
+    _check_limited_signals(values)
     return Settings.model_construct(**dict(values))
+
+
+def _check_limited_signals(settings: Settings) -> None:
+    """Raises: SettingsError if there are limits of what is neither a vital sign nor known to the model."""
+    limited = {signal for limits in settings.limits.values() for signal in limits.root}
+    if limited <= VITALS_BY_NAME.keys():
+        return
+    try:
+        known = {signal.name for signal in read_manifest(settings.model).inputs}
+    except ArtifactError as error:
+        raise SettingsError(f"limits of what is no vital sign: {error}") from error
+    if unknown := sorted(limited - VITALS_BY_NAME.keys() - known):
+        raise SettingsError(f"limits: neither vital signs nor inputs of the model: {', '.join(unknown)}")
 
 
 def _told(error: ValidationError) -> str:

@@ -7,13 +7,14 @@ from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.signals import VITALS_BY_NAME
+from schemas.signals import VITALS_BY_NAME, Signal
 from stream_worker.pipeline import ChunkResult, Pipeline
-from tests.arithmetic_model import INPUTS, TrendPredictor
+from tests.arithmetic_model import INPUTS, MANIFEST, ArithmeticPredictor, TrendPredictor
 from tests.records import NOW_US, Changelog, FakeRecord, decoded, event, new_pipeline, process, reading, records
 
 CALM = {"hr": 80, "abp_mean": 80, "spo2": 97}
@@ -386,6 +387,30 @@ def test_doubtful_values_that_are_impossible_start_no_alert(doubted: list[str]) 
     quality = dict.fromkeys(doubted, "questionable")
     assert technical(run(*(reading("s", 60 * i, odd, quality=quality) for i in range(12)))) == []
     assert technical(run(*(reading("s", 60 * i, odd) for i in range(12))))
+
+
+class WithPressureInTheHead(ArithmeticPredictor):
+    """The same model with an input of its own."""
+
+    manifest = msgspec.structs.replace(
+        MANIFEST,
+        inputs=(MANIFEST.inputs[0], Signal(name="icp", unit="mm[Hg]", low=-20, high=100), MANIFEST.inputs[2]),
+    )
+
+
+def test_a_signal_that_the_model_declares_may_have_limits() -> None:
+    swollen = [reading("s", 60 * i, {"hr": 80 + i % 2, "icp": 25 + i % 3}) for i in range(9)]
+    of_settings = new_pipeline(WithPressureInTheHead(), limits={"default": {"icp": {"high": 20}}})
+    of_event = event("s", 0, "limits", limits={"icp": {"high": 22}})
+    for values, pipeline, limit in (
+        (swollen, of_settings, 20),
+        ([of_event, *swollen], new_pipeline(WithPressureInTheHead()), 22),
+    ):
+        (raised,) = (a for a in run(*values, pipeline=pipeline) if a["kind"] == "limit")
+        assert (raised["signal"], raised["evidence"]["limit"]) == ("icp", limit)
+        assert raised["message"].startswith(f"icp above {limit} ")
+    result = process(new_pipeline(), records([of_event]))
+    assert [letter["reason"] for letter in decoded(result.dead_letters)] == ["schema"]
 
 
 def test_a_stay_that_goes_to_another_unit_keeps_its_own_limits() -> None:
