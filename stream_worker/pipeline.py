@@ -102,14 +102,14 @@ class Pipeline:
             raise SettingsError(f"grace_s: must not be longer than the model's step of {manifest.step_s} s")
         self.stays = Stays(manifest, predictor.initial_state(1))
         self.publishes = publishes
-        self._settings = settings
+        self.settings = settings
         self._use(predictor)
         self._signals = known_signals(manifest.inputs)
-        self._decoder = ReadingDecoder(self._signals, settings.max_message_bytes)
-        self._grace_us = int(settings.grace_s * SECOND_US)
-        self._reset_us = int(settings.reset_after_s * SECOND_US)
-        self._stale_us = int(settings.stale_after_s * SECOND_US)
-        self._steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
+        self.decoder = ReadingDecoder(self._signals, settings.max_message_bytes)
+        self.grace_us = int(settings.grace_s * SECOND_US)
+        self.reset_us = int(settings.reset_after_s * SECOND_US)
+        self.stale_us = int(settings.stale_after_s * SECOND_US)
+        self.steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
         self.screen = AlertScreen(settings, self.stays)
         self._arrived_until_ms: dict[int, int] = {}  # by partition: when the newest record that was taken came
 
@@ -125,7 +125,7 @@ class Pipeline:
         return self.chain.prime_outdated()
 
     def _use(self, predictor: Predictor) -> None:
-        settings = self._settings
+        settings = self.settings
         self.model = predictor.manifest
         self.chain = Chain(self.stays, predictor, is_adaptive=settings.calibration == "adaptive")
         self.encoder = OutputEncoder(
@@ -173,7 +173,7 @@ class Pipeline:
         Silence is counted from when a reading arrived, not from when it was observed: a replay of old recordings is
         not silent. It is counted until now, or, where records wait, until the newest that was taken arrived.
         """
-        stays, settings = self.stays, self._settings
+        stays, settings = self.stays, self.settings
         slots = stays.in_partition(partition)
         now_ms = now_us // 1000
         until_ms = now_ms if is_caught_up else min(now_ms, self._arrived_until_ms.get(partition, 0))
@@ -221,7 +221,7 @@ class _Chunk:
         self.now_us = now_us
         self.received_at = to_time(now_us)
         judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
-        self.latest_us = judged_us + int(pipeline._settings.max_future_s * SECOND_US)  # observed_at, for each record
+        self.latest_us = judged_us + int(pipeline.settings.max_future_s * SECOND_US)  # observed_at, for each record
         self.changed_heads: set[int] = set()
         self.changed_bodies: set[int] = set()
         self.changed_scorings: set[int] = set()
@@ -235,7 +235,7 @@ class _Chunk:
 
     def run(self) -> None:
         """Take all records."""
-        readings, events, invalid, ignored = self.pipeline._decoder.decode([record.value for record in self.records])
+        readings, events, invalid, ignored = self.pipeline.decoder.decode([record.value for record in self.records])
         for row, error in invalid:
             self._reject(row, error)
         self.stay_ids = dict(zip(readings.rows.tolist(), readings.stay_ids, strict=True))
@@ -297,7 +297,7 @@ class _Chunk:
         """
         head = self.stays.head
         step_us = self.stays.layout.step_us
-        late = window.is_late(head["newest"][slots], readings.observed_us[rows], self.pipeline._grace_us, step_us)
+        late = window.is_late(head["newest"][slots], readings.observed_us[rows], self.pipeline.grace_us, step_us)
         if late.any():
             late &= self.offsets[readings.rows[rows]] > head["offset"][slots]
             self._reject_as_late(readings.rows[rows[late]])
@@ -313,7 +313,7 @@ class _Chunk:
         observed_us, offsets = readings.observed_us[rows], self.offsets[readings.rows[rows]]
         silent_since = self._reset_after_gap(slots, observed_us)
         outcome = window.classify(
-            self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.pipeline._grace_us
+            self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.pipeline.grace_us
         )
         self.outcomes[readings.rows[rows[outcome == DUPLICATE]]] = "duplicate"
         self._reject_as_late(readings.rows[rows[outcome == LATE]])
@@ -326,10 +326,10 @@ class _Chunk:
         """Start stays anew after the longest silences; since when those (n,) were silent that were so for long."""
         newest = self.stays.head["newest"][slots]
         gap_us = np.where(newest == NEVER, 0, observed_us - newest)
-        for slot in slots[gap_us > self.pipeline._reset_us].tolist():
+        for slot in slots[gap_us > self.pipeline.reset_us].tolist():
             self.stays.start_anew(slot)
             self.changed_scorings.add(slot)
-        silent_since: Ints = np.where(gap_us >= self.pipeline._stale_us, newest, NEVER)
+        silent_since: Ints = np.where(gap_us >= self.pipeline.stale_us, newest, NEVER)
         return silent_since
 
     def _accept(self, readings: Readings, rows: Slots, slots: Slots, silent_since: Ints) -> Accepted | None:
@@ -345,7 +345,7 @@ class _Chunk:
         is_fresh = observed & (observed_us[:, None] >= head["last_at"][slots]) & ~readings.questionable[rows]
 
         closed = self.pipeline.chain.close_until(
-            slots, window.last_closed_step(newest, self.pipeline._grace_us, layout.step_us)
+            slots, window.last_closed_step(newest, self.pipeline.grace_us, layout.step_us)
         )
         is_scored = is_fresh[:, layout.forecast] & (step == newest_step)[:, None]
         values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
@@ -363,7 +363,7 @@ class _Chunk:
         if not self.pipeline.publishes:
             return None
         flags = scores >= anomaly.FLAG_SCORE
-        if self.pipeline._settings.emit == "reading":
+        if self.pipeline.settings.emit == "reading":
             self._add_forecasts(chunk_rows, slots, newest, quantiles, scores, flags)
         elif len(closed):
             n = np.flatnonzero(np.isin(slots, closed))
@@ -375,7 +375,7 @@ class _Chunk:
             offsets_before=offsets_before,
             silent_since=silent_since,
             # A silence is not monitored time.
-            monitored_us=np.where(advance_us < self.pipeline._stale_us, advance_us, 0),
+            monitored_us=np.where(advance_us < self.pipeline.stale_us, advance_us, 0),
             is_newest=observed_us == newest,
             quanta=quanta,
             is_fresh=is_fresh,
@@ -418,8 +418,8 @@ class _Chunk:
         last_at = head["last_at"][slots][:, layout.forecast]
         last = head["last"][slots][:, layout.forecast].astype(np.int64)
         observed = last_at >= (first_step * layout.step_us)[:, None]
-        is_stale = last_at.max(axis=1) < newest - self.pipeline._stale_us
-        is_warm = stays.is_filled[slots].sum(axis=1) >= self.pipeline._steps_to_warm_up
+        is_stale = last_at.max(axis=1) < newest - self.pipeline.stale_us
+        is_warm = stays.is_filled[slots].sum(axis=1) >= self.pipeline.steps_to_warm_up
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
         numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
         self.forecasts.append(_RoundForecasts(chunk_rows, newest, statuses, numbers))
@@ -488,7 +488,7 @@ class _Chunk:
         if not limits.keys() <= set(self.stays.layout.names):
             return False
         extras = Extras() if slot is None else self.stays.extras[slot]
-        return can_add(self.pipeline._settings.limits, extras.care_unit, extras.limits, limits)
+        return can_add(self.pipeline.settings.limits, extras.care_unit, extras.limits, limits)
 
     def _end(self, slot: int, at_us: int, offset: int, row: int, reason: ClearReason) -> None:
         self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
@@ -504,7 +504,7 @@ class _Chunk:
         newest_us = int(self.stays.head["newest"][slot])
         if newest_us == NEVER:  # only events came
             newest_us = int(self.stays.head["ingested_ms"][slot]) * 1000
-        at_us = newest_us + int(self.pipeline._settings.evict_after_s * SECOND_US)
+        at_us = newest_us + int(self.pipeline.settings.evict_after_s * SECOND_US)
         self._end(slot, at_us, int(self.stays.head["offset"][slot]), -1, "data_lost")
 
     # --- what is left ---

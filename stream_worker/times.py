@@ -17,6 +17,11 @@ def to_us(time: datetime) -> int:
     return round(time.timestamp() * SECOND_US)
 
 
+def to_ms(time: datetime) -> int:
+    """Whole milliseconds since the epoch, as a browser has them."""
+    return to_us(time) // 1000
+
+
 def to_time(us: int) -> datetime:
     """The aware UTC time of `us` microseconds since the epoch."""
     return datetime.fromtimestamp(us // SECOND_US, UTC).replace(microsecond=us % SECOND_US)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Alert, Kind
 from schemas.forecast import Forecast
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import SignalLimits
+from stream_worker.times import to_ms
 from stream_worker.view.board import MINUTE_S, Board, Due, Past, Track
 from stream_worker.view.tiles import row, state_of, title, unit
 from stream_worker.ward import RANK, Bed, nearest
@@ -46,7 +46,7 @@ def bed_page(board: Board, stay_id: str) -> dict[str, Any]:
             "name": stay_id,
             "unit": bed.care_unit or "",
             "state": state_of(board, bed),
-            "at": None if bed.newest is None else _ms(bed.newest),
+            "at": None if bed.newest is None else to_ms(bed.newest),
             "model": _model(bed.forecast),
             "open": sum(alert.stay_id == stay_id for alert in board.open_alerts),
         },
@@ -129,8 +129,8 @@ def _mark(revisions: list[Alert]) -> dict[str, Any]:
     """When an alert on the signal was open."""
     last = revisions[-1]
     return {
-        "from": _ms(revisions[0].event_at),
-        "to": _ms(last.event_at) if last.state == "cleared" else None,
+        "from": to_ms(revisions[0].event_at),
+        "to": to_ms(last.event_at) if last.state == "cleared" else None,
         "priority": min(revisions, key=lambda alert: RANK[alert.priority]).priority,
         "text": last.message if last.state != "cleared" else revisions[-2 if len(revisions) > 1 else -1].message,
     }
@@ -154,7 +154,7 @@ def _fan(forecast: Forecast | None, signal: str) -> dict[str, Any] | None:
     state, levels = forecast.signals[signal], tuple(forecast.quantile_levels)
     pairs = zip(forecast.horizons_s, state.quantiles, strict=False)
     rows = [Due(levels, tuple(row), state.last, horizon_s) for horizon_s, row in pairs if len(row) == len(levels)]
-    start = _ms(forecast.issued_at)
+    start = to_ms(forecast.issued_at)
     return {
         "t": [start, *(start + horizon_s * 1000 for horizon_s in forecast.horizons_s)],
         "levels": [[state.last, *(_quantile(due, level) for due in rows)] for level in (0.05, 0.25, 0.5, 0.75, 0.95)],
@@ -197,9 +197,9 @@ def _alert(revisions: list[Alert]) -> dict[str, Any]:
         "state": last.state,
         "text": shown.message,
         "evidence": evidence(shown.evidence),
-        "since": _ms(last.since),
+        "since": to_ms(last.since),
         "steps": [
-            {"state": alert.state, "at": _ms(alert.event_at), "priority": alert.priority, "text": alert.message}
+            {"state": alert.state, "at": to_ms(alert.event_at), "priority": alert.priority, "text": alert.message}
             for alert in revisions
         ],
         "reason": (last.clear_reason or "").replace("_", " "),
@@ -236,7 +236,3 @@ def _message(topic: str, partition: int, offset: int, timestamp_ms: int, value: 
         "at": timestamp_ms,
         "text": value[:PRINTED].decode("utf-8", "replace"),
     }
-
-
-def _ms(at: datetime) -> int:
-    return int(at.timestamp() * 1000)

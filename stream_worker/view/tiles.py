@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from schemas.alert import Alert
 from schemas.signals import VITALS_BY_NAME
+from stream_worker.times import to_ms
 from stream_worker.view.board import MINUTE_S, Board, Track, minute_of
 from stream_worker.ward import RANK, SHOWN_HORIZON_S, Bed, trend
 from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, number, short_message
@@ -35,7 +36,7 @@ def head(board: Board, now: datetime) -> dict[str, Any]:
     """What holds for the whole ward: counts by priority, the worker's sign of life, the time that all ages refer to."""
     behind = board.behind(now)
     return {
-        "newest": _ms(board.newest),
+        "newest": None if board.newest is None else to_ms(board.newest),
         "behind_s": None if behind is None else int(behind.total_seconds()),
         "worker": board.worker(now),
         "beds": len(board.stays),
@@ -49,7 +50,7 @@ def tile(board: Board, bed: Bed, alerts: Sequence[Alert]) -> dict[str, Any]:
     return {
         "name": bed.stay_id,
         "unit": bed.care_unit or "",
-        "at": _ms(bed.newest),
+        "at": None if bed.newest is None else to_ms(bed.newest),
         "sent": board.past(bed.stay_id).changed_ms,
         "state": state_of(board, bed),
         "rows": [row(board, bed, signal) | {"alert": _priority_on(signal, alerts)} for signal in signals],
@@ -74,7 +75,7 @@ def row(board: Board, bed: Bed, signal: str) -> dict[str, Any]:
         "long": title(signal),
         "unit": unit(signal),
         "value": None if observed is None else number(signal, observed.value),
-        "at": None if observed is None else _ms(observed.at),
+        "at": None if observed is None else to_ms(observed.at),
         "then": None if band is None else number(signal, band.median),
         "band": None if band is None else f"{number(signal, band.low)}–{number(signal, band.high)}",
         "in_min": None if band is None else band.horizon_s // 60,
@@ -177,7 +178,3 @@ def _unbroken(points: Sequence[tuple[int, float]]) -> Iterator[list[tuple[int, f
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if points else ""
-
-
-def _ms(at: datetime | None) -> int | None:
-    return None if at is None else int(at.timestamp() * 1000)

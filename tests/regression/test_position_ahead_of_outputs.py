@@ -48,7 +48,7 @@ async def chunk_then_tick(agent: ReadingsAgent, lanes: list[FullLane]) -> None:
 def test_no_lane_commits_a_position_before_it_has_the_outputs() -> None:
     pipeline, lanes = new_pipeline(), [FullLane(0), FullLane(1)]
     manifest: Manifest = pipeline.model
-    agent = ReadingsAgent(pipeline._settings, pipeline, Metrics(manifest, "test"), Health())
+    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(manifest, "test"), Health())
     agent.partitions = frozenset({0, 1})
     asyncio.run(chunk_then_tick(agent, lanes))
     for lane in lanes:

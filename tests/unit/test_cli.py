@@ -78,6 +78,7 @@ def test_what_a_user_gets_wrong_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITALCAST_VIEW_PORT", "0")  # the default one may be somebody's
     monkeypatch.setattr("sys.argv", ["vitalcast", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -55,7 +55,7 @@ def start(changelog: Changelog) -> tuple[ReadingsAgent, Stays]:
     """A worker's agent, its state read from the changelog."""
     predictor: Any = ArithmeticPredictor()
     pipeline = new_pipeline()
-    agent = ReadingsAgent(pipeline._settings, pipeline, Metrics(predictor.manifest, "0"), health.Health())
+    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(predictor.manifest, "0"), health.Health())
     app = faust.App("app", broker="memory://")
     store = StayStore(app, app.Table("stays"), pipeline.stays, None, agent.on_recovered)
     store.forget_all()
