@@ -28,6 +28,7 @@ from stream_worker.metrics import Metrics
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
 from stream_worker.stay_store import StayStore
+from stream_worker.stopping import take_hang_ups
 from stream_worker.topics import check_topics
 
 events = structlog.get_logger("vitalcast")
@@ -192,6 +193,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
     async def _follow_models(self) -> None:
         is_hung_up = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, is_hung_up.set)
+        take_hang_ups()
         while not self._app.should_stop:
             await is_hung_up.wait()
             is_hung_up.clear()

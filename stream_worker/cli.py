@@ -238,6 +238,9 @@ def worker(
     Several workers with the same --app-id share the partitions. SIGTERM or Ctrl-C finishes the work in hand, commits
     and leaves; SIGHUP reads the model's artifact again. Needs the topics: see `vitalcast topics create`.
     """
+    from stream_worker.stopping import nothing_in_hand
+
+    nothing_in_hand()
     settings = _settings(
         config,
         bootstrap_servers=bootstrap_servers,

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
+
+
+def nothing_in_hand() -> None:
+    """Until others handle the signals: Ctrl-C and SIGTERM end the process at once, with exit code 0, and SIGHUP waits.
+
+    For a start that takes seconds, nearly all of them in imports. By default SIGHUP would end it, and some library takes
+    the KeyboardInterrupt for a reason to do without another one.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: os._exit(0))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def take_hang_ups() -> None:
+    """SIGHUP is handled from now on; one that has waited too. To be called by the main thread."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 @contextmanager

@@ -116,6 +116,10 @@ class WorkerProcess:
         """Wait until it exits by itself; its exit code (negative: the signal that ended it)."""
         return self._running().wait(timeout_s)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._running().send_signal(number)
+
     def terminate(self, timeout_s: float = 60) -> int:
         """Ask it to end (SIGTERM) and wait; its exit code."""
         self._running().send_signal(signal.SIGTERM)
