@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SUFFIX = ".csv.gz"
+UNREADABLE = (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error)  # what a damaged file is found out by
+ENCODING = "utf-8-sig"  # spreadsheets begin their files with a byte order mark
 LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
 
 
@@ -76,15 +79,15 @@ def extent_of(path: Path) -> Extent:
     """
     rows, last = -1, ""  # the first line is the head
     try:
-        with _opener(path)(path, "rt", encoding="utf-8") as file:
+        with _opener(path)(path, "rt", encoding=ENCODING) as file:
             for line in file:
                 rows += 1
                 if rows and line.partition(",")[2].strip(", \r\n"):
                     last = line
         return Extent(max(rows, 0), _aware(datetime.fromisoformat(last.partition(",")[0])) if last else None)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except UNREADABLE as error:
         raise RecordingError(f"{path.name}: not a readable recording ({type(error).__name__})") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise RecordingError(f"{path.name}: unreadable time at its end") from error
 
 
@@ -94,20 +97,20 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises: RecordingError on a missing time column, an unreadable time or number.
     """
     try:
-        with _opener(path)(path, "rt", encoding="utf-8", newline="") as file:
+        with _opener(path)(path, "rt", encoding=ENCODING, newline="") as file:
             reader = csv.DictReader(file)
             if "time" not in (reader.fieldnames or ()):
                 raise RecordingError(f"{path.name}: no column 'time'")
             for cells in reader:
                 try:
-                    time = datetime.fromisoformat(cells.pop("time"))
+                    time = _aware(datetime.fromisoformat(cells.pop("time")))
                     values = {name: float(cell) for name, cell in cells.items() if cell}
-                except (ValueError, TypeError) as error:
+                except (ValueError, TypeError, OverflowError) as error:
                     raise RecordingError(f"{path.name}, line {reader.line_num}: unreadable time or number") from error
                 if not all(map(math.isfinite, values.values())):
                     raise RecordingError(f"{path.name}, line {reader.line_num}: a value is not finite")
-                yield Row(_aware(time), values)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+                yield Row(time, values)
+    except UNREADABLE as error:
         raise RecordingError(f"{path.name}: not a readable recording ({type(error).__name__})") from error
 
 

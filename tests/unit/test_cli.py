@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from model.manifest import DEFAULT_ARTIFACT, read_manifest
-from schemas.recordings import RecordingError, find_recordings
+from schemas.recordings import RecordingError, find_recordings, read_rows
 from stream_worker.cli import _report, app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError, doubtful_variables
 from stream_worker.topics import FoundTopic, TopicReport, TopicsResult
@@ -237,6 +237,38 @@ def test_recordings_that_cannot_be_used_are_told_of_in_one_line(
     assert ended.value.code == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("vitalcast: ")
+
+
+def damaged(recording: bytes) -> bytes:
+    middle = len(recording) // 2
+    return recording[:middle] + bytes(byte ^ 0x5A for byte in recording[middle : middle + 60]) + recording[middle + 60 :]
+
+
+LINES = b"".join(b"2026-01-01T00:%02d:00Z,%d\n" % (n % 60, n * n % 89 + 30) for n in range(3000))
+
+
+@pytest.mark.parametrize(
+    "recording",
+    [
+        damaged(gzip.compress(b"time,hr\n" + LINES)),
+        gzip.compress(b"time,hr\n" + LINES)[:-20],
+        gzip.compress(b'time,hr\n2026-01-01T00:00:00Z,"' + b"8" * 200_000 + b'"\n'),
+        gzip.compress(b"time,hr\n0001-01-01T00:00:00+14:00,80\n"),
+        b"no gzip",
+    ],
+    ids=["damaged", "cut off", "a cell without end", "before the first year", "no gzip"],
+)
+def test_a_damaged_recording_is_named(recording: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv.gz"
+    path.write_bytes(recording)
+    with pytest.raises(RecordingError, match=r"^s\.csv\.gz"):
+        list(read_rows(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("\ufefftime,hr\n2026-01-01T00:00:00Z,80\n", encoding="utf-8")
+    assert [row.values for row in read_rows(path)] == [{"hr": 80.0}]
 
 
 def test_two_recordings_of_one_stay_are_refused(tmp_path: Path) -> None:
