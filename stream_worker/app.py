@@ -29,7 +29,7 @@ from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
 from stream_worker.stay_store import StayStore
 from stream_worker.stopping import take_hang_ups
-from stream_worker.topics import check_topics
+from stream_worker.topics import check_delivery, check_topics
 
 events = structlog.get_logger("vitalcast")
 
@@ -240,6 +240,7 @@ def run_worker(settings: Settings) -> int:
     agent = create_agent(settings, predictor, shadow)
     bound = health.bind(settings.http_host, settings.http_port)
     check_broker(settings)
+    check_delivery(settings)
     if problems := check_topics(settings):
         raise WorkerError(f"{problems[0]} (vitalcast topics create makes what is missing)")
     collect_rarely()

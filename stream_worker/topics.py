@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 
 from stream_worker import clients
-from stream_worker.settings import Settings
+from stream_worker.settings import Settings, SettingsError
 
 DEFAULT_PARTITIONS: Final = 4
 # Survives the loss of one broker without losing or refusing a record.
@@ -105,6 +105,23 @@ def inspect_topics(settings: Settings) -> TopicsResult:
             if clients.is_embedded(client):
                 return TopicsResult([], ["embedded broker: topics appear when first used"])
             return _inspect(client, settings, created=set())
+    finally:
+        client.close()
+
+
+def check_delivery(settings: Settings) -> None:
+    """Return if the broker can deliver as it is set.
+
+    Raises: SettingsError; BrokerUnreachableError, KafkaFaultError.
+    """
+    if settings.delivery != "exactly_once":
+        return
+    client = clients.admin(settings)
+    try:
+        with clients.one_line_errors(settings):
+            if clients.is_embedded(client):
+                lost = "the embedded broker loses offsets in transactions"
+                raise SettingsError(f"delivery exactly_once: {lost}; it takes at_least_once")
     finally:
         client.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.manifest import DEFAULT_ARTIFACT
+from stream_worker.embedded import embedded_broker
 from tests.kafka_broker import Broker, free_port
 from tests.kafka_client import Topics, create_topics
 from tests.worker_process import refusal, run_vitalcast
@@ -18,6 +19,13 @@ from tests.worker_process import refusal, run_vitalcast
 def test_broker_that_does_not_answer(tmp_path: Path) -> None:
     servers = f"127.0.0.1:{free_port()}"
     assert servers in refusal(tmp_path, {"bootstrap_servers": servers})
+
+
+def test_embedded_broker_with_exactly_once(tmp_path: Path) -> None:
+    topics = Topics.unique()
+    with embedded_broker([topics.readings, *topics.outputs]) as servers:
+        told = refusal(tmp_path, {"bootstrap_servers": servers, **topics.settings}, code=2)
+    assert "delivery exactly_once: the embedded broker" in told
 
 
 def test_address_that_is_none(tmp_path: Path) -> None:
