@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FAULT: Final = 1
 WRONG_USE: Final = 2
+LONGEST_S: Final = 1e9  # 30 years: clocks end somewhere
 
 # \b keeps the paragraph's lines as they are.
 OVERVIEW: Final = """
@@ -80,15 +81,29 @@ Seed = Annotated[
     int, typer.Option(metavar="N", help="The same seed gives the same patients, or the same model.", min=0)
 ]
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH")]
-Stay = Annotated[str, typer.Argument(help="Its stay_id.", metavar="STAY")]
 Duration = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="End after so many seconds.", min=0, show_default="until Ctrl-C")
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help="End after so many seconds.", min=0, max=LONGEST_S, show_default="until Ctrl-C"
+    ),
 ]
 Patients = Annotated[int, typer.Option(metavar="N", help="Number of beds.", min=1, max=10_000)]
 
 
 class UsageError(Exception):
     """Arguments that do not go together; the message is one line for the user."""
+
+
+def _stay_id(text: str) -> str:
+    """As it is on the wire. Raises: UsageError, which does not repeat it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError("STAY is not UTF-8") from error
+    return text
+
+
+Stay = Annotated[str, typer.Argument(help="Its stay_id.", metavar="STAY", callback=_stay_id)]
 
 
 def main() -> None:
@@ -175,7 +190,9 @@ def demo(
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page too.")] = True,
     duration: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="End after so many seconds.", min=1, show_default="until Ctrl-C"),
+        typer.Option(
+            metavar="SECONDS", help="End after so many seconds.", min=1, max=LONGEST_S, show_default="until Ctrl-C"
+        ),
     ] = None,
 ) -> None:
     """Show it all, on this machine alone.
@@ -238,9 +255,6 @@ def worker(
     Several workers with the same --app-id share the partitions. SIGTERM or Ctrl-C finishes the work in hand, commits
     and leaves; SIGHUP reads the model's artifact again. Needs the topics: see `vitalcast topics create`.
     """
-    from stream_worker.stopping import nothing_in_hand
-
-    nothing_in_hand()
     settings = _settings(
         config,
         bootstrap_servers=bootstrap_servers,
@@ -255,6 +269,9 @@ def worker(
         log_level=log_level,
         log_format=log_format,
     )
+    from stream_worker.stopping import nothing_in_hand
+
+    nothing_in_hand()  # before the imports that take seconds
     from stream_worker.app import run_worker
 
     raise typer.Exit(run_worker(settings))
@@ -310,7 +327,10 @@ def simulate(
     ] = 1.0,
     seed: Seed = 0,
     history: Annotated[
-        float, typer.Option(metavar="MINUTES", help="Minutes of history to send first, one reading each.", min=0)
+        float,
+        typer.Option(
+            metavar="MINUTES", help="Minutes of history to send first, one reading each.", min=0, max=LONGEST_S / 60
+        ),
     ] = 0.0,
     duration: Duration = None,
     config: Config = None,
@@ -513,10 +533,9 @@ def train(
     from model.train import UPDATES, train_artifact
 
     recordings = _find(paths)
-    try:
-        out.mkdir(parents=True, exist_ok=True)  # not found out after the training
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror}") from error
+    _make_folder(out, "--out")
+    if checkpoint is not None:
+        _make_folder(checkpoint.parent, "--checkpoint")
     train_artifact(
         recordings,
         out,
@@ -550,6 +569,7 @@ def evaluate(
     from model.evaluate import evaluate_artifact
     from model.manifest import DEFAULT_ARTIFACT
 
+    _make_folder(out.parent if out.suffix == ".html" else out, "--out")
     report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
     print(f"Report: {report.page}")
 
@@ -572,6 +592,7 @@ def backtest(
     _needs_train_extra()
     from stream_worker.backtest.command import run_backtest
 
+    _make_folder(out, "--out")
     run_backtest(_settings(config, model=model), paths, out, Console(), with_curve=curve)
 
 
@@ -587,6 +608,7 @@ def export(
     _needs_train_extra()
     from model.export import export_artifact
 
+    _make_folder(out, "--out")
     export_artifact(checkpoint, out)
     print(f"Artifact in {out}. Next: vitalcast evaluate PATH... --model {out}")
 
@@ -597,6 +619,14 @@ def _needs_train_extra() -> None:
         raise UsageError(
             f"no {', '.join(missing)} here: install the extra train, from a checkout: pip install '.[train]'"
         )
+
+
+def _make_folder(folder: Path, option: str) -> None:
+    """Make sure of the folder that results are written to at the end. Raises: UsageError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{option} {folder}: {error.strerror}") from error
 
 
 def _find(paths: list[Path]) -> list[Path]:

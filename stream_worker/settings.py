@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     dead_letter_payload: bool = False
     """Whether dead letters hold the record itself, patient data included."""
 
-    alert_budget_per_patient_day: float = Field(20.0, ge=0)
+    alert_budget_per_patient_day: float = Field(20.0, ge=0, allow_inf_nan=False)
     """What is raised beyond it makes the kinds that only advise rarer (docs/alerts.md); 0: no budget."""
     news2: bool = False
     """Alerts of the NEWS2 score too. In intensive care most patients have 5 points or more most of the time."""

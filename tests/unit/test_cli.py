@@ -67,6 +67,10 @@ def test_help_needs_neither_torch_nor_faust_nor_kafka() -> None:
         (["topics", "check", "-b", "kafka:99999"], 2, "'kafka:99999' is not HOST:PORT"),
         (["worker", "--emit", "sometimes"], 2, "emit:"),
         (["demo", "--speed", "10"], 2, "--speed is for --recordings"),
+        (["state", "show", "\udcff", "-b", CLOSED], 2, "STAY is not UTF-8"),
+        (["export", "model.pt", "--out", "/dev/null"], 2, "--out /dev/null: File exists"),
+        (["evaluate", "nowhere", "--out", "/dev/null"], 2, "--out /dev/null: File exists"),
+        (["backtest", "nowhere", "--out", "/dev/null"], 2, "--out /dev/null: File exists"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(
@@ -92,6 +96,13 @@ def test_an_unknown_option_is_wrong_use(tmp_path: Path) -> None:
     result = run_vitalcast("worker", "--no-such-option", folder=tmp_path)
     assert result.returncode == 2
     assert "--no-such-option" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["view", "--duration"], ["watch", "--duration"], ["simulate", "--history"]])
+def test_a_time_without_end_is_wrong_use(arguments: list[str], tmp_path: Path) -> None:
+    result = run_vitalcast(*arguments, "inf", "-b", CLOSED, folder=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
 
 
 def test_the_version_names_the_default_model() -> None:
@@ -120,6 +131,7 @@ def test_the_port_that_was_asked_for_is_not_exchanged_for_another(tmp_path: Path
         ({"evict_after_s": "inf"}, "evict_after_s: Input should be a finite number"),
         ({"max_future_s": "1e13"}, "max_future_s: Input should be less than"),
         ({"readings_topic": ""}, "readings_topic: "),
+        ({"alert_budget_per_patient_day": "inf"}, "alert_budget_per_patient_day: Input should be a finite number"),
         ({"dead_letters_topic": "vitals.readings"}, "each topic needs a name of its own"),
     ],
 )
@@ -240,8 +252,8 @@ def test_recordings_that_cannot_be_used_are_told_of_in_one_line(
 
 
 def damaged(recording: bytes) -> bytes:
-    middle = len(recording) // 2
-    return recording[:middle] + bytes(byte ^ 0x5A for byte in recording[middle : middle + 60]) + recording[middle + 60 :]
+    begin, end = len(recording) // 2, len(recording) // 2 + 60
+    return recording[:begin] + bytes(byte ^ 0x5A for byte in recording[begin:end]) + recording[end:]
 
 
 LINES = b"".join(b"2026-01-01T00:%02d:00Z,%d\n" % (n % 60, n * n % 89 + 30) for n in range(3000))
