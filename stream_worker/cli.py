@@ -429,7 +429,9 @@ def _report(result: TopicsResult) -> None:
 
     console = Console()
     if result.reports:
-        table = Table("Topic", "Partitions", "Replicas", "In sync at least", "Cleanup", "Stamped by", "State")
+        table = Table()
+        for title in ("Topic", "Partitions", "Replicas", "In sync at least", "Cleanup", "Stamped by", "State"):
+            table.add_column(title, overflow="fold")  # a name that is cut says nothing
         for report in result.reports:
             cells = ["-"] * 5
             if (found := report.found) is not None:

@@ -47,7 +47,11 @@ def run_replay(
                 bar.update(task, completed=rows, rate="" if speed is None else f"{speed:,.0f}/s")
 
             playback = None if speed is None else Playback(speed)
-            done = replay(tracks, sender, playback=playback, report=report, stop=stop)
+            try:
+                done = replay(tracks, sender, playback=playback, report=report, stop=stop)
+            except RecordingError as error:
+                sender.close()
+                raise RecordingError(f"{error}; until then, sent {sender.sent}{sender.failures}") from error
         sender.close()
     early = ", ended early" if stop.is_set() else ""
     told = f"sent {done.sent}, skipped {done.skipped} without a value{sender.failures}{early}"

@@ -220,6 +220,9 @@ def _print(shown: dict[str, Any], console: Console) -> None:
         if name not in ("values", "alerts"):
             facts.add_row(name.replace("_", " "), escape(str(fact)))
     console.print(facts)
+    if not shown["readable"]:
+        console.print("It is of another version, or of a model with other signals: --model DIR names that one.")
+        return
     values = Table("Signal", "Last", "At")
     for signal, value in shown.get("values", {}).items():
         values.add_row(escape(signal), str(value["last"]), value["at"])

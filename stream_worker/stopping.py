@@ -14,8 +14,8 @@ from types import FrameType
 def nothing_in_hand() -> None:
     """Until others handle the signals: Ctrl-C and SIGTERM end the process at once, with exit code 0, and SIGHUP waits.
 
-    For a start that takes seconds, nearly all of them in imports. By default SIGHUP would end it, and some library takes
-    the KeyboardInterrupt for a reason to do without another one.
+    For a start that takes seconds, nearly all of them in imports. By default SIGHUP would end it, and torch takes the
+    KeyboardInterrupt for a sign that there is no numpy, and goes on with half of it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: os._exit(0))

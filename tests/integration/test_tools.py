@@ -110,6 +110,17 @@ def test_a_replay_sends_every_row_with_a_value_each_stay_in_order_and_in_one_par
         assert {message.partition for message in messages} == {partition}
 
 
+def test_a_recording_that_cannot_be_read_to_its_end_is_told_with_what_was_sent(
+    kafka: Broker, topics: Topics, tmp_path: Path
+) -> None:
+    rows = ["time,hr", *(f"2026-01-01T00:{minute:02}:00Z,80" for minute in range(9)), "2026-01-01T00:09:00Z,8O"]
+    (tmp_path / "s.csv").write_text("\n".join(rows) + "\n")
+    result = run(kafka, topics, tmp_path, "replay", "s.csv", "--speed", "max")
+    assert result.returncode == 1
+    assert "s.csv, line 11: unreadable time or number; until then, sent 9" in result.stderr
+    assert len(read_committed(kafka.bootstrap_servers, topics.readings)) == 9
+
+
 def test_a_simulation_sends_history_and_live_readings(kafka: Broker, topics: Topics, tmp_path: Path) -> None:
     options = ("--patients", "3", "--history", "10", "--rate", "5", "--duration", "6")  # connecting is a part of it
     result = run(kafka, topics, tmp_path, "simulate", *options)
