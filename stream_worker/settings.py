@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     """After so long without a reading a stay is forgotten."""
     max_future_s: Seconds = Field(300.0, ge=0)
     """A reading may be observed so far ahead of the clock."""
-    heartbeat_s: Seconds = Field(10.0, gt=0)
+    heartbeat_s: Seconds = Field(10.0, ge=1)  # timers run once a second
     """How often each partition's heartbeat is written to the alerts topic."""
     min_observed_steps: int = Field(30, ge=1)
     """Forecasts are `warming_up` until so many steps of the model's window have a value."""

@@ -112,7 +112,7 @@ def test_what_is_open_is_told_whenever_it_was_killed(
 def test_it_cries_out_when_no_heartbeat_comes_and_hears_it_again(
     kafka: Broker, topics: Topics, receiver: Receiver, start_worker: WorkerStarter
 ) -> None:
-    worker = start_worker(heartbeat_s=0.5)
+    worker = start_worker(heartbeat_s=1)
     receiver.start()
     wait_for(receiver.state.exists, "heartbeats are read")
     time.sleep(SILENT_AFTER_S + 1)

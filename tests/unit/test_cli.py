@@ -131,6 +131,7 @@ def test_the_port_that_was_asked_for_is_not_exchanged_for_another(tmp_path: Path
         ({"evict_after_s": "inf"}, "evict_after_s: Input should be a finite number"),
         ({"max_future_s": "1e13"}, "max_future_s: Input should be less than"),
         ({"readings_topic": ""}, "readings_topic: "),
+        ({"heartbeat_s": "0.2"}, "heartbeat_s: Input should be greater than or equal to 1"),
         ({"alert_budget_per_patient_day": "inf"}, "alert_budget_per_patient_day: Input should be a finite number"),
         ({"dead_letters_topic": "vitals.readings"}, "each topic needs a name of its own"),
     ],
