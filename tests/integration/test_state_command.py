@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from model.config import univariate
+from model.export import write_artifact
 from stream_worker.settings import Settings
 from stream_worker.state_command import StateError, run_forget, run_show
 from stream_worker.stays import Stays
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, create_topics, produce, read_committed
+from tests.model.synthetic import NO_TRAINING, VALUE, untrained
 from tests.patients import ward
 from tests.waiting import eventually
 from tests.worker_process import WorkerProcess, run_vitalcast
@@ -35,6 +38,12 @@ QUICKLY_COMPACTED = {
 def keys_in(servers: str, topics: Topics) -> set[bytes]:
     """All keys in the changelog's log, tombstones' too."""
     return {message.key or b"" for message in read_committed(servers, topics.changelog)}
+
+
+def write_univariate(out: Path) -> Path:
+    """An artifact for another task, of random weights."""
+    write_artifact(untrained(univariate(VALUE)), univariate(VALUE), NO_TRAINING, out, name="random", version="0")
+    return out
 
 
 def wait_for_stays(worker: WorkerProcess, number: int) -> None:
@@ -69,6 +78,9 @@ def test_a_stay_is_shown_forgotten_and_never_comes_back(
     ours = Settings(**settings)
     run_show(ours, STAY, Console(), as_json=False)
     assert str(newest["vitals"]["hr"]) in capsys.readouterr().out
+    other = write_univariate(tmp_path / "other")
+    run_show(Settings(**settings, model=other), STAY, Console(width=200), as_json=False)
+    assert "a model with other signals" in capsys.readouterr().out
     run_forget(ours, STAY, Console(), within_s=60)
     assert "Forgotten" in capsys.readouterr().out
     alerts = [message.json() for message in read_committed(servers, topics.alerts)]
