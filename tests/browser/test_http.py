@@ -100,6 +100,16 @@ def test_without_the_token_there_is_nothing_to_see() -> None:
         assert ask(live, "page/style.css", Host="ward.example")[0] == 200  # with a token, under any name
 
 
+@pytest.mark.parametrize("kind", ["multipart/form-data", "application/x-www-form-urlencoded; charset=nope"])
+def test_a_form_that_is_none_is_a_wrong_token(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with served(view_token="sixteen giraffes") as live:
+        headers = {"Content-Type": kind, "Origin": live.address.rstrip("/")}
+        request = urllib.request.Request(f"{live.address}login", b"token=a", headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.geturl().partition("#")[0].endswith("/login")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_other_hosts_need_a_token_and_a_token_needs_some_length() -> None:
     with pytest.raises(SettingsError, match=r"view_host 0\.0\.0\.0 is not this machine alone: set view_token"):
         listening(load_settings(view_host="0.0.0.0"), 0)  # only here: the worker shares the file, not the token
