@@ -219,17 +219,19 @@ class Features(nn.Module):
     def rows_unobserved(self, exact: Tensor, half: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """The rows before each of `steps` steps without readings, and after the last: (.., B) -> (.., steps + 1, B).
 
-        Only the averages' weights fade; past values move on, and the steps are counted.
+        Only the averages' weights fade, rounded as they are stored; past values move on, and the steps are counted.
         """
         number = torch.arange(steps + 1, device=exact.device)
         counter = (self.averages + self.clipped + self.spreads) * self.signals
         exact = exact.unsqueeze(1).repeat(1, steps + 1, 1)
         exact[counter] += number.unsqueeze(-1)
         weights, held = torch.split(half.view(-1, self.signals, half.shape[-1]), [self.averages, self.lags])
-        faded = weights.unsqueeze(2) * self.decay.unsqueeze(2) ** number.unsqueeze(-1)
+        fading = [weights]
+        for _ in range(steps):
+            fading.append((fading[-1] * self.decay).half().float())
         lags = (torch.arange(self.lags, device=exact.device).unsqueeze(-1) - number).clamp(min=0)
         moved = held[lags].transpose(1, 2)  # (lags, V, steps + 1, B)
-        return exact, torch.cat([faded, moved]).flatten(0, 1)
+        return exact, torch.cat([torch.stack(fading, 2), moved]).flatten(0, 1)
 
     def witnessed(
         self, x: Tensor, observed: Tensor, elapsed: Tensor, anchor: Tensor, witness: Tensor

@@ -185,9 +185,9 @@ class Forecaster(nn.Module):
 
     @torch.jit.export
     def step_unobserved(self, elapsed: Tensor, state: Tensor, steps: int) -> Tensor:
-        """The state (B, S) after `steps` steps without readings, as `step` would leave it but for the last digit.
+        """The state (B, S) after `steps` steps without readings, rounded after each as it is stored.
 
-        elapsed : float64 (B, I), as of the step before them.
+        As `step` would leave it, but for the last digit. elapsed : float64 (B, I), as of the step before them.
         """
         done = 0
         while done < steps:
@@ -202,36 +202,37 @@ class Forecaster(nn.Module):
     def silent_steps(self, elapsed: Tensor, state: Tensor) -> Tensor:
         """As `step_unobserved`, elapsed (steps, B, I): what the cell sees of all steps is known at once."""
         net, features, steps, batch = self.network, self.features, elapsed.shape[0], elapsed.shape[1]
+        from_inputs: Tensor = net.cell.weight_ih_l0  # type: ignore[assignment]
+        from_hidden: Tensor = net.cell.weight_hh_l0  # type: ignore[assignment]
+        rows = state.t()
         exact, half, memory = torch.split(
-            state.t(), [self.state_float32, features.rows_float16, 2 * net.hidden * net.signals]
+            rows, [self.state_float32, features.rows_float16, 2 * net.hidden * net.signals]
         )
         exact, half = features.rows_unobserved(exact, half, steps)
         nothing = torch.zeros(elapsed.shape[2], steps * batch, device=state.device)
         seen, _, _ = features.step(
             nothing, nothing, elapsed.flatten(0, 1).t(), exact[:, :-1].flatten(1), half[:, :-1].flatten(1)
         )
-        inputs = net.cell_inputs(seen).view(-1, net.signals, steps, batch).permute(2, 1, 3, 0)
-        before = list(torch.split(memory.reshape(2, net.hidden, -1).transpose(1, 2).contiguous(), 1))  # hidden, carry
-        weights: list[Tensor] = [net.cell.weight_ih_l0, net.cell.weight_hh_l0]  # type: ignore[list-item]
-        _, hidden, carry = torch.lstm(  # TorchScript does not call `net.cell` itself
-            inputs.reshape(steps, net.signals * batch, -1),
-            before,
-            weights,
-            has_biases=False,
-            num_layers=1,
-            dropout=0.0,
-            train=False,
-            bidirectional=False,
-            batch_first=False,
-        )
-        memory = torch.cat([hidden, carry]).transpose(1, 2).reshape(-1, batch)
-        return torch.cat([exact[:, -1], half[:, -1], memory]).t().contiguous()
+        sums = torch.mm(from_inputs, net.cell_inputs(seen).flatten(1))
+        by_step = sums.view(-1, net.signals, steps, batch).permute(2, 0, 1, 3)
+        memory = memory.reshape(2, net.hidden, -1)
+        hidden, carry = memory[0], memory[1]
+        for inputs in by_step:
+            hidden, carry = self.gated(inputs.flatten(1) + torch.mm(from_hidden, hidden), carry)
+            hidden, carry = hidden.half().float(), carry.half().float()
+        units = net.hidden * net.signals
+        rows = torch.cat([exact[:, -1], half[:, -1], hidden.view(units, batch), carry.view(units, batch)])
+        return rows.t().contiguous()
 
     def cell_step(self, inputs: Tensor, hidden: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
         """`nn.LSTM`'s equations for one step, feature-major: (Z, N), (U, N), (U, N) -> hidden, carry."""
         cell = self.network.cell
         weight: Tensor = torch.cat([cell.weight_ih_l0, cell.weight_hh_l0], 1)  # type: ignore[list-item]
-        keep, forget, new, out = torch.mm(weight, torch.cat([inputs, hidden])).chunk(4)
+        return self.gated(torch.mm(weight, torch.cat([inputs, hidden])), carry)
+
+    def gated(self, sums: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates' weighted sums (4 U, N) and the carry before -> hidden, carry."""
+        keep, forget, new, out = sums.chunk(4)
         # tanh(a) = 2 sigmoid(2 a) - 1: torch's tanh is nine times slower here.
         carry = torch.sigmoid(forget) * carry + torch.sigmoid(keep) * (2.0 * torch.sigmoid(2.0 * new) - 1.0)
         return torch.sigmoid(out) * (2.0 * torch.sigmoid(2.0 * carry) - 1.0), carry

@@ -82,7 +82,7 @@ class Predictor:
         return quantiles.cpu(), after.cpu()
 
     def step_unobserved(self, elapsed: Tensor, state: Tensor, steps: int) -> Tensor:
-        """The state (B, S) after `steps` steps in which nothing was observed.
+        """The state (B, S) after `steps` steps in which nothing was observed, rounded after each as it is stored.
 
         elapsed : float64 (B, I) seconds since each input's last value, as of the step before them. state : (B, S).
         """
@@ -90,7 +90,7 @@ class Predictor:
             nothing = torch.zeros_like(elapsed)
             for step in range(1, steps + 1):
                 age = (elapsed + self.manifest.step_s * step).clamp(max=NEVER_S)
-                _, state = self.step(nothing, nothing, age, state)
+                state = self.round_state(self.step(nothing, nothing, age, state)[1])
             return state
         with torch.inference_mode():
             after: Tensor = self._module.step_unobserved(

@@ -135,23 +135,22 @@ class Chain:
         row, emptied = np.nonzero(age < steps[:, None])
         body["window"][slots[row], (last_closed[row] - age[emptied]) % layout.manifest.context_steps] = layout.missing
         started = np.flatnonzero(body["has_started"][slots] > 0)
-        for part in _batches(started):
-            self._run_empty(slots[part], steps[part])
+        # The fewest steps for all, then the rest for those who have more.
+        done = 0
+        for upto in np.unique(steps[started]).tolist():
+            further = slots[started[steps[started] >= upto]]
+            for part in _batches(further):
+                self._run_empty(part, upto - done)
+            done = upto
         head["closed_step"][slots] = body["step"][slots] = last_closed
 
-    def _run_empty(self, slots: Slots, steps: Ints) -> None:
-        """Move the closed state of each stay along by its `steps` (n,) without readings; rounded once, at the end."""
+    def _run_empty(self, slots: Slots, steps: int) -> None:
+        """Move the closed state of `slots` along by `steps` without readings."""
         body, layout = self._stays.body, self._stays.layout
         elapsed = torch.from_numpy(_elapsed(body["as_of"][slots], body["at"][slots]))
         state = self._state(body["state32"][slots], body["state16"][slots])
-        # The fewest steps for all, then the rest for those who have more.
-        done = 0
-        for upto in np.unique(steps).tolist():
-            further = torch.from_numpy(steps >= upto)
-            with self._timed(int(further.sum())):
-                since = elapsed[further] + done * layout.manifest.step_s
-                state[further] = self._predictor.step_unobserved(since, state[further], upto - done)
-            done = upto
+        with self._timed(len(slots)):
+            state = self._predictor.step_unobserved(elapsed, state, steps)
         self._store(slots, state)
         body["as_of"][slots] += steps * layout.step_us
 

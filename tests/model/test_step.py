@@ -158,12 +158,13 @@ def test_steps_without_readings_are_steps(predictor: Predictor, vitals: Forecast
     age = elapsed[-1].double()
     age[:, 0] = NEVER_S - 90.0  # its clock stops within the gap
     steps = 200
-    nothing = torch.zeros_like(age)
-    stepped = state
-    for step in range(1, steps + 1):
-        _, stepped = predictor.step(nothing, nothing, (age + 60.0 * step).clamp(max=NEVER_S), stepped)
+    nothing = torch.zeros(steps, *age.shape)
+    ages = torch.stack([(age + 60.0 * step).clamp(max=NEVER_S) for step in range(1, steps + 1)])
+    _, stepped = run(predictor, nothing, nothing, ages, state)
     at_once = predictor.step_unobserved(age, state, steps)
-    torch.testing.assert_close(at_once, stepped, atol=1e-4, rtol=1e-4)
+    exact = predictor.manifest.state_float32
+    torch.testing.assert_close(at_once[:, :exact], stepped[:, :exact], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(at_once, stepped, atol=5e-4, rtol=1e-3)  # the last digit of float16
     assert predictor.step_unobserved(age, state, 0).equal(state)
 
 
@@ -178,4 +179,4 @@ def test_an_artifact_with_the_two_entry_points_of_the_contract_takes_steps_witho
         predictor = Predictor.load(tmp_path, "cpu")
         age = torch.full((2, len(vitals.inputs)), 30.0, dtype=torch.float64)
         found.append(predictor.step_unobserved(age, predictor.initial_state(2), 7))
-    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*found, atol=5e-4, rtol=1e-3)
