@@ -29,6 +29,17 @@ def wait_for_partitions(worker: WorkerProcess, number: int, other: WorkerProcess
     eventually(has_them, within_s=200, told=lambda: worker.log[-2000:])  # a start may take 90
 
 
+def what_is_missing(servers: str, topics: Topics, *workers: WorkerProcess) -> str:
+    """The readings without a forecast, the dead letters, and what the workers say of themselves."""
+    forecasts = read_committed(servers, topics.forecasts)
+    answered = {(f["source"]["partition"], f["source"]["offset"]) for f in (m.json() for m in forecasts)}
+    read = {(message.partition, message.offset) for message in read_committed(servers, topics.readings)}
+    dead = [letter.json()["reason"] for letter in read_committed(servers, topics.dead_letters)]
+    shown = ("vitalcast_assigned_partitions", "vitalcast_ready", "vitalcast_consumer_lag", "vitalcast_readings_total")
+    said = [line for worker in workers for line in worker.metrics().splitlines() if line.startswith(shown)]
+    return "\n".join([f"missing: {sorted(read - answered)}", f"dead letters: {dead}", *said])
+
+
 @pytest.mark.timeout(600)
 def test_every_reading_that_comes_during_rebalances_is_answered_once(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter
@@ -44,5 +55,8 @@ def test_every_reading_that_comes_during_rebalances_is_answered_once(
             wait_for_partitions(first, 4, second)
             second.unpause()  # it joins again, or finds that it was fenced and ends
             wait_for_partitions(first, 2, second)
-    found = read_committed(servers, topics.forecasts, until=lambda found: len(found) >= len(sent), timeout_s=120)
+    try:
+        found = read_committed(servers, topics.forecasts, until=lambda found: len(found) >= len(sent), timeout_s=120)
+    except TimeoutError as error:
+        pytest.fail(f"{error}\n{what_is_missing(servers, topics, first, second)}")
     assert len({message.json()["forecast_id"] for message in found}) == len(found) == len(sent)
