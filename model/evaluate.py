@@ -60,6 +60,11 @@ def config_of(manifest: Manifest) -> ForecasterConfig:
     return ForecasterConfig(**manifest.task)
 
 
+def page_in(out: Path) -> Path:
+    """The report's page, for `out`: a folder, or the page itself."""
+    return out if out.suffix == ".html" else out / "report.html"
+
+
 def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, baselines: bool = False) -> Report:
     """Score `artifact` on those `recordings` it was not trained on, print a table, write the report's page to `out`.
 
@@ -83,7 +88,6 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
     if baselines:
         training = [read_stay(path, config) for path in recordings if stay_id_of(path) in known]
         rivals = rivals_of(training, evaluation)
-    page = out if out.suffix == ".html" else out / "report.html"
     report = Report(
         name=manifest.name,
         version=manifest.version,
@@ -94,7 +98,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         degraded=evaluate_degraded(predictor, evaluation.stays).scores(),
         sparse=evaluate_sparse(predictor, evaluation.stays),
         seen=not unseen,
-        page=str(page),
+        page=str(page_in(out)),
     )
     publish(report, evaluation)
     return report

@@ -568,10 +568,10 @@ def evaluate(
     On those it has not seen, beside persistence (the last value stays), with plots.
     """
     _needs_train_extra()
-    from model.evaluate import evaluate_artifact
+    from model.evaluate import evaluate_artifact, page_in
     from model.manifest import DEFAULT_ARTIFACT
 
-    _make_folder(out.parent if out.suffix == ".html" else out, "--out")
+    _make_folder(page_in(out).parent, "--out")
     report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
     print(f"Report: {report.page}")
 

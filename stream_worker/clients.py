@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
@@ -88,6 +88,13 @@ def _connected(client: type[Any], settings: Settings, **config: Any) -> Any:
 def admin(settings: Settings) -> KafkaAdminClient:
     """An admin client. Raises: BrokerUnreachableError."""
     return _connected(KafkaAdminClient, settings)
+
+
+@contextmanager
+def asking(settings: Settings) -> Iterator[KafkaAdminClient]:
+    """An admin client for a few requests. Raises: BrokerUnreachableError, KafkaFaultError."""
+    with closing(admin(settings)) as client, one_line_errors(settings):
+        yield client
 
 
 def consumer(settings: Settings, **config: Any) -> KafkaConsumer:

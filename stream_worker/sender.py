@@ -135,9 +135,5 @@ class LagLimit:
 
 def backpressure_of(settings: Settings, stop: threading.Event) -> LagLimit | None:
     """What holds a sender back: the worker's lag on the embedded broker, nothing on a real one, which keeps records."""
-    client = clients.admin(settings)
-    try:
-        with clients.one_line_errors(settings):
-            return LagLimit(settings, stop) if clients.is_embedded(client) else None
-    finally:
-        client.close()
+    with clients.asking(settings) as client:
+        return LagLimit(settings, stop) if clients.is_embedded(client) else None

@@ -99,14 +99,10 @@ def inspect_topics(settings: Settings) -> TopicsResult:
 
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
-    client = clients.admin(settings)
-    try:
-        with clients.one_line_errors(settings):
-            if clients.is_embedded(client):
-                return TopicsResult([], ["embedded broker: topics appear when first used"])
-            return _inspect(client, settings, created=set())
-    finally:
-        client.close()
+    with clients.asking(settings) as client:
+        if clients.is_embedded(client):
+            return TopicsResult([], ["embedded broker: topics appear when first used"])
+        return _inspect(client, settings, created=set())
 
 
 def check_delivery(settings: Settings) -> None:
@@ -116,14 +112,10 @@ def check_delivery(settings: Settings) -> None:
     """
     if settings.delivery != "exactly_once":
         return
-    client = clients.admin(settings)
-    try:
-        with clients.one_line_errors(settings):
-            if clients.is_embedded(client):
-                lost = "the embedded broker loses offsets in transactions"
-                raise SettingsError(f"delivery exactly_once: {lost}; it takes at_least_once")
-    finally:
-        client.close()
+    with clients.asking(settings) as client:
+        if clients.is_embedded(client):
+            lost = "the embedded broker loses offsets in transactions"
+            raise SettingsError(f"delivery exactly_once: {lost}; it takes at_least_once")
 
 
 def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> TopicsResult:
@@ -132,26 +124,22 @@ def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> T
     New outputs get at least as many partitions as the readings topic has.
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
-    client = clients.admin(settings)
-    try:
-        with clients.one_line_errors(settings):
-            if clients.is_embedded(client):
-                return TopicsResult([], ["embedded broker: topics appear when first used, nothing to create"])
-            brokers = len(client.describe_cluster()["brokers"])
-            before = _find(client, wanted_topics(settings))
-            if (readings := before.get(settings.readings_topic)) is not None:
-                partitions = max(partitions, readings.partitions)
-            missing = [topic for topic in wanted_topics(settings) if topic.name not in before]
-            if missing:
-                client.create_topics([_new_topic(topic, partitions, brokers) for topic in missing])
-                client.wait_for_topics([topic.name for topic in missing])
-            created, end = {topic.name for topic in missing}, time.monotonic() + KNOWN_WITHIN_S
+    with clients.asking(settings) as client:
+        if clients.is_embedded(client):
+            return TopicsResult([], ["embedded broker: topics appear when first used, nothing to create"])
+        brokers = len(client.describe_cluster()["brokers"])
+        before = _find(client, wanted_topics(settings))
+        if (readings := before.get(settings.readings_topic)) is not None:
+            partitions = max(partitions, readings.partitions)
+        missing = [topic for topic in wanted_topics(settings) if topic.name not in before]
+        if missing:
+            client.create_topics([_new_topic(topic, partitions, brokers) for topic in missing])
+            client.wait_for_topics([topic.name for topic in missing])
+        created, end = {topic.name for topic in missing}, time.monotonic() + KNOWN_WITHIN_S
+        result = _inspect(client, settings, created)
+        while any(report.created and report.found is None for report in result.reports) and time.monotonic() < end:
+            time.sleep(0.1)  # another broker answers than has been asked to make them
             result = _inspect(client, settings, created)
-            while any(report.created and report.found is None for report in result.reports) and time.monotonic() < end:
-                time.sleep(0.1)  # another broker answers than has been asked to make them
-                result = _inspect(client, settings, created)
-    finally:
-        client.close()
     if missing and brokers < REPLICATION:
         few = f"{brokers} broker{'s' if brokers > 1 else ''}: topics are made with 1 replica"
         result.warnings.append(f"{few}, so losing a broker loses data; {REPLICATION} brokers are needed for production")

@@ -46,7 +46,7 @@ def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observa
         value: float | str | None = values.get(name)
         if value is None and observations is not None:
             value = getattr(observations, name, None)
-        if value is not None and at_us >= inputs.get(name, (None, at_us))[1]:
+        if value is not None and (name not in inputs or at_us >= inputs[name][1]):
             inputs[name] = (value, at_us)
 
 
