@@ -157,12 +157,16 @@ class Pipeline:
         chunk.run()
         # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
         believed_ms = np.where(chunk.timestamps_ms <= now_us // 1000 + SKEW_MS, chunk.timestamps_ms, 0)
+        rows = slice(0)
         for partition, records in new.items():
+            rows = slice(rows.stop, rows.stop + len(records))
             next_offsets[partition] = records[-1].offset + 1
-            newest_ms = int(believed_ms[chunk.partitions == partition].max())
+            newest_ms = int(believed_ms[rows].max())
             self._arrived_until_ms[partition] = max(self._arrived_until_ms.get(partition, 0), newest_ms)
+            result = chunk.results[partition]
+            result.newest_us = int(chunk.newest_us[rows].max())
             key, value = self.stays.encode_partition(partition)
-            chunk.results[partition].state[key] = value
+            result.state[key] = value
         return chunk.results
 
     # --- timers ---
@@ -521,8 +525,6 @@ class _Chunk:
             changed = self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings)
             for partition, (key, value) in changed:
                 self.results[partition].state[key] = value
-        for partition, result in self.results.items():
-            result.newest_us = int(self.newest_us[self.partitions == partition].max(initial=NEVER))
         counts = Counter(zip(self.partitions.tolist(), self.outcomes.tolist(), strict=True))
         for (partition, outcome), number in counts.items():
             if outcome:  # the others were done before
