@@ -17,6 +17,14 @@ REBALANCES = 4
 SETTINGS = {"session_timeout_s": 2, "chunk_records": 64}
 
 
+def shown_by(worker: WorkerProcess) -> set[str]:
+    """The lines of its /metrics; none if it is about to end."""
+    try:
+        return set(worker.metrics().splitlines())
+    except OSError:
+        return set()
+
+
 def wait_for_partitions(worker: WorkerProcess, number: int, other: WorkerProcess) -> None:
     """Wait until the worker has so many partitions and their state; both are started again if they end."""
     expected = {f"vitalcast_assigned_partitions {number}.0", "vitalcast_ready 1.0"}
@@ -24,7 +32,7 @@ def wait_for_partitions(worker: WorkerProcess, number: int, other: WorkerProcess
     def has_them() -> bool:
         for one in (worker, other):
             supervise(one)
-        return expected <= set(worker.metrics().splitlines())
+        return expected <= shown_by(worker)
 
     eventually(has_them, within_s=200, told=lambda: worker.log[-2000:])  # a start may take 90
 
@@ -36,7 +44,7 @@ def what_is_missing(servers: str, topics: Topics, *workers: WorkerProcess) -> st
     read = {(message.partition, message.offset) for message in read_committed(servers, topics.readings)}
     dead = [letter.json()["reason"] for letter in read_committed(servers, topics.dead_letters)]
     shown = ("vitalcast_assigned_partitions", "vitalcast_ready", "vitalcast_consumer_lag", "vitalcast_readings_total")
-    said = [line for worker in workers for line in worker.metrics().splitlines() if line.startswith(shown)]
+    said = [line for worker in workers for line in sorted(shown_by(worker)) if line.startswith(shown)]
     return "\n".join([f"missing: {sorted(read - answered)}", f"dead letters: {dead}", *said])
 
 
