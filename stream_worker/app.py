@@ -96,7 +96,12 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket) -
     app.transport = ChunkTransport(app.conf.broker, app)
 
     topic = app.topic(
-        settings.readings_topic, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
+        settings.readings_topic,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+        acks=False,  # Faust would keep the offset of each event until it commits, which lanes do
     )
     table = app.Table("stays", key_type=bytes, value_type=bytes)
     shadow_stays = None if agent.shadow is None else agent.shadow.stays
@@ -105,20 +110,22 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket) -
     @app.agent(topic)  # type: ignore[untyped-decorator]
     async def process_readings(stream: Any) -> None:
         async for event in stream.events():
-            if event.message.generation_id == app.consumer_generation_id:  # else its records are read again
+            with app.consumer.processing():
+                if event.message.generation_id != app.consumer_generation_id:
+                    continue  # its records are read again
                 agent.lanes = app.consumer.lanes
                 try:
                     await agent.process(event.value)
                 except Exception as error:
                     agent.fail(error)
-            app.consumer.fetch_next()
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def say_goodbye(*_args: Any, **_kwargs: Any) -> None:
         events.info("stopping")
         agent.on_stopping()
-        for lane in list(app.consumer.lanes.values()):
-            agent.beat(lane, is_stopping=True)
+        for partition, lane in app.consumer.lanes.items():
+            if partition.partition in agent.partitions:  # else its state is not there yet
+                agent.beat(lane, is_stopping=True)
 
     app.add_dependency(Surroundings(app, settings, agent, bound))
     return app
@@ -135,11 +142,6 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
         self._app, self._settings, self._agent, self._bound = app, settings, agent, bound
         super().__init__()
 
-    @property
-    def _has_joined(self) -> bool:
-        """Whether the group's coordinator has been found and partitions were assigned, or are on their way."""
-        return bool(self._app.rebalancing_count > 0)
-
     async def on_start(self) -> None:
         """Answer, before there is anything else."""
         self._http = await health.serve(self._bound, self._agent.health, self._agent.metrics.registry)
@@ -153,7 +155,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
         app, agent = self._app, self._agent
         while not app.should_stop:
             agent.health.touch()
-            if self._has_joined and not app.rebalancing:
+            if app.consumer.is_settled:
                 agent.lanes = app.consumer.lanes
                 try:
                     agent.tick(lambda partition: _lag(app, self._settings, agent, partition))
@@ -167,7 +169,7 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
         while not app.should_stop:
             if (error := app.consumer.group_error) is not None:
                 self._agent.fail(WorkerError(f"the group {self._settings.app_id} refuses this worker: {error!r}"))
-            if (self._has_joined and not app.rebalancing) or app.in_recovery:
+            if app.consumer.is_settled or app.in_recovery:
                 settled_at = time.monotonic()
             elif time.monotonic() - settled_at > within_s:
                 self._agent.fail(WorkerError(f"a rebalance did not end within {within_s:.0f} s"))

@@ -65,12 +65,10 @@ def start_of(partition: TopicPartition, log: InputLog, state_end: int | None) ->
 
 
 async def look_at(
-    consumer: Any,
-    committed: Mapping[TopicPartition, int | None],
-    state_written_ms: Mapping[int, int],
+    consumer: Any, partitions: Sequence[TopicPartition], state_written_ms: Mapping[int, int]
 ) -> dict[TopicPartition, InputLog]:
-    """The partitions in `committed` as they are. `state_written_ms`: when their newest state was written."""
-    partitions: Sequence[TopicPartition] = list(committed)
+    """The partitions as they are. `state_written_ms`: when their newest state was written."""
+    committed = {partition: await consumer.committed(partition) for partition in partitions}
     begins = await consumer.beginning_offsets(partitions)
     ends = await consumer.end_offsets(partitions)
     doubtful = {

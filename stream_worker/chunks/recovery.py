@@ -67,13 +67,15 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
             self.app.chunk_options.on_failure(error)
 
     async def _load(self, partitions: list[TopicPartition]) -> None:
-        started = time.monotonic()
+        started, assigned = time.monotonic(), self.app.consumer.assigned
         stores: dict[str, BulkStore] = {topic: table.data for topic, table in self.tables._changelogs.items()}
         for store in stores.values():
             store.forget_all()
             store.written_ms = {}
         if partitions:
             await read_to_end(self.app.chunk_options, partitions, stores)
+        if self.app.consumer.assigned is not assigned:
+            return  # another rebalance began meanwhile: its own recovery follows
         for topic, store in stores.items():
             loaded = frozenset(partition.partition for partition in partitions if partition.topic == topic)
             store.on_loaded(loaded, time.monotonic() - started)

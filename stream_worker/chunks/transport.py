@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import aiokafka
@@ -133,6 +134,12 @@ def readable_until(consumer: aiokafka.AIOKafkaConsumer, tp: TP) -> int | None:
     return stable
 
 
+def seek(consumer: aiokafka.AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Read on from `offsets`. Raises: IllegalStateError if a partition is no longer assigned."""
+    for partition, offset in offsets.items():
+        consumer.seek(partition, offset)
+
+
 def positions_of(consumer: aiokafka.AIOKafkaConsumer) -> dict[TP, int]:
     """Where the consumer is in each partition. Its own `position` would wait for those that it does not know."""
     assignment = consumer._subscription.subscription.assignment
@@ -159,12 +166,18 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.lanes: dict[TopicPartition, Lane] = {}
-        self._sought_generation: int | None = None  # whose partitions stand where their state ends
+        # The assignment; None while a rebalance is under way. Not the group's generation: another thread counts it up
+        # before we know, and Faust goes on with an old one's recovery while the next is on its way.
+        self.assigned: object | None = None
+        self._sought: object | None = None  # the assignment whose partitions stand where their state ends
+        self._chunk_numbers = count()
         # Where all has been processed to. Not the offset after the last record: there may be markers behind it.
         self.done_until: Mapping[TP, int] = {}
         self._fetched_until: Mapping[TP, int] = {}  # likewise, once the chunks under way are done
         self._is_free = asyncio.Event()  # no chunk is under way
         self._is_free.set()
+        self._is_idle = asyncio.Event()  # none is being processed; others may be queued
+        self._is_idle.set()
         super().__init__(*args, **kwargs)
 
     @property
@@ -198,7 +211,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
-        generation = self.app.consumer_generation_id
+        assigned = self.assigned
         try:
             fetched = await self._fetch(timeout)
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
@@ -206,7 +219,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             return
         if self.should_stop or not self.flow_active:
             return
-        if self.app.consumer_generation_id != generation:
+        if self.assigned is not assigned:
             await self._rewind()
             return
         self._fetched_until = self._thread.positions
@@ -252,23 +265,25 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         what was fetched in between would be lost, or processed before it is known which of its outputs are out already.
         """
         self._is_free.set()  # chunks of before are dropped without a word
-        if self._sought_generation == self.app.consumer_generation_id:
+        if self.assigned is not None and self._sought is self.assigned:
             super().resume_flow()
+
+    @property
+    def is_settled(self) -> bool:
+        """No rebalance is under way: what was assigned, nothing perhaps, is read from where its state ends."""
+        return self.assigned is not None and (self._sought is self.assigned or not self.lanes)
 
     async def perform_seek(self) -> None:
         """Go to where the state ends; to the beginning where there is none, which Faust leaves where it is."""
-        generation = self.app.consumer_generation_id
-        await super().perform_seek()
-        committed = {
-            TopicPartition(*tp): self._read_offset[tp] for tp in self.assignment() if not self._is_changelog_tp(tp)
-        }
-        if not committed:
-            self._sought_generation = generation
-            return
+        assigned = self.assigned
+        if assigned is None:
+            return  # another rebalance began: its own seek follows
         (table,) = self.app.tables.values()
         store: BulkStore = table.data
         consumer = self._thread._ensure_consumer()
-        logs = await self._thread.call_thread(look_at, consumer, committed, store.written_ms)
+        logs = await self._thread.call_thread(look_at, consumer, list(self.lanes), store.written_ms)
+        if self.assigned is not assigned:
+            return
         try:
             positions = store.positions
             starts = {tp: start_of(tp, found, positions.get(tp.partition)) for tp, found in logs.items()}
@@ -276,9 +291,6 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             self.options.on_failure(error)
             return
         for partition, start in starts.items():
-            lane = self.lanes.get(partition)
-            if lane is None or self.app.consumer_generation_id != generation:
-                return  # another rebalance began: its own seek follows
             if start.lost:
                 log.warning("readings_lost", partition=partition.partition, records=start.lost)
             if start.published_until:
@@ -286,31 +298,34 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
                 log.warning("state_is_made_again", partition=partition.partition, records=redone)
             if start.offset > store.positions.get(partition.partition, -1):
                 store.positions[partition.partition] = start.offset
-            lane.published_until = start.published_until
-            self._read_offset[TP(*partition)] = start.offset  # Faust drops what is older
-            await self._thread.call_thread(consumer.seek, partition, start.offset)
-        self._sought_generation = generation
+            self.lanes[partition].published_until = start.published_until
+        await self._thread.call_thread(seek, consumer, {partition: start.offset for partition, start in starts.items()})
+        if self.assigned is assigned:
+            self._sought = assigned
 
     async def _rewind(self) -> None:
         """Fetch again from where the state ends; not while a rebalance is under way, which ends with a seek."""
         if not self.flow_active:
             return
-        generation = self.app.consumer_generation_id
+        assigned = self.assigned
         try:
             await self.perform_seek()
         except Exception as error:
-            if self.flow_active and self.app.consumer_generation_id == generation:
+            if self.assigned is assigned:
                 self.options.on_failure(error)  # no other rebalance is on its way to seek for us
             log.debug("seek_failed", error=type(error).__name__)
 
     def _chunk_message(self, chunk: Chunk) -> tuple[TP, ConsumerMessage]:
-        """A chunk as Faust's message. Faust needs one partition and offset for it; nothing is read from them."""
+        """A chunk as Faust's message. Faust needs one partition and offset for it; nothing is read from them.
+
+        The offset counts chunks, since Faust drops what is older than what it has seen: after a seek back, all.
+        """
         last = next(iter(chunk.values()))[-1]
         partition = TP(last.topic, last.partition)
         return partition, ConsumerMessage(
             topic=last.topic,
             partition=last.partition,
-            offset=last.offset,
+            offset=next(self._chunk_numbers),
             timestamp=last.timestamp / 1000,
             timestamp_type=last.timestamp_type,
             headers=(),
@@ -321,20 +336,15 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             generation_id=self.app.consumer_generation_id,
         )
 
-    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Nothing: gaps matter only for counted acknowledgements."""
-
-    def fetch_next(self) -> None:
-        """The chunk under way is done: fetch what has come meanwhile."""
-        self._is_free.set()
-
-    def ack(self, message: ConsumerMessage) -> bool:
-        """Mark a chunk as handed to its lane."""
-        if message.acked:
-            return False
-        message.acked = True
-        self._unacked_messages.discard(message)
-        return True
+    @contextmanager
+    def processing(self) -> Iterator[None]:
+        """Around what the agent does with a chunk: a rebalance waits for it, and so does the next fetch."""
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._is_idle.set()
+            self._is_free.set()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Nothing: lanes commit."""
@@ -358,21 +368,22 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def _drain(self, within_s: float) -> None:
         async with asyncio.timeout(within_s):
-            while any(not message.acked for message in list(self._unacked_messages)):
-                await asyncio.sleep(0.005)
+            await self._is_idle.wait()
             await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Finish the chunks under way, then close the lanes of what is lost."""
+        self.assigned = None
+        self.stop_flow()
         self.options.on_revoked()
         await super().on_partitions_revoked(revoked)
         await self._close_lanes({TopicPartition(*tp) for tp in revoked})
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
-        self.stop_flow()  # Faust does so only if there were partitions to revoke
+        self.assigned = object()
+        self.stop_flow()  # if nothing was revoked
         self.done_until = self._fetched_until = {}
-        self._sought_generation = None
         inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
         new = [partition for partition in inputs if partition not in self.lanes]
         try:
