@@ -110,14 +110,14 @@ def create_app(settings: Settings, agent: ReadingsAgent, bound: socket.socket) -
     @app.agent(topic)  # type: ignore[untyped-decorator]
     async def process_readings(stream: Any) -> None:
         async for event in stream.events():
-            with app.consumer.processing():
-                if event.message.generation_id != app.consumer_generation_id:
-                    continue  # its records are read again
-                agent.lanes = app.consumer.lanes
-                try:
+            if event.message.generation_id != app.consumer_generation_id:
+                continue  # its records are read again
+            agent.lanes = app.consumer.lanes
+            try:
+                with app.consumer.processing(event.message):
                     await agent.process(event.value)
-                except Exception as error:
-                    agent.fail(error)
+            except Exception as error:
+                agent.fail(error)
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def say_goodbye(*_args: Any, **_kwargs: Any) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import aiokafka
@@ -44,6 +43,10 @@ METADATA_MAX_AGE_MS: Final = 10_000
 Records = Sequence[aiokafka.ConsumerRecord]
 # What one event carries: the next records of some partitions, each in offset order.
 Chunk = Mapping[TopicPartition, Records]
+
+
+class ChunkLostError(Exception):
+    """Records that were fetched did not reach the agent: going on would lose them, so the process must not."""
 
 
 class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
@@ -170,7 +173,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         # before we know, and Faust goes on with an old one's recovery while the next is on its way.
         self.assigned: object | None = None
         self._sought: object | None = None  # the assignment whose partitions stand where their state ends
-        self._chunk_numbers = count()
+        self._chunks = self._taken = 0  # how many were made, and up to which the agent has seen all
         # Where all has been processed to. Not the offset after the last record: there may be markers behind it.
         self.done_until: Mapping[TP, int] = {}
         self._fetched_until: Mapping[TP, int] = {}  # likewise, once the chunks under way are done
@@ -320,12 +323,13 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
 
         The offset counts chunks, since Faust drops what is older than what it has seen: after a seek back, all.
         """
+        self._chunks += 1
         last = next(iter(chunk.values()))[-1]
         partition = TP(last.topic, last.partition)
         return partition, ConsumerMessage(
             topic=last.topic,
             partition=last.partition,
-            offset=next(self._chunk_numbers),
+            offset=self._chunks - 1,
             timestamp=last.timestamp / 1000,
             timestamp_type=last.timestamp_type,
             headers=(),
@@ -337,8 +341,14 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         )
 
     @contextmanager
-    def processing(self) -> Iterator[None]:
-        """Around what the agent does with a chunk: a rebalance waits for it, and so does the next fetch."""
+    def processing(self, message: ConsumerMessage) -> Iterator[None]:
+        """Around what the agent does with a chunk: a rebalance waits for it, and so does the next fetch.
+
+        Raises: ChunkLostError if the one before has not come: Faust may drop what is queued in a rebalance alone.
+        """
+        if message.offset != self._taken:
+            raise ChunkLostError(f"{message.offset - self._taken} chunks of readings were fetched and not processed")
+        self._taken += 1
         self._is_idle.clear()
         try:
             yield
@@ -382,6 +392,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Fence the previous owners first: only then is the changelog complete and the committed offset final."""
         self.assigned = object()
+        self._taken = self._chunks
         self.stop_flow()  # if nothing was revoked
         self.done_until = self._fetched_until = {}
         inputs = {TopicPartition(*tp) for tp in assigned if not self._is_changelog_tp(tp)}
