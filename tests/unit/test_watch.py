@@ -55,6 +55,12 @@ def test_readings_far_behind_the_clock_are_not_taken_for_live() -> None:
     assert "BEHIND" not in status_line(ward, at(1))
 
 
+def test_one_bed_is_one_bed() -> None:
+    one = reading("a", hr=88)
+    assert status_line(ward_of(one), at(0)).startswith("1 bed ")
+    assert status_line(ward_of(one, reading("b", hr=70)), at(0)).startswith("2 beds ")
+
+
 def test_narrow_terminals_show_fewer_signals_and_no_line_is_too_long() -> None:
     every = reading(hr=88, abp_mean=70, spo2=97, resp=12, abp_sys=110, abp_dia=55, temp=37, pulse=88)
     ward = ward_of(every, alert(message="x" * 500))
