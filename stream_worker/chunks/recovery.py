@@ -79,6 +79,7 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
         for topic, store in stores.items():
             loaded = frozenset(partition.partition for partition in partitions if partition.topic == topic)
             store.on_loaded(loaded, time.monotonic() - started)
+        self.app.consumer.recovered = assigned
 
 
 async def read_to_end(options: ChunkOptions, partitions: list[TopicPartition], stores: dict[str, BulkStore]) -> None:

@@ -59,7 +59,8 @@ class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._reached: dict[TP, int] = {}  # what was fetched last; after a rebalance only a guess at what is waiting
-        self.positions: dict[TP, int] = {}  # where the last fetch has come to, transactions' markers included
+        # Where the last fetch, or a seek after it, has come to; transactions' markers included.
+        self.positions: Mapping[TP, int] = {}
         self.is_behind = False  # the last fetch has left BEHIND_RECORDS or more
         super().__init__(*args, **kwargs)
 
@@ -117,6 +118,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self.is_behind = sum(self._waiting(consumer, active_partitions).values()) >= BEHIND_RECORDS
         return fetched
 
+    def stand_at(self, positions: Mapping[TP, int]) -> None:
+        """Read on from `positions`. Raises: IllegalStateError if a partition is no longer assigned."""
+        for partition, offset in positions.items():
+            self._ensure_consumer().seek(TopicPartition(*partition), offset)
+        self.positions = positions
+
     def highwater(self, tp: TP) -> int | None:
         """Where what can be read of the partition ends, as far as the broker has told."""
         return readable_until(self._ensure_consumer(), tp)
@@ -135,12 +142,6 @@ def readable_until(consumer: aiokafka.AIOKafkaConsumer, tp: TP) -> int | None:
         end: int | None = consumer.highwater(tp)
         return end
     return stable
-
-
-def seek(consumer: aiokafka.AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
-    """Read on from `offsets`. Raises: IllegalStateError if a partition is no longer assigned."""
-    for partition, offset in offsets.items():
-        consumer.seek(partition, offset)
 
 
 def positions_of(consumer: aiokafka.AIOKafkaConsumer) -> dict[TP, int]:
@@ -172,11 +173,13 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         # The assignment; None while a rebalance is under way. Not the group's generation: another thread counts it up
         # before we know, and Faust goes on with an old one's recovery while the next is on its way.
         self.assigned: object | None = None
-        self._sought: object | None = None  # the assignment whose partitions stand where their state ends
+        self.recovered: object | None = None  # the assignment whose state is there
+        self._sought: object | None = None  # the one whose partitions stand where their state ends
         self._chunks = self._taken = 0  # how many were made, and up to which the agent has seen all
         # Where all has been processed to. Not the offset after the last record: there may be markers behind it.
         self.done_until: Mapping[TP, int] = {}
-        self._fetched_until: Mapping[TP, int] = {}  # likewise, once the chunks under way are done
+        # Likewise, once the chunks under way are done. The thread's own positions, if nothing was dropped since.
+        self._fetched_until: Mapping[TP, int] = {}
         self._is_free = asyncio.Event()  # no chunk is under way
         self._is_free.set()
         self._is_idle = asyncio.Event()  # none is being processed; others may be queued
@@ -203,9 +206,9 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:
         """What was fetched as one chunk; nothing when the partitions may have changed hands meanwhile.
 
-        Records that come while a rebalance is under way are dropped: a seek follows it. A rebalance can also begin and
-        end within one fetch. Nobody can tell then whether the records were fetched before or after the new assignment's
-        seek, so they are fetched again.
+        A rebalance may begin within a fetch, and the fetch may outlast it: one that waits for records waits for the new
+        assignment too, and takes what it finds then, before the seek or after it. What comes of it is dropped, and
+        fetched again from where the state ends.
         """
         # What comes meanwhile goes into the next chunk: fetched sooner it would be smaller, and no sooner answered.
         await self._is_free.wait()
@@ -214,16 +217,16 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await asyncio.gather(*(lane.drain() for lane in self.lanes.values()))
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
+        if self._thread.positions is not self._fetched_until:
+            await self._rewind()
+            return
         assigned = self.assigned
         try:
             fetched = await self._fetch(timeout)
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
             await self._rewind()
             return
-        if self.should_stop or not self.flow_active:
-            return
-        if self.assigned is not assigned:
-            await self._rewind()
+        if self.should_stop or not self.flow_active or self.assigned is not assigned:
             return
         self._fetched_until = self._thread.positions
         for chunk in self._split(fetched):
@@ -279,8 +282,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def perform_seek(self) -> None:
         """Go to where the state ends; to the beginning where there is none, which Faust leaves where it is."""
         assigned = self.assigned
-        if assigned is None:
-            return  # another rebalance began: its own seek follows
+        if assigned is None or self.recovered is not assigned:
+            return  # another rebalance began: its own recovery and seek follow
         (table,) = self.app.tables.values()
         store: BulkStore = table.data
         consumer = self._thread._ensure_consumer()
@@ -288,8 +291,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         if self.assigned is not assigned:
             return
         try:
-            positions = store.positions
-            starts = {tp: start_of(tp, found, positions.get(tp.partition)) for tp, found in logs.items()}
+            starts = {tp: start_of(tp, found, store.positions.get(tp.partition)) for tp, found in logs.items()}
         except InputMismatch as error:
             self.options.on_failure(error)
             return
@@ -302,9 +304,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             if start.offset > store.positions.get(partition.partition, -1):
                 store.positions[partition.partition] = start.offset
             self.lanes[partition].published_until = start.published_until
-        await self._thread.call_thread(seek, consumer, {partition: start.offset for partition, start in starts.items()})
+        positions = {TP(*partition): start.offset for partition, start in starts.items()}
+        await self._thread.call_thread(self._thread.stand_at, positions)
         if self.assigned is assigned:
-            self._sought = assigned
+            self._sought, self._fetched_until = assigned, positions
 
     async def _rewind(self) -> None:
         """Fetch again from where the state ends; not while a rebalance is under way, which ends with a seek."""
