@@ -309,6 +309,7 @@ class Stays:
         body["state32"] = self._initial32
         body["state16"] = self._initial16
         scoring = self.scoring[slot : slot + 1]
+        scoring[:] = np.zeros((), self.layout.scoring)  # whoever had the slot before is not to be stored as this stay's
         scoring["encoding"], scoring["task"] = ENCODING, self.layout.task_key
         scoring["due"] = NEVER
         scoring["width"] = 1.0

@@ -44,10 +44,10 @@ def test_hundreds_of_stays_keep_their_state_while_room_is_made() -> None:
 
 
 def test_a_slot_that_is_used_again_remembers_nothing() -> None:
-    pipeline = new_pipeline()
-    process(pipeline, records([*minutes("old", 0, 5), event("old", 300, "ended")]))
-    fresh, used = new_pipeline(), process(pipeline, records(minutes("new", 0, 5), first_offset=6))
-    reference = process(fresh, records(minutes("new", 0, 5), first_offset=6))
+    pipeline, old = new_pipeline(), [*minutes("old", 0, 30), event("old", 1800, "ended")]
+    process(pipeline, records(old))  # long enough to have forecasts that are not due yet
+    fresh, used = new_pipeline(), process(pipeline, records(minutes("new", 0, 5), first_offset=31))
+    reference = process(fresh, records(minutes("new", 0, 5), first_offset=31))
     assert decoded(used.forecasts) == decoded(reference.forecasts)
     # What the partition's stays share knows of both.
     assert {**used.state, PARTITION: None} == {**reference.state, PARTITION: None}
