@@ -181,13 +181,15 @@ class Pipeline:
         slots = stays.in_partition(partition)
         now_ms = now_us // 1000
         until_ms = now_ms if is_caught_up else min(now_ms, self._arrived_until_ms.get(partition, 0))
-        silent_s = (until_ms - stays.head["ingested_ms"][slots]) / 1000
+        silent_ms = until_ms - stays.head["ingested_ms"][slots]
         chunk = _Chunk(self, {partition: ()}, now_us)
-        for slot in slots[silent_s >= settings.evict_after_s].tolist():
-            if (until_ms - stays.extras[slot].event_ms) / 1000 >= settings.evict_after_s:
+        is_stale = silent_ms >= 1000 * settings.stale_after_s
+        for slot, stay_silent_ms in zip(slots[is_stale].tolist(), silent_ms[is_stale].tolist(), strict=True):
+            # An event keeps a stay, but is no reading: what is known of its signals is lost all the same.
+            if min(stay_silent_ms, until_ms - stays.extras[slot].event_ms) >= 1000 * settings.evict_after_s:
                 chunk.evict(slot)
-        for slot in slots[(silent_s >= settings.stale_after_s) & (silent_s < settings.evict_after_s)].tolist():
-            chunk.lose_data(slot)
+            else:
+                chunk.lose_data(slot)
         chunk.finish()
         return chunk.results[partition]
 

@@ -218,8 +218,9 @@ def test_limits_that_were_just_set_are_not_forgotten_with_a_stay_that_is_away() 
     pipeline.process({0: [FakeRecord(0, reading("s", 0), start_ms)]}, NOW_US)
     late = event("s", 0, "limits", limits={"hr": {"high": 140}})
     pipeline.process({0: [FakeRecord(1, late, start_ms + 23 * hour_ms)]}, (start_ms + 23 * hour_ms) * 1000)
-    pipeline.check_silence(0, (start_ms + 25 * hour_ms) * 1000)
+    silent = pipeline.check_silence(0, (start_ms + 25 * hour_ms) * 1000)  # the first since then: no worker ran
     assert len(pipeline.stays) == 1
+    assert [a["cause"] for a in decoded(silent.alerts)] == ["no_data"]
     pipeline.check_silence(0, (start_ms + 48 * hour_ms) * 1000)
     assert len(pipeline.stays) == 0
 
