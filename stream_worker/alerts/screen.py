@@ -248,7 +248,7 @@ class AlertScreen:
                 ("low", "high"), (self._low, self._high), self._highest_outlook, strict=True
             ):
                 limit = limits[layout.forecast]
-                row, v = np.nonzero(np.abs(forecast - limit) <= rules.FORECAST_WATCH * limit)
+                row, v = np.nonzero(np.abs(forecast - limit) <= rules.FORECAST_WATCH * np.abs(limit))
                 # A bound first: the distribution is worked out only where it may be enough.
                 near, quanta = quantiles[row, v], (limit / precision)[v, None, None]
                 outside = (near < quanta if side == "low" else near >= quanta).sum(axis=2)

@@ -414,6 +414,26 @@ def test_a_signal_that_the_model_declares_may_have_limits() -> None:
     assert [letter["reason"] for letter in decoded(result.dead_letters)] == ["schema"]
 
 
+class WithBaseExcess(TrendPredictor):
+    """As TrendPredictor, but it forecasts a signal of either sign, in place of the mean pressure."""
+
+    manifest = msgspec.structs.replace(
+        MANIFEST,
+        inputs=(*MANIFEST.inputs[:2], Signal(name="be", unit="mmol/L", low=-30, high=30)),
+        signals=("hr", "be"),
+    )
+
+
+def test_a_limit_below_zero_is_announced_for_all_stays_as_for_those_of_a_unit() -> None:
+    limits = {"be": {"low": -10, "forecast_probability": 0.3}}
+    falling = [reading("s", 60 * i, {"hr": 80 + i % 3, "be": -7.5 - i / 4}, care_unit="icu") for i in range(9)]
+    for_all, for_unit = (
+        run(*falling, pipeline=new_pipeline(WithBaseExcess(), limits={unit: limits})) for unit in ("default", "icu")
+    )
+    assert for_all == for_unit
+    assert [(a["kind"], a["side"]) for a in for_all if a["state"] == "raised"] == [("forecast_limit", "low")]
+
+
 def test_a_stay_that_goes_to_another_unit_keeps_its_own_limits() -> None:
     icu = {"icu": {"abp_sys": {"high": 100, "severe_high": "none", "low": 80, "severe_low": 70}}}
     own = event("s", 1, "limits", limits={"abp_sys": {"low": 110}})
