@@ -15,6 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
+from schemas.reading import StayId
+
 SUFFIX = ".csv.gz"
 UNREADABLE = (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error)  # what a damaged file is found out by
 ENCODING = "utf-8-sig"  # spreadsheets begin their files with a byte order mark
@@ -41,7 +45,8 @@ class Row(NamedTuple):
 def find_recordings(*paths: Path) -> list[Path]:
     """The recordings at `paths` (files, or folders of them), sorted by stay.
 
-    Raises: RecordingError if a path does not exist, there is no recording at all, or two are of one stay.
+    Raises: RecordingError if a path does not exist, there is no recording at all, a name is no stay_id, or two are of
+    one stay.
     """
     found: set[Path] = set()
     for path in paths:
@@ -54,6 +59,9 @@ def find_recordings(*paths: Path) -> list[Path]:
     if not found:
         raise RecordingError(f"no recordings (*{SUFFIX}) in {', '.join(map(str, paths))}")
     ordered = sorted(found, key=lambda path: path.name)
+    for path in ordered:
+        if not _is_stay_id(stay_id_of(path)):
+            raise RecordingError(f"{path}: its name is no stay_id, which has 1 to 128 characters in UTF-8")
     for one, other in pairwise(sorted(ordered, key=stay_id_of)):
         if stay_id_of(one) == stay_id_of(other) and not one.samefile(other):
             raise RecordingError(f"{one} and {other} are of one stay by their names")
@@ -63,6 +71,16 @@ def find_recordings(*paths: Path) -> list[Path]:
 def stay_id_of(path: Path) -> str:
     """The stay a recording belongs to: its file name without the suffix."""
     return path.name.removesuffix(".gz").removesuffix(".csv")
+
+
+def _is_stay_id(name: str) -> bool:
+    """Whether the contract takes it: a file's name may be bytes of any kind."""
+    try:
+        name.encode()
+        msgspec.convert(name, StayId)
+    except (UnicodeEncodeError, msgspec.ValidationError):
+        return False
+    return True
 
 
 class Extent(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import socket
 import subprocess
@@ -291,6 +292,21 @@ def test_two_recordings_of_one_stay_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match="of one stay"):
         find_recordings(tmp_path / "one", tmp_path / "other")
     assert len(find_recordings(tmp_path / "one", tmp_path / "one" / "s.csv.gz")) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(b"bed-\xff", marks=pytest.mark.skipif(sys.platform == "darwin", reason="no such names there")),
+        b"",
+        b"x" * 129,
+    ],
+    ids=["no UTF-8", "empty", "too long"],
+)
+def test_a_recording_whose_name_is_no_stay_id_is_refused(name: bytes, tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(name + b".csv.gz")).write_bytes(gzip.compress(b"time,hr\n2026-01-01T00:00:00Z,80\n"))
+    with pytest.raises(RecordingError, match="no stay_id"):
+        find_recordings(tmp_path)
 
 
 def test_a_stop_that_comes_while_the_command_waits_for_one_ends_it() -> None:
