@@ -307,7 +307,7 @@ def _fans(recording: Recording, spans: Sequence[Span], threats: Threats, horizon
     y: list[float | None] = []
     for span in spans:
         if span.is_announcement:
-            at = int(np.searchsorted(minutes, span.raised))
+            at = int(np.searchsorted(minutes, span.raised - 1e-6))  # the same time, divided another way
             x += [span.raised / 60, *((span.raised + horizon_s / 60) / 60 for horizon_s in horizons_s), None]
             y += [float(threats.values[at]), *threats.quantiles[at, :, threats.quantiles.shape[2] // 2].tolist(), None]
     return go.Scatter(x=x, y=y, mode="lines", line={"color": "#d3541b", "width": 2}, name="announced", showlegend=False)

@@ -27,10 +27,11 @@ from stream_worker.backtest.measures import (
     spans_of,
     warned,
 )
-from stream_worker.backtest.page import found_plot, write_page
+from stream_worker.backtest.page import found_plot, timeline, write_page
 from stream_worker.backtest.report import report_of
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.times import MINUTE_US, to_us
 from tests.arithmetic_model import MANIFEST
 from tests.recordings import write_recording
 from tests.records import new_pipeline
@@ -295,6 +296,18 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
     for said in ("Best stay: a", "3 of 3 announcements came true", "Worst stay", "sensor_off", "all thresholds"):
         assert said in page
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
+
+
+def test_an_announcement_at_the_last_reading_is_shown_whatever_its_fraction_of_a_second() -> None:
+    for ms in range(30):
+        at = START + timedelta(milliseconds=ms)
+        stay = recording_of("s", [Row(at - timedelta(minutes=1), {"abp_mean": 80.0}), Row(at, {"abp_mean": 70.0})])
+        raised = Span("s", "forecast_limit", "abp_mean", "low", None, at.timestamp() / 60 - stay.start)
+        at_us = np.array([to_us(at) - MINUTE_US, to_us(at)])
+        threats = Threats(at_us, np.array([80.0, 70.0]), np.array([0.0, 1.0]), np.zeros((2, 3, 3), np.float32))
+        shown = timeline(stay, [raised], threats, MANIFEST.horizons_s)
+        (announced,) = (trace for trace in shown.data if trace.name == "announced")
+        assert announced.y[0] == 70
 
 
 def test_tables_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
