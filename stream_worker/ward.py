@@ -82,15 +82,28 @@ class Bed:
     def __init__(self, stay_id: str) -> None:
         self.stay_id = stay_id
         self.care_unit: str | None = None
+        self.unit_at: datetime | None = None  # when the reading that says so was observed
         self.values: dict[str, Observed] = {}
         self.forecast: Forecast | None = None
-        self.offset = NOWHERE  # of its newest reading
+        self.offset = NOWHERE  # of its newest reading, known by its forecast perhaps
+        self.read_until = NOWHERE  # likewise, of those that were read
 
     def take(self, signal: str, observed: Observed) -> None:
         """Show a value, unless a newer one is shown."""
         known = self.values.get(signal)
         if known is None or known.at <= observed.at:
             self.values[signal] = observed
+
+    def see_unit(self, reading: Reading, offset: int) -> None:
+        """Note where the stay is, as the worker does: an older reading that comes late does not take it back.
+
+        One that is read after what came behind it may be the newest to say so: most readings of some senders do not.
+        """
+        if reading.care_unit is None:
+            return
+        newest = self.unit_at if offset < self.read_until else self.newest
+        if self.unit_at is None or newest is None or newest <= reading.observed_at:
+            self.care_unit, self.unit_at = reading.care_unit, reading.observed_at
 
     @property
     def newest(self) -> datetime | None:
@@ -242,9 +255,9 @@ class Ward:
         if self._is_over(reading.stay_id, offset, reading.observed_at):
             return
         bed = self._bed(reading.stay_id)
+        bed.see_unit(reading, offset)
+        bed.read_until = max(bed.read_until, offset)
         bed.offset = max(bed.offset, offset)
-        if bed.care_unit is None or bed.newest is None or bed.newest <= reading.observed_at:
-            bed.care_unit = reading.care_unit or bed.care_unit
         for signal, value in usable_values(reading).items():
             bed.take(signal, Observed(value, reading.observed_at))
         self._see(reading.observed_at)
@@ -263,7 +276,7 @@ class Ward:
             return
         bed = self._bed(forecast.stay_id)
         bed.offset = max(bed.offset, forecast.source.offset)
-        if bed.forecast is None or bed.forecast.issued_at <= forecast.issued_at:
+        if bed.forecast is None or _order(bed.forecast) <= _order(forecast):
             bed.forecast = forecast
         for signal, state in forecast.signals.items():
             if signal not in VITALS_BY_NAME:  # what only the model's manifest declares is shown as the worker took it
@@ -289,6 +302,11 @@ class Ward:
 
     def _see(self, at: datetime) -> None:
         self.newest = at if self.newest is None else max(self.newest, at)
+
+
+def _order(forecast: Forecast) -> tuple[datetime, int]:
+    """Which of a stay's forecasts is the newer one: a reading that comes late leaves one of the same time."""
+    return forecast.issued_at, forecast.source.offset
 
 
 def _probability(alerts: list[Alert], rank: int) -> float:

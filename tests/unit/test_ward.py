@@ -7,9 +7,11 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 
 from schemas.alert import Heartbeat
 from schemas.codec import encode
+from schemas.forecast import Source
 from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
 from stream_worker.settings import Settings
 from stream_worker.ward import Band, Message, Ward, usable_values
@@ -223,6 +225,21 @@ def test_the_past_may_be_read_after_the_present() -> None:
     assert bed.care_unit == "now"
     assert bed.forecast is not None
     assert bed.forecast.issued_at == at(0)
+
+
+def test_of_a_past_that_is_read_after_the_present_the_newest_counts() -> None:
+    """The newest reading does not say where the stay is; of two forecasts of one time the later one stands."""
+    units = (None, "before", "now", None)
+    readings = [
+        Reading(stay_id="a", observed_at=at(i), vitals={"hr": 80.0}, care_unit=unit) for i, unit in enumerate(units)
+    ]
+    forecasts = [structs.replace(forecast(median=70 + i), source=Source("vitals.readings", 0, i)) for i in range(4)]
+    ward = ward_of()
+    for offset in (3, 0, 1, 2):
+        ward.apply(readings[offset], Message("vitals.readings", 0, offset, 0, b""))
+        ward.apply(forecasts[offset], Message("vitals.forecasts", 0, offset, 0, b""))
+    assert ward.beds["a"].care_unit == "now"
+    assert ward.beds["a"].forecast == forecasts[3]
 
 
 def test_stale_is_what_the_settings_say() -> None:
