@@ -25,13 +25,6 @@ Trend = Literal["up", "down", "steady"]
 Record = Reading | StayEvent | Forecast | Alert | Heartbeat | DeadLetter
 
 
-class Observed(NamedTuple):
-    """The newest value of a signal, in its canonical unit."""
-
-    value: float
-    at: datetime
-
-
 class Band(NamedTuple):
     """A forecast of one signal at one horizon: the median, and the outermost quantiles around it."""
 
@@ -60,14 +53,24 @@ def offset_of(message: Message | None) -> int:
     return NOWHERE if message is None else message.offset
 
 
+class Observed(NamedTuple):
+    """The newest value of a signal, in its canonical unit, and the offset of its reading."""
+
+    value: float
+    at: datetime
+    offset: int = NOWHERE
+
+
 class Place(NamedTuple):
-    """Where a stay event came: its offset, and its time, which counts where there is no offset. The later is larger."""
+    """Where a record of a stay came: its offset, and its time, which counts where there is no offset. The later is
+    larger.
+    """
 
     offset: int
     at: datetime
 
     def is_after(self, offset: int, at: datetime) -> bool:
-        """Whether the event came after the record at `offset`, which was observed `at`."""
+        """Whether it came after the record at `offset`, which was observed `at`."""
         return at <= self.at if NOWHERE in (offset, self.offset) else offset < self.offset
 
 
@@ -82,7 +85,7 @@ class Bed:
     def __init__(self, stay_id: str) -> None:
         self.stay_id = stay_id
         self.care_unit: str | None = None
-        self.unit_at: datetime | None = None  # when the reading that says so was observed
+        self.unit_told: Place | None = None  # by which reading
         self.values: dict[str, Observed] = {}
         self.forecast: Forecast | None = None
         self.offset = NOWHERE  # of its newest reading, known by its forecast perhaps
@@ -91,7 +94,7 @@ class Bed:
     def take(self, signal: str, observed: Observed) -> None:
         """Show a value, unless a newer one is shown."""
         known = self.values.get(signal)
-        if known is None or known.at <= observed.at:
+        if known is None or (known.at, known.offset) <= (observed.at, observed.offset):
             self.values[signal] = observed
 
     def see_unit(self, reading: Reading, offset: int) -> None:
@@ -101,9 +104,18 @@ class Bed:
         """
         if reading.care_unit is None:
             return
-        newest = self.unit_at if offset < self.read_until else self.newest
-        if self.unit_at is None or newest is None or newest <= reading.observed_at:
-            self.care_unit, self.unit_at = reading.care_unit, reading.observed_at
+        told = self.unit_told
+        newest = told.at if told is not None and offset < self.read_until else self.newest
+        if told is None or newest is None or newest <= reading.observed_at:
+            self.care_unit, self.unit_told = reading.care_unit, Place(offset, reading.observed_at)
+
+    def forget_before(self, end: Place) -> None:
+        """Let go of what was before the stay's end, which is read later than what came after it."""
+        self.values = {name: seen for name, seen in self.values.items() if not end.is_after(seen.offset, seen.at)}
+        if self.unit_told is not None and end.is_after(*self.unit_told):
+            self.care_unit = self.unit_told = None
+        if self.forecast is not None and end.is_after(self.forecast.source.offset, self.forecast.issued_at):
+            self.forecast = None
 
     @property
     def newest(self) -> datetime | None:
@@ -259,7 +271,7 @@ class Ward:
         bed.read_until = max(bed.read_until, offset)
         bed.offset = max(bed.offset, offset)
         for signal, value in usable_values(reading).items():
-            bed.take(signal, Observed(value, reading.observed_at))
+            bed.take(signal, Observed(value, reading.observed_at, offset))
         self._see(reading.observed_at)
 
     def _place_event(self, event: StayEvent, message: Message | None) -> None:
@@ -268,8 +280,12 @@ class Ward:
         end = Place(offset_of(message), event.at)
         self._ended[event.stay_id] = max(end, self._ended.get(event.stay_id, end))
         bed = self.beds.get(event.stay_id)
-        if bed is not None and (bed.newest is None or end.is_after(bed.offset, bed.newest)):
+        if bed is None:
+            return
+        if end.is_after(bed.offset, bed.newest or end.at):
             del self.beds[event.stay_id]
+        else:
+            bed.forget_before(end)
 
     def _place_forecast(self, forecast: Forecast) -> None:
         if self._is_over(forecast.stay_id, forecast.source.offset, forecast.issued_at):
@@ -280,7 +296,7 @@ class Ward:
             bed.forecast = forecast
         for signal, state in forecast.signals.items():
             if signal not in VITALS_BY_NAME:  # what only the model's manifest declares is shown as the worker took it
-                bed.take(signal, Observed(state.last, state.last_at))
+                bed.take(signal, Observed(state.last, state.last_at, forecast.source.offset))
         self._see(forecast.issued_at)
 
     def _place_alert(self, alert: Alert) -> None:

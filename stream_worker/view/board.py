@@ -10,8 +10,8 @@ import hmac
 import secrets
 import threading
 from bisect import insort
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Set
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Alert
@@ -69,6 +69,13 @@ class Track:
         _trim(self.values, HISTORY_MIN)
         _trim(self._counts, HISTORY_MIN)
 
+    def keep(self, minutes: Set[int]) -> None:
+        """Let go of all but what was told, or forecast, in these minutes."""
+        for told in (self.values, self._counts, self.anomalies, self.doubted):
+            for minute in told.keys() - minutes:
+                del told[minute]
+        self.due = {at: due for at, due in self.due.items() if at - due.horizon_s // MINUTE_S in minutes}
+
 
 class Past:
     """The recent past of one stay."""
@@ -79,6 +86,29 @@ class Past:
         self.messages: list[Message] = []  # by Kafka timestamp
         self.limits: dict[str, tuple[Place, LimitRange]] = {}  # the stay's own, and where they came
         self.changed_ms = 0  # Kafka timestamp of the newest reading
+        self._came: dict[int, int] = {}  # by minute: the newest offset of what was told in it
+
+    def note(self, minute: int, offset: int) -> None:
+        """Something was told in the minute, by the reading at `offset`."""
+        self._came[minute] = max(offset, self._came.get(minute, offset))
+        _trim(self._came, HISTORY_MIN)
+
+    def forget_before(self, end: Place, end_ms: int) -> None:
+        """Let go of what was before the stay's end, which is read later than what came after it.
+
+        end_ms : when the end came, by Kafka.
+        """
+        since = {minute for minute, offset in self._came.items() if not end.is_after(offset, _time_of(minute))}
+        for track in self.tracks.values():
+            track.keep(since)
+        self.tracks = {name: track for name, track in self.tracks.items() if track.values or track.due}
+        self.alerts = {
+            name: revisions
+            for name, revisions in self.alerts.items()
+            if not end.is_after(revisions[0].source.offset, revisions[0].event_at)
+        }
+        self.limits = {signal: own for signal, own in self.limits.items() if own[0] > end}
+        self.messages = [message for message in self.messages if message.timestamp_ms >= end_ms]
 
     def track(self, signal: str) -> Track:
         """The signal's track; one that is kept nowhere beyond `SIGNALS_KEPT`."""
@@ -124,11 +154,16 @@ class Board(Ward):
             del self._stay_ids[self._handles.pop(stay_id)]
 
     def _keep(self, record: Record, message: Message | None) -> None:
+        if self._is_of_before(record, message):
+            return
         match record:
             case Reading():
                 self._keep_reading(record, message)
+            case StayEvent(event="ended"):
+                self._end(record, message)
+                return
             case StayEvent():
-                self._keep_event(record, message)
+                self._keep_limits(record, message)
             case Forecast():
                 self._keep_forecast(record)
             case Alert():
@@ -140,6 +175,21 @@ class Board(Ward):
             if past is not None and message not in past.messages:
                 insort(past.messages, message, key=lambda known: known.timestamp_ms)
                 del past.messages[:-MESSAGES_KEPT]
+
+    def _is_of_before(self, record: Record, message: Message | None) -> bool:
+        """Whether it belongs to a stay that has ended, though its id may be another one's by now."""
+        match record:
+            case Reading():
+                return self._is_over(record.stay_id, offset_of(message), record.observed_at)
+            case StayEvent():
+                return record.event != "ended" and self._is_over(record.stay_id, offset_of(message), record.at)
+            case Forecast():
+                return self._is_over(record.stay_id, record.source.offset, record.issued_at)
+            case Alert(state="cleared"):  # by the end at the latest; its beginning is not known then
+                return record.alert_id not in self.past(record.stay_id).alerts
+            case Alert():
+                return self._is_over(record.stay_id, record.source.offset, record.event_at)
+        return False
 
     def past(self, stay_id: str) -> Past:
         """What is remembered of the stay; an empty past for an unknown one."""
@@ -175,23 +225,22 @@ class Board(Ward):
             return
         past = self._remember(reading.stay_id)
         minute, quality = minute_of(reading.observed_at), reading.quality or {}
+        past.note(minute, offset_of(message))
         for signal, value in usable_values(reading).items():
             past.track(signal).add(minute, value, is_doubted=quality.get(signal) == "questionable")
         if message is not None:
             past.changed_ms = max(past.changed_ms, message.timestamp_ms)
 
-    def _keep_event(self, event: StayEvent, message: Message | None) -> None:
-        place = Place(offset_of(message), event.at)
+    def _end(self, event: StayEvent, message: Message | None) -> None:
         past = self._pasts.get(event.stay_id)
-        if event.event == "ended":
-            if event.stay_id not in self.beds:
-                self._pasts.pop(event.stay_id, None)
-            elif past is not None:  # it was read later than what came after it
-                past.limits = {signal: own for signal, own in past.limits.items() if own[0] > place}
-            return
-        if not event.limits or self._is_over(event.stay_id, *place):
-            return
-        if can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
+        if past is not None:
+            past.forget_before(Place(offset_of(message), event.at), 0 if message is None else message.timestamp_ms)
+            if event.stay_id not in self.beds and not past.alerts:
+                del self._pasts[event.stay_id]
+
+    def _keep_limits(self, event: StayEvent, message: Message | None) -> None:
+        place = Place(offset_of(message), event.at)
+        if event.limits and can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
             known = self._remember(event.stay_id).limits
             for signal, override in event.limits.items():
                 if signal not in known or known[signal][0] <= place:
@@ -204,6 +253,7 @@ class Board(Ward):
         horizons = forecast.horizons_s
         index = nearest(horizons, SHOWN_HORIZON_S)
         minute = minute_of(forecast.issued_at)
+        past.note(minute, forecast.source.offset)
         due_minute = minute + horizons[index] // MINUTE_S
         for signal, state in forecast.signals.items():
             track = past.track(signal)
@@ -220,8 +270,6 @@ class Board(Ward):
                 _trim(track.anomalies, HISTORY_MIN)
 
     def _keep_alert(self, alert: Alert) -> None:
-        if alert.state == "cleared" and alert.stay_id not in self._pasts:
-            return  # as after the stay's end
         alerts = self._remember(alert.stay_id).alerts
         revisions = alerts.setdefault(alert.alert_id, [])
         if not revisions or revisions[-1].revision < alert.revision:
@@ -230,6 +278,10 @@ class Board(Ward):
         while len(alerts) > ALERTS_KEPT:
             cleared = (name for name, known in alerts.items() if known[-1].state == "cleared")
             del alerts[next(cleared, next(iter(alerts)))]
+
+
+def _time_of(minute: int) -> datetime:
+    return datetime.fromtimestamp(minute * MINUTE_S, UTC)
 
 
 def minute_of(at: datetime) -> int:

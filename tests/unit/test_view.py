@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
-from schemas.reading import STAY_EVENT_V1, LimitRange, StayEvent
+from schemas.alert import Alert
+from schemas.forecast import Forecast, Source
+from schemas.reading import STAY_EVENT_V1, LimitRange, Reading, StayEvent
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.view.bed_page import bed_page, evidence, quality
 from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
@@ -38,7 +42,11 @@ def test_what_is_remembered_is_bounded() -> None:
         *(reading(minutes=m, hr=80) for m in range(HISTORY_MIN + 50)),
         *(forecast(minutes=m) for m in range(HISTORY_MIN + 50)),
         *(forecast(minutes=1000, signal=f"s{n}") for n in range(SIGNALS_KEPT + 50)),
-        *(alert(f"x{n}", state="cleared") for n in range(ALERTS_KEPT + 50)),
+        *(
+            alert(f"x{n}", state=state, revision=revision)
+            for n in range(ALERTS_KEPT + 50)
+            for revision, state in enumerate(("raised", "cleared"))
+        ),
     )
     past = board.past("a")
     assert len(past.tracks) == SIGNALS_KEPT
@@ -115,6 +123,34 @@ def test_open_alerts_come_first_the_most_urgent_of_them_before_all() -> None:
         alert("new", minutes=40),
     )
     assert [shown["id"] for shown in bed_page(board, "a")["alerts"]] == ["old", "new", "gone"]
+
+
+def test_nothing_of_a_stay_that_ended_is_shown_of_the_one_that_has_its_id_now() -> None:
+    own = {"hr": LimitRange(high=160)}
+    limits = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="limits", limits=own)
+    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
+    cleared = alert("old", minutes=5, revision=1, state="cleared", clear_reason="stay_ended")
+    before: list[Record] = [reading(minutes=0, hr=150, temp=40), alert("old"), forecast(minutes=0), limits]
+    now: list[Record] = [reading(minutes=10, hr=60), alert("new", minutes=10), forecast(minutes=10)]
+    log = list(enumerate([*before, reading(minutes=4, hr=150), ended, cleared, *now]))
+
+    def page(records: Iterable[tuple[int, Record]]) -> dict[str, Any]:
+        board = board_of()
+        for offset, record in records:
+            source = Source("t", 0, offset - 1)  # the reading before
+            derived = isinstance(record, Forecast | Alert)
+            board.apply(
+                msgspec.structs.replace(record, source=source) if derived else record,
+                Message("t", 0, offset, offset, b""),
+            )
+        shown = bed_page(board, "a")
+        assert min(message["at"] for message in shown.pop("messages")) > 5
+        return shown
+
+    # In order; the present before the past, as when a page is opened; alerts and forecasts ahead of the readings.
+    ahead = sorted(log, key=lambda item: isinstance(item[1], Reading | StayEvent))
+    for order in (log, [*log[-3:], *log[:-3]], ahead):
+        assert page(order) == page(log[-3:])
 
 
 def test_evidence_of_several_numbers_is_written_by_name() -> None:
