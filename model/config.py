@@ -10,7 +10,7 @@ import msgspec
 
 from model.manifest import Task, check_task
 from schemas.recordings import RecordingError
-from schemas.signals import VITALS_BY_NAME, Signal
+from schemas.signals import NAME_RULE, VITALS_BY_NAME, Signal, is_name
 
 SIGNIFICANT_DIGITS: Final = 6  # of a signal that is no vital sign: what float32 can tell apart
 
@@ -126,6 +126,8 @@ def config_for(columns: Mapping[str, Column], steps: int) -> ForecasterConfig:
 
 
 def _signal_of(name: str, column: Column) -> Signal:
+    if not is_name(name):
+        raise RecordingError(f"column {name!r}: {NAME_RULE}")
     margin = (column.high - column.low) or 1.0
     if not math.isfinite(2.0 * margin):
         raise RecordingError(f"column {name!r}: values too far from each other to be told apart")

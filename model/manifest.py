@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.signals import Signal, known_signals
+from schemas.signals import NAME_RULE, Signal, is_name, known_signals
 
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.pt"
@@ -129,6 +129,8 @@ def check_task(task: Task) -> None:
     names = [signal.name for signal in task.inputs]
     if len(set(names)) != len(names):
         raise ValueError("an input is named twice")
+    if not all(map(is_name, names)):
+        raise ValueError(NAME_RULE)
     known_signals(task.inputs)
     if odd := [signal.name for signal in task.inputs if not _can_be_held(signal)]:
         raise ValueError(f"{odd[0]}: its range must rise, less than 2^31 steps of its precision from 0")

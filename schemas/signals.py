@@ -109,6 +109,14 @@ def plausible(values: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in found.items() if name not in ARTERIAL_TRIPLE}
 
 
+NAME_RULE: Final = "a signal's name must be printable, without quotation marks and backslashes"
+
+
+def is_name(text: str) -> bool:
+    """Whether a signal may be called so: JSON has it as it is."""
+    return bool(text) and text.isprintable() and not set(text) & {'"', "\\"}
+
+
 def known_signals(declared: Iterable[Signal] = ()) -> tuple[Signal, ...]:
     """The table above, then what a model artifact declares beyond it. An artifact cannot redefine a vital sign.
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.config import ForecasterConfig
+from model.config import Column, ForecasterConfig, config_for
 from model.dataset import Stay, read_stay
 from model.evaluate import evaluate
 from model.export import write_artifact
 from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest, write_manifest
 from model.predictor import Predictor
+from schemas.recordings import RecordingError
 from schemas.signals import Signal
 from tests.model.synthetic import NO_TRAINING, synthetic_stay, untrained
 
@@ -126,6 +127,17 @@ def test_a_signal_whose_values_no_worker_could_hold_is_refused(copied: Path, odd
     write_manifest(copied, msgspec.structs.replace(manifest, inputs=(*manifest.inputs, signal)))
     with pytest.raises(ArtifactError, match="my value: its range must rise"):
         read_manifest(copied)
+
+
+@pytest.mark.parametrize("name", ["", 'say "x"', "back\\slash", "two\nlines"])
+def test_a_signal_whose_name_no_worker_could_write_is_refused(copied: Path, name: str) -> None:
+    manifest = read_manifest(copied)
+    signal = Signal(name=name, unit="1", low=0.0, high=10.0)
+    write_manifest(copied, msgspec.structs.replace(manifest, inputs=(*manifest.inputs, signal)))
+    with pytest.raises(ArtifactError, match="name must be printable"):
+        read_manifest(copied)
+    with pytest.raises(RecordingError, match="name must be printable"):  # as of a column without a head
+        config_for({name: Column(0.0, 10.0, 1)}, 100)
 
 
 def test_forecasters_that_script_differently_are_not_written(
