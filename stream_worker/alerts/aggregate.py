@@ -19,6 +19,7 @@ KEY: Final = AlertKey("news2")
 _MONITORED_S: Final = 900.0
 _CUFF_S: Final = 3600.0
 _CHARTED_S: Final = 43_200.0
+_OBSERVED: Final = frozenset(Observations.__struct_fields__)
 VALID_S: Final = {
     "resp": _MONITORED_S,
     "spo2": _MONITORED_S,
@@ -43,9 +44,8 @@ Inputs = dict[str, tuple[float | str, int]]  # value and time by name
 def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observations | None) -> None:
     """Take over what a reading tells."""
     for name in VALID_S:
-        value: float | str | None = values.get(name)
-        if value is None and observations is not None:
-            value = getattr(observations, name, None)
+        # A model may declare a signal of the same name: what a nurse charts is in words, and no number.
+        value: float | str | None = getattr(observations, name, None) if name in _OBSERVED else values.get(name)
         if value is not None and (name not in inputs or at_us >= inputs[name][1]):
             inputs[name] = (value, at_us)
 
@@ -55,7 +55,7 @@ def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collec
     valid: dict[str, Any] = {
         name: value
         for name, (value, observed_us) in inputs.items()
-        if name not in suspect and at_us - observed_us <= VALID_S[name] * SECOND_US
+        if (name in _OBSERVED or name not in suspect) and at_us - observed_us <= VALID_S[name] * SECOND_US
     }
     known = Known(
         resp=valid.get("resp"),

@@ -524,6 +524,24 @@ def test_an_older_reading_does_not_bring_back_what_a_nurse_charted_before() -> N
     assert with_news2(older, newer, *observed(1, 12, None, **well)) == []
 
 
+class WithOxygen(ArithmeticPredictor):
+    """As ArithmeticPredictor, with a signal that is called as one of a nurse's observations is."""
+
+    manifest = msgspec.structs.replace(
+        MANIFEST, inputs=(MANIFEST.inputs[0], Signal(name="oxygen", unit="%", low=21, high=100), MANIFEST.inputs[2])
+    )
+
+
+@pytest.mark.parametrize("share", [60, 900])
+def test_news2_takes_a_signal_of_that_name_for_no_observation(share: float) -> None:
+    ill = {"spo2": 93.0, "hr": 115.0, "temp": 38.5}
+    charted = {"consciousness": "A", "oxygen": "supplemental"}
+    plain = with_news2(*observed(0, 16, charted, **ill))
+    stream = observed(0, 16, charted, **ill, oxygen=share)
+    alerts = run(*stream, pipeline=new_pipeline(WithOxygen(), news2=True))
+    assert [a["evidence"] for a in alerts if a["kind"] == "news2"] == [a["evidence"] for a in plain]
+
+
 def test_news2_scale_2_holds_from_its_event_on() -> None:
     breathless = {"spo2": 89.0}  # 3 on scale 1, which alone asks for a review; 0 on scale 2
     assert len(with_news2(*observed(0, 8, ALERT_ON_AIR, **breathless))) == 1
