@@ -42,11 +42,11 @@ def run_backtest(
     manifest = read_manifest(settings.model)
     run = run_all(settings, found, console)
     spans = spans_of(run.alerts, recordings)
+    limits = limits_of(settings.limits, None, {})
     curve = None
     if with_curve:
-        limits = limits_of(settings.limits, None, {})[HYPOTENSION.signal]
         shown = partial(track, description="Thresholds", console=console)
-        curve = curve_of(recordings, run.threats, limits, unseen_of(recordings, manifest), shown)
+        curve = curve_of(recordings, run.threats, limits[HYPOTENSION.signal], unseen_of(recordings, manifest), shown)
         if curve is None:
             console.print(
                 f"No other thresholds: they need {FEWEST_STAYS} stays whose {HYPOTENSION.signal} is forecast, "
@@ -62,7 +62,7 @@ def run_backtest(
     path = out / REPORT_FILE
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
     page = out / PAGE_FILE
-    write_page(page, report, recordings, spans, run.threats, manifest.horizons_s)
+    write_page(page, report, recordings, spans, run.threats, manifest.horizons_s, limits)
     console.print(f"Report: {page} (figures: {path})", highlight=False, soft_wrap=True)
     return report
 

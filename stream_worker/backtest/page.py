@@ -18,7 +18,7 @@ from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episode
 from stream_worker.backtest.measures import Bin, Measures, Span, Warnings, announcements, warnings_of
 from stream_worker.backtest.report import BacktestReport
 from stream_worker.backtest.threats import Threats
-from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.limits import SignalLimits
 from stream_worker.times import MINUTE_US
 
 TEMPLATE: Final = Path(__file__).with_name("page.html")
@@ -46,6 +46,7 @@ def write_page(
     spans: Sequence[Span],
     threats: Mapping[str, Threats],
     horizons_s: Sequence[int],
+    limits: Mapping[str, SignalLimits],
 ) -> None:
     """Write the report to `page`: one file that fetches nothing. The plots can be zoomed and moved."""
     group = report.groups[0]
@@ -59,7 +60,7 @@ def write_page(
     plots.append(("Lead time", _LEAD_NOTE, lead_plot(group)))
     for example in examples(recordings, spans):
         own = [span for span in spans if span.stay_id == example.recording.stay_id]
-        shown = timeline(example.recording, own, threats.get(example.recording.stay_id), horizons_s)
+        shown = timeline(example.recording, own, threats.get(example.recording.stay_id), horizons_s, limits)
         met = example.warnings
         note = (
             f"{example.recording.days:.1f} days. {met.strict:.0f} of {met.episodes:.0f} episodes of low pressure were "
@@ -242,9 +243,16 @@ def examples(recordings: Mapping[str, Recording], spans: Sequence[Span]) -> Iter
 
 
 def timeline(
-    recording: Recording, spans: Sequence[Span], threats: Threats | None, horizons_s: Sequence[int]
+    recording: Recording,
+    spans: Sequence[Span],
+    threats: Threats | None,
+    horizons_s: Sequence[int],
+    limits: Mapping[str, SignalLimits],
 ) -> go.Figure:
-    """Values, the forecast of the mean pressure, and bars for episodes and alerts; hours from the recording's start."""
+    """Values and their limits, the forecast of the mean pressure, and bars for episodes and alerts.
+
+    Hours from the recording's start.
+    """
     shown = [name for name in SHOWN if not np.isnan(recording.values[name]).all()]
     rows = len(shown) + 1
     heights = [*([1.0] * len(shown)), 1.3]
@@ -259,8 +267,8 @@ def timeline(
         low, high = np.nanpercentile(values, (0.5, 99.5)).tolist()  # artefacts would flatten all else
         margin = 0.25 * max(high - low, 8)
         figure.update_yaxes(title_text=f"{name}, {signal.unit}", range=[low - margin, high + margin], row=row)
-        limits = DEFAULT_LIMITS.root.get(name)
-        for limit in (limits.low, limits.high) if limits else ():
+        its_limits = limits.get(name, SignalLimits())
+        for limit in (its_limits.low, its_limits.high):
             if limit is not None:
                 figure.add_hline(y=limit, line={"color": "#b3303b", "dash": "dot", "width": 1}, row=row, col=1)
     for trace in _bars(recording, spans):

@@ -30,7 +30,7 @@ from stream_worker.backtest.measures import (
 from stream_worker.backtest.page import found_plot, timeline, write_page
 from stream_worker.backtest.report import report_of
 from stream_worker.backtest.threats import Threats, announced_at
-from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.limits import DEFAULT_LIMITS, SignalLimits
 from stream_worker.times import MINUTE_US, to_us
 from tests.arithmetic_model import MANIFEST
 from tests.recordings import write_recording
@@ -291,7 +291,7 @@ def test_the_page_holds_all_it_shows(tmp_path: Path) -> None:
     threats = {name: announcing(stay, [70]) for name, stay in stays.items()}
     curve = curve_of(stays, threats, DEFAULT_LIMITS.root["abp_mean"])
     report = report_of(MANIFEST, stays, alerts, curve)
-    write_page(tmp_path / "page.html", report, stays, alerts, threats, MANIFEST.horizons_s)
+    write_page(tmp_path / "page.html", report, stays, alerts, threats, MANIFEST.horizons_s, DEFAULT_LIMITS.root)
     page = (tmp_path / "page.html").read_text()
     for said in ("Best stay: a", "3 of 3 announcements came true", "Worst stay", "sensor_off", "all thresholds"):
         assert said in page
@@ -305,9 +305,14 @@ def test_an_announcement_at_the_last_reading_is_shown_whatever_its_fraction_of_a
         raised = Span("s", "forecast_limit", "abp_mean", "low", None, at.timestamp() / 60 - stay.start)
         at_us = np.array([to_us(at) - MINUTE_US, to_us(at)])
         threats = Threats(at_us, np.array([80.0, 70.0]), np.array([0.0, 1.0]), np.zeros((2, 3, 3), np.float32))
-        shown = timeline(stay, [raised], threats, MANIFEST.horizons_s)
+        shown = timeline(stay, [raised], threats, MANIFEST.horizons_s, {})
         (announced,) = (trace for trace in shown.data if trace.name == "announced")
         assert announced.y[0] == 70
+
+
+def test_the_limits_that_are_drawn_are_those_of_the_settings() -> None:
+    shown = timeline(recording(*[80] * 10), [], None, MANIFEST.horizons_s, {"abp_mean": SignalLimits(low=70)})
+    assert [line.y0 for line in shown.layout.shapes] == [70]
 
 
 def test_tables_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
