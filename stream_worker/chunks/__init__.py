@@ -8,10 +8,11 @@ recovers tables record by record: twenty times slower, and not exactly once (doc
            -> Lane of each partition: outputs, changed state and the next offset in one Kafka transaction
 """
 
+from stream_worker.chunks.fetching import Records
 from stream_worker.chunks.lane import Lane, LaneFailure, Work
 from stream_worker.chunks.options import ChunkOptions
 from stream_worker.chunks.recovery import BulkStore, ChunkTableManager
-from stream_worker.chunks.transport import Chunk, ChunkBootStrategy, ChunkTransport, Records
+from stream_worker.chunks.transport import Chunk, ChunkBootStrategy, ChunkTransport
 
 __all__ = [
     "BulkStore",

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from faust.types import TP
 
-from stream_worker.chunks.transport import _ConsumerThread
+from stream_worker.chunks.fetching import FetchThread
 
 
 def test_faust_watches_over_no_partition_that_is_not_fetched(caplog: pytest.LogCaptureFixture) -> None:
-    thread: Any = _ConsumerThread.__new__(_ConsumerThread)
+    thread: Any = FetchThread.__new__(FetchThread)
     state = SimpleNamespace(timestamp=None)
     assignment = SimpleNamespace(active=True, state_value=lambda _partition: state)
     subscriptions = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))

@@ -6,7 +6,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_worker.chunks.transport import fetch_shares
+from stream_worker.chunks.fetching import fetch_shares
 
 PARTITIONS = [TP("readings", partition) for partition in range(4)]
 
