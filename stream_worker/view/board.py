@@ -11,7 +11,7 @@ import secrets
 import threading
 from bisect import insort
 from collections.abc import Mapping, Set
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Alert
@@ -19,6 +19,7 @@ from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import AlertLimits, SignalLimits, can_add, limits_of
+from stream_worker.times import MINUTE_US, to_time
 from stream_worker.ward import (
     HEARTBEAT,
     SHOWN_HORIZON_S,
@@ -98,7 +99,9 @@ class Past:
 
         end_ms : when the end came, by Kafka.
         """
-        since = {minute for minute, offset in self._came.items() if not end.is_after(offset, _time_of(minute))}
+        since = {
+            minute for minute, offset in self._came.items() if not end.is_after(offset, to_time(minute * MINUTE_US))
+        }
         for track in self.tracks.values():
             track.keep(since)
         self.tracks = {name: track for name, track in self.tracks.items() if track.values or track.due}
@@ -278,10 +281,6 @@ class Board(Ward):
         while len(alerts) > ALERTS_KEPT:
             cleared = (name for name, known in alerts.items() if known[-1].state == "cleared")
             del alerts[next(cleared, next(iter(alerts)))]
-
-
-def _time_of(minute: int) -> datetime:
-    return datetime.fromtimestamp(minute * MINUTE_S, UTC)
 
 
 def minute_of(at: datetime) -> int:
