@@ -136,11 +136,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         if not active:
             await asyncio.sleep(0.01)  # Faust's own second of sleep would be felt at each start
             return {}
-        self.not_waiting_next_records.clear()
-        try:
-            return await self._getmany(active_partitions=active, timeout=timeout) or {}
-        finally:
-            self.not_waiting_next_records.set()
+        return await self._getmany(active_partitions=active, timeout=timeout) or {}
 
     def resume_flow(self) -> None:
         """Fetch again, but not before the seek.
