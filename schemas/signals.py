@@ -81,7 +81,9 @@ def canonical(
     signal: Signal, value: float, unit: str | None, quality: str | None
 ) -> float | Literal["unit", "invalid"]:
     """A value as sent in the signal's canonical unit (None: sent in it), or why it cannot be used."""
-    conversion = (1.0, 0.0) if unit in {None, signal.unit} else CONVERSIONS.get(signal.unit, {}).get(str(unit))
+    if unit is None or unit == signal.unit:
+        return value if quality in USABLE else "invalid"
+    conversion = CONVERSIONS.get(signal.unit, {}).get(unit)
     if conversion is None:
         return "unit"
     if quality not in USABLE:

@@ -1,8 +1,8 @@
 """Records to columns: a chunk's readings as arrays, its stay events and invalid records beside them.
 
 Nearly every record takes the fast way: one typed decoder call, no dictionary. Whatever that decoder does not take as it
-is (units, quality, unknown signals, nulls, and everything wrong) goes through `schemas.codec`, which decides alone
-what is valid; a property test compares both ways.
+is (units, quality, unknown signals, and everything wrong) goes through `schemas.codec`, which decides alone what is
+valid; a property test compares both ways.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ReadingDecoder:
         fields = {f"signal_{k}": signal.name for k, signal in enumerate(signals)}  # a name may be any text
         vitals = msgspec.defstruct(
             "FastVitals",
-            [(field, float, math.nan) for field in fields],
+            [(field, float | None, math.nan) for field in fields],
             rename=fields,
             forbid_unknown_fields=True,
             gc=False,
@@ -110,7 +110,7 @@ class ReadingDecoder:
         events: list[tuple[int, StayEvent]] = []
         invalid: list[tuple[int, Rejection]] = []
         ignored: Counter[tuple[str, str]] = Counter()
-        decode_fast, pack, astuple = self._decode_fast, self._pack, msgspec.structs.astuple
+        decode_fast, pack = self._decode_fast, self._pack_fast
         for row, value in enumerate(values):
             try:
                 if not self._is_plain(value):
@@ -118,7 +118,7 @@ class ReadingDecoder:
                 reading = decode_fast(value)
                 if reading.observed_at.year not in codec.YEARS:
                     raise msgspec.DecodeError
-                rows.packed.append(pack(*astuple(reading.vitals)))
+                rows.packed.append(pack(reading.vitals))
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 try:
                     record = codec.decode(value, self._max_bytes)
@@ -147,8 +147,16 @@ class ReadingDecoder:
             and (len(value) <= _SHALLOW_BYTES or not codec.is_too_deep(value))
         )
 
+    def _pack_fast(self, vitals: msgspec.Struct) -> bytes:
+        """The values of a reading whose signals are all known and in their own units."""
+        values = msgspec.structs.astuple(vitals)
+        try:
+            return self._pack(*values)
+        except struct.error:  # a null: not observed
+            return self._pack(*(math.nan if value is None else value for value in values))
+
     def _pack_slowly(self, reading: Reading, rows: _Rows, ignored: Counter[tuple[str, str]]) -> bytes:
-        """The values of a reading with units, quality, nulls or unknown signals, converted and packed."""
+        """The values of a reading with units, quality or unknown signals, converted and packed."""
         values = [math.nan] * len(self.signals)
         questionable = []
         units, quality = reading.units or {}, reading.quality or {}

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas import codec
 from schemas.signals import VITALS, VITALS_BY_NAME, Signal
 from stream_worker.columns import Decoded, ReadingDecoder
+from tests.fault.hostile import hostile
 from tests.records import reading
 
 
@@ -103,6 +105,39 @@ def verdict(decoded: Decoded) -> tuple[Any, ...]:
 @settings(max_examples=400, deadline=None)
 def test_the_fast_decoder_and_the_codec_agree(values: list[bytes | None]) -> None:
     assert verdict(FAST.decode(values)) == verdict(SLOW.decode(values))
+
+
+def agrees_with_the_slow_way(text: str) -> bool:
+    """Whether the codec's typed decoder took `text`, and then read of it what the slow way reads."""
+    typed = codec._decode_typed(text)
+    assert typed is None or typed == codec.decode_slowly(text)
+    return typed is not None
+
+
+@given(documents.filter(lambda data: data is not None and data.decode(errors="ignore").encode() == data))
+@settings(max_examples=400, deadline=None)
+def test_both_ways_of_the_codec_agree(data: bytes) -> None:
+    agrees_with_the_slow_way(data.decode())
+
+
+def test_both_ways_of_the_codec_agree_on_what_no_decent_sender_writes() -> None:
+    texts = [data.decode() for _, data in hostile(5000) if data.isascii() and not codec.is_too_deep(data)]
+    assert 0 < sum(map(agrees_with_the_slow_way, texts)) < len(texts)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"units": {"hr": "/min", "spo2": None}},
+        {"quality": {"hr": "questionable"}},
+        {},
+        {"care_unit": "Süd"},
+        {"observations": {"oxygen": "air", "vendor": [1, {"a": None}]}},
+        {"vendor": {"any": ["thing", 1e300]}},
+    ],
+)
+def test_what_senders_may_add_is_read_by_the_typed_decoder(more: dict[str, Any]) -> None:
+    assert agrees_with_the_slow_way(reading("s", 0, {"hr": 80, "spo2": None, "etco2": 5}, **more).decode())
 
 
 @given(st.lists(documents, min_size=1, max_size=4))
