@@ -22,7 +22,8 @@ BEATS_MISSED: Final = 3  # in a row, and the worker is silent
 FORGET_EVERY_MS: Final = 3_600_000
 
 Trend = Literal["up", "down", "steady"]
-Record = Reading | StayEvent | Forecast | Alert | Heartbeat | DeadLetter
+OfStay = Reading | StayEvent | Forecast | Alert
+Record = OfStay | Heartbeat | DeadLetter
 
 
 class Band(NamedTuple):
@@ -72,6 +73,19 @@ class Place(NamedTuple):
     def is_after(self, offset: int, at: datetime) -> bool:
         """Whether it came after the record at `offset`, which was observed `at`."""
         return at <= self.at if NOWHERE in (offset, self.offset) else offset < self.offset
+
+
+def place_of(record: OfStay, message: Message | None) -> Place:
+    """Where the reading or event came that the record is, or comes from."""
+    match record:
+        case Reading():
+            return Place(offset_of(message), record.observed_at)
+        case StayEvent():
+            return Place(offset_of(message), record.at)
+        case Forecast():
+            return Place(record.source.offset, record.issued_at)
+        case Alert():
+            return Place(record.source.offset, record.event_at)
 
 
 def nearest(numbers: Sequence[float], wanted: float) -> int:
@@ -161,6 +175,8 @@ class Ward:
     def apply(self, record: Record, message: Message | None = None) -> None:
         """Take in one record of any topic, and how it came. Topics may be interleaved in any way."""
         match record:
+            case Reading() | Forecast() if self._is_of_before(record, message):
+                pass
             case Reading():
                 self._place_reading(record, message)
             case StayEvent():
@@ -264,8 +280,6 @@ class Ward:
 
     def _place_reading(self, reading: Reading, message: Message | None) -> None:
         offset = offset_of(message)
-        if self._is_over(reading.stay_id, offset, reading.observed_at):
-            return
         bed = self._bed(reading.stay_id)
         bed.see_unit(reading, offset)
         bed.read_until = max(bed.read_until, offset)
@@ -277,7 +291,7 @@ class Ward:
     def _place_event(self, event: StayEvent, message: Message | None) -> None:
         if event.event != "ended":
             return
-        end = Place(offset_of(message), event.at)
+        end = place_of(event, message)
         self._ended[event.stay_id] = max(end, self._ended.get(event.stay_id, end))
         bed = self.beds.get(event.stay_id)
         if bed is None:
@@ -288,8 +302,6 @@ class Ward:
             bed.forget_before(end)
 
     def _place_forecast(self, forecast: Forecast) -> None:
-        if self._is_over(forecast.stay_id, forecast.source.offset, forecast.issued_at):
-            return
         bed = self._bed(forecast.stay_id)
         bed.offset = max(bed.offset, forecast.source.offset)
         if bed.forecast is None or _order(bed.forecast) <= _order(forecast):
@@ -309,12 +321,13 @@ class Ward:
     def _bed(self, stay_id: str) -> Bed:
         return self.beds.setdefault(stay_id, Bed(stay_id))
 
-    def _is_over(self, stay_id: str, offset: int, at: datetime) -> bool:
-        """Whether this belongs to a stay that has ended: its last forecasts arrive after the event.
+    def _is_of_before(self, record: OfStay, message: Message | None) -> bool:
+        """Whether it belongs to a stay that has ended, though its id may be another one's by now.
 
-        offset : of the reading it comes from.
+        A stay's last forecasts arrive after the event.
         """
-        return stay_id in self._ended and self._ended[stay_id].is_after(offset, at)
+        end = self._ended.get(record.stay_id)
+        return end is not None and end.is_after(*place_of(record, message))
 
     def _see(self, at: datetime) -> None:
         self.newest = at if self.newest is None else max(self.newest, at)

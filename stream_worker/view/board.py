@@ -14,7 +14,8 @@ from collections.abc import Mapping, Set
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from schemas.alert import Alert
+from schemas.alert import Alert, Heartbeat
+from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
@@ -24,11 +25,13 @@ from stream_worker.ward import (
     HEARTBEAT,
     SHOWN_HORIZON_S,
     Message,
+    OfStay,
     Place,
     Record,
     Ward,
     nearest,
     offset_of,
+    place_of,
     usable_values,
 )
 
@@ -157,42 +160,32 @@ class Board(Ward):
             del self._stay_ids[self._handles.pop(stay_id)]
 
     def _keep(self, record: Record, message: Message | None) -> None:
-        if self._is_of_before(record, message):
-            return
         match record:
-            case Reading():
-                self._keep_reading(record, message)
+            case Heartbeat() | DeadLetter():
+                return
             case StayEvent(event="ended"):
                 self._end(record, message)
                 return
+            case _ if self._is_of_before(record, message):
+                return
+            case Reading():
+                self._keep_reading(record, message)
             case StayEvent():
                 self._keep_limits(record, message)
             case Forecast():
                 self._keep_forecast(record)
             case Alert():
                 self._keep_alert(record)
-            case _:
-                return
         if message is not None:
             past = self._pasts.get(record.stay_id)
             if past is not None and message not in past.messages:
                 insort(past.messages, message, key=lambda known: known.timestamp_ms)
                 del past.messages[:-MESSAGES_KEPT]
 
-    def _is_of_before(self, record: Record, message: Message | None) -> bool:
-        """Whether it belongs to a stay that has ended, though its id may be another one's by now."""
-        match record:
-            case Reading():
-                return self._is_over(record.stay_id, offset_of(message), record.observed_at)
-            case StayEvent():
-                return record.event != "ended" and self._is_over(record.stay_id, offset_of(message), record.at)
-            case Forecast():
-                return self._is_over(record.stay_id, record.source.offset, record.issued_at)
-            case Alert(state="cleared"):  # by the end at the latest; its beginning is not known then
-                return record.alert_id not in self.past(record.stay_id).alerts
-            case Alert():
-                return self._is_over(record.stay_id, record.source.offset, record.event_at)
-        return False
+    def _is_of_before(self, record: OfStay, message: Message | None) -> bool:
+        if isinstance(record, Alert) and record.state == "cleared":  # by the stay's end at the latest
+            return record.alert_id not in self.past(record.stay_id).alerts  # its beginning is not known then
+        return super()._is_of_before(record, message)
 
     def past(self, stay_id: str) -> Past:
         """What is remembered of the stay; an empty past for an unknown one."""
@@ -237,12 +230,12 @@ class Board(Ward):
     def _end(self, event: StayEvent, message: Message | None) -> None:
         past = self._pasts.get(event.stay_id)
         if past is not None:
-            past.forget_before(Place(offset_of(message), event.at), 0 if message is None else message.timestamp_ms)
+            past.forget_before(place_of(event, message), 0 if message is None else message.timestamp_ms)
             if event.stay_id not in self.beds and not past.alerts:
                 del self._pasts[event.stay_id]
 
     def _keep_limits(self, event: StayEvent, message: Message | None) -> None:
-        place = Place(offset_of(message), event.at)
+        place = place_of(event, message)
         if event.limits and can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
             known = self._remember(event.stay_id).limits
             for signal, override in event.limits.items():
