@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaConfigurationError, KafkaError
+from kafka.errors import KafkaConfigurationError, KafkaError, LogTruncationError, OffsetOutOfRangeError
 
 RETRY_S = 10.0
 
 
 def tell(text: str) -> None:
-    """Your pager, screen or hospital bus."""
-    print(text, flush=True)
+    """Your pager, screen or hospital bus. Whoever names a stay chooses characters: none may steer a terminal."""
+    print("".join(c if c.isprintable() else "?" for c in text), flush=True)
 
 
 def apply(open_alerts: dict[str, Any], message: dict[str, Any]) -> None:
@@ -86,14 +86,20 @@ class Silence:
         self.silent = silent
 
 
-def seek(consumer: Any, places: list[TopicPartition], offsets: dict[str, int], open_alerts: dict[str, Any]) -> None:
-    """Go on where the list ends; forget it and begin anew if the topic no longer reaches back, or on, to there."""
+def seek(
+    consumer: Any, places: list[TopicPartition], offsets: dict[str, int], open_alerts: dict[str, Any]
+) -> dict[TopicPartition, int]:
+    """Go on where the list ends; forget it and begin anew if the topic no longer reaches back, or on, to there.
+
+    Returns : where the topic ends, if the list is made again: what is before that is history. Else nothing.
+    """
     firsts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
     if any(not firsts[place] <= offsets.get(str(place.partition), firsts[place]) <= ends[place] for place in places):
         offsets.clear()
         open_alerts.clear()
     for place in places:
         consumer.seek(place, offsets.get(str(place.partition), firsts[place]))
+    return {} if offsets else dict(ends)
 
 
 def connect(servers: str, options: dict[str, Any]) -> Any:
@@ -105,6 +111,7 @@ def connect(servers: str, options: dict[str, Any]) -> Any:
                 bootstrap_servers=servers,
                 bootstrap_timeout_ms=10_000,
                 isolation_level="read_committed",
+                auto_offset_reset="none",  # revisions that are gone must not be skipped unnoticed
                 enable_auto_commit=False,
                 **options,
             )
@@ -131,11 +138,18 @@ def main(
         sys.exit(f"no topic {topic} at {servers}")
     consumer.assign(places)
     offsets, open_alerts = load(path)
-    seek(consumer, places, offsets, open_alerts)
-    history = {} if offsets else consumer.end_offsets(places)  # where it ends, by partition
+    history = seek(consumer, places, offsets, open_alerts)
     silence = Silence([place.partition for place in places], float(silent_s))
     while True:
-        for place, records in consumer.poll(timeout_ms=500).items():
+        try:
+            polled = consumer.poll(timeout_ms=500)
+        except (OffsetOutOfRangeError, LogTruncationError):
+            tell("the topic was made anew, or cut before all was read: the list is made again")
+            offsets.clear()
+            open_alerts.clear()
+            history = seek(consumer, places, offsets, open_alerts)
+            continue
+        for place, records in polled.items():
             for record in records:
                 message = json.loads(record.value)
                 if message["schema"] == "vitals.alert.v1":

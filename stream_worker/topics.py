@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 
 from stream_worker import clients
+from stream_worker.alerts.life import TOLD_EVERY_S
 from stream_worker.settings import Settings, SettingsError
 
 DEFAULT_PARTITIONS: Final = 4
@@ -18,7 +20,10 @@ MIN_INSYNC_REPLICAS: Final = 2
 KNOWN_WITHIN_S: Final = 10.0  # to all brokers, of topics that were just made
 # Kafka compacts only closed segments: ones smaller than its default of 1 GiB keep the state short to read at a start.
 CHANGELOG_SEGMENT_BYTES: Final = 64 * 1024 * 1024
+# An open alert is told once a day: who starts to listen finds it if it is kept for longer.
+ALERTS_KEPT_S: Final = 2 * TOLD_EVERY_S
 INSYNC: Final = "min.insync.replicas"
+RETENTION: Final = "retention.ms"
 TIMESTAMP_TYPE: Final = "message.timestamp.type"
 ARRIVAL: Final = "LogAppendTime"
 
@@ -26,11 +31,12 @@ Cleanup = Literal["delete", "compact"]
 
 
 class WantedTopic(NamedTuple):
-    """A topic as Vitalcast needs it. `arrival`: its records' times should be the broker's, not their senders'."""
+    """A topic as Vitalcast needs it."""
 
     name: str
     cleanup: Cleanup
-    arrival: bool = False
+    arrival: bool = False  # its records' times should be the broker's, not their senders'
+    kept_s: float = 0.0  # for so long at least its records should be kept
 
 
 class FoundTopic(NamedTuple):
@@ -38,9 +44,10 @@ class FoundTopic(NamedTuple):
 
     partitions: int
     replicas: int
-    cleanup: str
+    cleanup: str | None  # None: this user may not read how the topic is set
     arrival: bool
     insync: int = MIN_INSYNC_REPLICAS  # that must have a record before it counts as written
+    kept_s: float = math.inf  # how long its records are kept
 
 
 class TopicReport(NamedTuple):
@@ -69,7 +76,9 @@ def wanted_topics(settings: Settings) -> list[WantedTopic]:
     return [
         # A stay is silent if nothing arrives: told by its sender's clock, one that is slow would always be.
         WantedTopic(settings.readings_topic, "delete", arrival=True),
-        *(WantedTopic(name, "delete") for name in settings.output_topics),
+        WantedTopic(settings.forecasts_topic, "delete"),
+        WantedTopic(settings.alerts_topic, "delete", kept_s=ALERTS_KEPT_S),
+        WantedTopic(settings.dead_letters_topic, "delete"),
         WantedTopic(settings.changelog_topic, "compact"),
     ]
 
@@ -80,6 +89,8 @@ def problem_of(topic: WantedTopic, found: FoundTopic | None, readings_partitions
         return "does not exist, or this user may not describe it"
     if found.partitions < readings_partitions:
         return f"has {found.partitions} partitions, fewer than the {readings_partitions} of the readings"
+    if found.cleanup is None:
+        return "this user may not read its configuration, and needs DescribeConfigs"
     if found.cleanup != topic.cleanup:
         lost = "state would be lost" if topic.cleanup == "compact" else "records would be lost"
         return f"cleanup.policy is {found.cleanup}, must be {topic.cleanup}: {lost}"
@@ -121,7 +132,7 @@ def check_delivery(settings: Settings) -> None:
 def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> TopicsResult:
     """Make the topics that are missing; those that exist are reported, never changed.
 
-    New outputs get at least as many partitions as the readings topic has.
+    New ones get as many partitions as the readings topic has, if it is there.
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
     with clients.asking(settings) as client:
@@ -130,7 +141,7 @@ def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> T
         brokers = len(client.describe_cluster()["brokers"])
         before = _find(client, wanted_topics(settings))
         if (readings := before.get(settings.readings_topic)) is not None:
-            partitions = max(partitions, readings.partitions)
+            partitions = readings.partitions
         missing = [topic for topic in wanted_topics(settings) if topic.name not in before]
         if missing:
             client.create_topics([_new_topic(topic, partitions, brokers) for topic in missing])
@@ -158,9 +169,10 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
         for topic in wanted
     ]
     warnings = [
-        f"topic {topic.name}: {TIMESTAMP_TYPE} should be {ARRIVAL}, or a sender whose clock is slow counts as silent"
+        f"topic {topic.name}: {warning}"
         for topic in wanted
-        if topic.arrival and (there := found.get(topic.name)) is not None and not there.arrival
+        if topic.name in found
+        for warning in _warnings(topic, found[topic.name], least)
     ]
     thin = [
         f"topic {name}: {topic.replicas} replicas, min.insync.replicas {topic.insync}; {REPLICATION} and "
@@ -173,26 +185,47 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
     return TopicsResult(reports, warnings)
 
 
+def _warnings(topic: WantedTopic, found: FoundTopic, readings_partitions: int) -> Iterator[str]:
+    """What is not as it should be, though the worker runs."""
+    if found.cleanup is None:
+        return
+    if topic.arrival and not found.arrival:
+        yield f"{TIMESTAMP_TYPE} should be {ARRIVAL}, or a sender whose clock is slow counts as silent"
+    if found.kept_s < topic.kept_s:
+        yield (
+            f"{RETENTION} should be {topic.kept_s * 1000:.0f} at least, or alerts that are open for longer "
+            "are not known to whoever starts to listen"
+        )
+    if readings_partitions and found.partitions > readings_partitions:
+        yield f"{found.partitions} partitions, of which only the first {readings_partitions} are used"
+
+
 def _find(client: KafkaAdminClient, topics: Sequence[WantedTopic]) -> Mapping[str, FoundTopic]:
     """Those of `topics` that exist. Asks for all topics of the cluster, because asking for one can create it."""
     names = {topic.name for topic in topics}
     described = [topic for topic in client.describe_topics() if topic["name"] in names and topic["error_code"] == 0]
     if not described:
         return {}
-    resources = [
-        ConfigResource("topic", topic["name"], ["cleanup.policy", TIMESTAMP_TYPE, INSYNC]) for topic in described
-    ]
+    names_of_settings = ["cleanup.policy", TIMESTAMP_TYPE, INSYNC, RETENTION]
+    resources = [ConfigResource("topic", topic["name"], names_of_settings) for topic in described]
     configs = client.describe_configs(resources, config_filter="all")["topic"]
-    return {
-        topic["name"]: FoundTopic(
-            partitions=len(topic["partitions"]),
-            replicas=min(len(partition["replica_nodes"]) for partition in topic["partitions"]),
-            cleanup=configs[topic["name"]]["cleanup.policy"]["value"],
-            arrival=configs[topic["name"]][TIMESTAMP_TYPE]["value"] == ARRIVAL,
-            insync=int(configs[topic["name"]][INSYNC]["value"]),
-        )
-        for topic in described
-    }
+    return {topic["name"]: _found(topic, configs.get(topic["name"])) for topic in described}
+
+
+def _found(topic: Mapping[str, Any], config: Mapping[str, Any] | None) -> FoundTopic:
+    """A topic as it is described; `config` is empty where the user may not read it."""
+    partitions, replicas = len(topic["partitions"]), min(len(p["replica_nodes"]) for p in topic["partitions"])
+    if not config:
+        return FoundTopic(partitions, replicas, cleanup=None, arrival=False)
+    retention_ms = int(config[RETENTION]["value"])
+    return FoundTopic(
+        partitions,
+        replicas,
+        cleanup=config["cleanup.policy"]["value"],
+        arrival=config[TIMESTAMP_TYPE]["value"] == ARRIVAL,
+        insync=int(config[INSYNC]["value"]),
+        kept_s=math.inf if retention_ms < 0 else retention_ms / 1000,
+    )
 
 
 def _new_topic(topic: WantedTopic, partitions: int, brokers: int) -> NewTopic:

@@ -5,7 +5,7 @@ history in an `AlertEntry` and returns the transitions. Pure: time is the readin
 
              on for delay_s            off for recover_s
     (none) --------------> raised ----------------------> cleared (recovered)
-                             |  ^ priority changed: updated
+                             |  ^ priority changed, or a day has passed: updated
                              |  ^ renews, and its rest is over: cleared (superseded) and raised anew
                              +--> cannot be told for data_lost_s: cleared (data_lost)
 """
@@ -29,6 +29,8 @@ HoldReason = Literal["suspect", "rearm", "budget"]
 # Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
 # episode in docs/alerts.md asks for nine tenths).
 RETURN_SHARE: Final = 0.1
+# An alert that stays open is told again after so long, so that a topic that is kept for longer has all that are open.
+TOLD_EVERY_S: Final = 86_400.0
 
 
 @dataclass(slots=True)
@@ -145,6 +147,7 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
         entry = entries[finding.key] = AlertEntry(priority=finding.priority)
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, moment)
+    is_new_day = _days(entry, at_us) > _days(entry, entry.found_us)
     if finding.presence == "on" and finding.is_seen:
         entry.found_us = at_us
     if finding.severe_delay_s is None:
@@ -153,7 +156,7 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
         entry.severe_since_us = at_us
     is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
     if entry.raised_offset is not None:
-        return _move_open(entries, finding, entry, at_us, is_high=is_high)
+        return _move_open(entries, finding, entry, at_us, is_high=is_high, is_new_day=is_new_day)
     follow(entry, at_us, is_on=finding.presence == "on", since_us=finding.since_us)
     if entry.since_us == NEVER:
         entry.is_held = False
@@ -163,6 +166,13 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
     if finding.presence == "off" or not is_due:
         return None
     return _raise(entry, finding, moment, is_high=is_high)
+
+
+def _days(entry: AlertEntry, at_us: int) -> int:
+    """How many times TOLD_EVERY_S has passed since the alert was raised; 0 before, and where it is not known."""
+    if NEVER in (entry.raised_us, at_us):
+        return 0
+    return max(0, at_us - entry.raised_us) // int(TOLD_EVERY_S * SECOND_US)
 
 
 def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
@@ -214,7 +224,7 @@ def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | Non
 
 
 def _move_open(
-    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool
+    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool, is_new_day: bool
 ) -> Transition | None:
     if finding.presence == "off":
         if entry.recovered_since_us is None:
@@ -228,7 +238,7 @@ def _move_open(
     has_moved = finding.figure is not None and (
         entry.figure is None or abs(finding.figure - entry.figure) > finding.material
     )
-    if not becomes_high and not has_moved:
+    if not becomes_high and not has_moved and not is_new_day:
         return None
     if becomes_high:
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over

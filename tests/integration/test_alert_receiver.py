@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from schemas.alert import HEARTBEAT_V1
 from schemas.codec import encode
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
-from tests.kafka_client import Topics, produce, read_committed
+from tests.kafka_client import Topics, create_topics, produce, read_committed
 from tests.waiting import eventually
 from tests.ward_records import alert
 
@@ -90,6 +91,22 @@ def test_the_list_is_exact_over_a_crash_and_without_its_file(kafka: Broker, topi
         wait_for(receiver.has_a_list, "a list again")
         wait_for(lambda: receiver.open_alerts() == {"c"}, "made again from the topic")
     assert "is damaged" in receiver.said()
+
+
+def test_a_topic_that_is_made_anew_leaves_no_alert_open(kafka: Broker, topics: Topics, receiver: Receiver) -> None:
+    produce(kafka.bootstrap_servers, topics.alerts, [("s", encode(alert("a", "s", state="raised")))])
+    receiver.start()
+    wait_for(lambda: receiver.open_alerts() == {"a"}, "a is open")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.delete_topics([topics.alerts])[topics.alerts].result()
+    eventually(lambda: topics.alerts not in admin.list_topics().topics, 30, lambda: "the topic is gone")
+    create_topics(kafka.bootstrap_servers, topics.alerts)
+    wait_for(lambda: "the list is made again" in receiver.said(), "it notices")
+    wait_for(lambda: not receiver.open_alerts(), "nothing is open")
+    produce(kafka.bootstrap_servers, topics.alerts, [("s", encode(alert("b", "s\nALARM\x1b[2J", state="raised")))])
+    wait_for(lambda: receiver.open_alerts() == {"b"}, "and goes on")
+    assert "ALARM\x1b" not in receiver.said()
+    assert "s?ALARM?[2J" in receiver.said(), "an id cannot say anything by itself"
 
 
 @pytest.mark.parametrize("after_s", [0, 0.1])

@@ -180,6 +180,12 @@ def test_worker_needs_the_documented_rights_and_no_others(
     assert outsider.wait(60) == 1
     assert f"the group {topics.app_id} refuses this worker: GroupAuthorizationFailedError" in outsider.log
 
+    checked = run_vitalcast(
+        "topics", "check", folder=tmp_path, settings={**topics.settings, **login, "sasl_username": VIEWER}
+    )
+    assert checked.returncode == 1
+    assert f"topic {topics.readings}: this user may not read its configuration, and needs Desc" in checked.stderr
+
 
 def test_a_file_that_is_no_certificate(kafka: Broker, tmp_path: Path) -> None:
     file = tmp_path / "empty"

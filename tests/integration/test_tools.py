@@ -70,10 +70,26 @@ def test_one_broker_means_one_replica_and_a_warning(kafka: Broker, tmp_path: Pat
 
 
 def test_new_outputs_have_as_many_partitions_as_the_readings_that_exist(kafka: Broker, tmp_path: Path) -> None:
+    for partitions in (2, 7):
+        topics = Topics.unique()
+        create_topics(kafka.bootstrap_servers, topics.readings, partitions=partitions)
+        made = run(kafka, topics, tmp_path, "topics", "create")
+        assert made.returncode == 0
+        assert "partitions, of which" not in made.stdout
+        assert partitions_of(kafka, topics.forecasts) == partitions
+
+
+def test_what_is_not_as_it_should_be_is_told_though_the_worker_runs(kafka: Broker, tmp_path: Path) -> None:
     topics = Topics.unique()
-    create_topics(kafka.bootstrap_servers, topics.readings, partitions=7)
-    assert run(kafka, topics, tmp_path, "topics", "create").returncode == 0
-    assert partitions_of(kafka, topics.forecasts) == 7
+    create_topics(kafka.bootstrap_servers, topics.readings, topics.dead_letters, partitions=2)
+    create_topics(kafka.bootstrap_servers, topics.forecasts, partitions=3, config={"retention.ms": "3600000"})
+    create_topics(kafka.bootstrap_servers, topics.alerts, partitions=2, config={"retention.ms": "86400000"})
+    create_topics(kafka.bootstrap_servers, topics.changelog, partitions=2, config={"cleanup.policy": "compact"})
+    checked = run(kafka, topics, tmp_path, "topics", "check")
+    assert checked.returncode == 0
+    assert f"topic {topics.forecasts}: 3 partitions, of which only the first 2 are used" in checked.stdout
+    assert f"topic {topics.alerts}: retention.ms should be 172800000 at least" in checked.stdout
+    assert checked.stdout.count("retention.ms") == 1
 
 
 def test_topics_that_exist_are_never_changed_but_told_apart(kafka: Broker, tmp_path: Path) -> None:

@@ -54,6 +54,14 @@ def test_a_mild_excursion_is_raised_after_its_delay_and_cleared_when_it_has_reco
     assert raised["evidence"]["limit"] == 65
 
 
+def test_an_alert_that_stays_open_is_told_once_a_day() -> None:
+    every_10_min = [reading("s", 600 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": 60 + i % 2}) for i in range(-300, 4)]
+    alerts = [alert for alert in run(*every_10_min) if alert["kind"] == "limit"]
+    assert states(alerts, "limit") == [("raised", 0, "medium", None), *(("updated", n, "medium", None) for n in (1, 2))]
+    raised, *told = (datetime.fromisoformat(alert["event_at"]) for alert in alerts)
+    assert [at - raised for at in told] == [timedelta(days=1), timedelta(days=2)]
+
+
 def test_a_brief_mild_excursion_is_no_alert() -> None:
     assert states(run(*minutes("s", 80, 60, 60, 60, 80, 80)), "limit") == []
 

@@ -28,6 +28,11 @@ def test_the_topics_are_those_of_the_contract() -> None:
     [
         (FORECASTS, FoundTopic(4, 3, "delete", arrival=True), None),
         (FORECASTS, FoundTopic(8, 3, "delete", arrival=True), None),
+        (
+            FORECASTS,
+            FoundTopic(4, 3, None, arrival=False),
+            "this user may not read its configuration, and needs DescribeConfigs",
+        ),
         (STATE, FoundTopic(4, 3, "compact", arrival=True), None),
         (FORECASTS, None, "does not exist, or this user may not describe it"),
         (FORECASTS, FoundTopic(3, 3, "delete", arrival=True), "has 3 partitions, fewer than the 4 of the readings"),
