@@ -56,9 +56,9 @@ class Access:
             _digest(token.encode("utf-8", "replace")), _digest(self._token)
         )
 
-    def admit(self, response: web.StreamResponse) -> None:
+    def admit(self, response: web.StreamResponse, *, over_tls: bool) -> None:
         """Give the browser a session for as long as this process runs; scripts and other sites do not see it."""
-        response.set_cookie(COOKIE, self._session, httponly=True, samesite="Strict", path="/")
+        response.set_cookie(COOKIE, self._session, httponly=True, secure=over_tls, samesite="Strict", path="/")
 
     def may(self, request: web.Request) -> bool:
         """Whether the request may have the ward."""
@@ -100,7 +100,8 @@ async def login(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(WRONG_TOKEN_DELAY_S)
         raise web.HTTPSeeOther("/login#wrong")
     response = web.HTTPSeeOther("/")
-    access.admit(response)
+    # Behind a proxy this server does not see TLS, but the browser says where the form came from.
+    access.admit(response, over_tls=_parts(request.headers["Origin"]).scheme == "https")
     raise response
 
 

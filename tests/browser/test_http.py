@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
@@ -98,6 +100,19 @@ def test_without_the_token_there_is_nothing_to_see() -> None:
         for path in ("page/main.js", "lib/plotly.js", "live"):
             assert ask(live, path, Cookie="vitalcast-view=guess")[0] == 403
         assert ask(live, "page/style.css", Host="ward.example")[0] == 200  # with a token, under any name
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", ""), ("https", ""), ("https", ":8443")])
+def test_a_session_over_tls_is_never_sent_without(scheme: str, port: str) -> None:
+    with served(view_token="sixteen giraffes") as live:
+        server = http.client.HTTPConnection(urllib.parse.urlsplit(live.address).netloc, timeout=30)
+        named = {"Host": f"ward.example{port}", "Origin": f"{scheme}://ward.example{port}"}
+        form = {**named, "Content-Type": "application/x-www-form-urlencoded"}
+        server.request("POST", "/login", "token=sixteen+giraffes", form)
+        answer = server.getresponse()
+        server.close()
+        assert answer.getheader("Location") == "/"
+        assert ("; Secure" in answer.headers["Set-Cookie"]) == (scheme == "https")
 
 
 @pytest.mark.parametrize("kind", ["multipart/form-data", "application/x-www-form-urlencoded; charset=nope"])
