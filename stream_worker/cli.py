@@ -284,7 +284,7 @@ def replay(
         str, typer.Option(metavar="TIMES", help="Times real time, or max: as fast as Kafka takes them.")
     ] = "60",
     shift_to_now: Annotated[
-        bool, typer.Option("--shift-to-now", help="Move each recording's times so that it ends now.")
+        bool, typer.Option("--shift-to-now", help="Move each recording's times so that it ends now, beside the others.")
     ] = False,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
@@ -358,14 +358,17 @@ def simulate(
 
 @topics_app.command("create")
 def topics_create(
-    partitions: Annotated[int, typer.Option(metavar="N", help="Of each new topic.", min=1, max=10_000)] = 4,
+    partitions: Annotated[
+        int, typer.Option(metavar="N", help="Of each new topic, unless there are readings already.", min=1, max=10_000)
+    ] = 4,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
     app_id: AppId = None,
 ) -> None:
     """Make the topics that are missing.
 
-    Three times replicated where there are three brokers, else once, with a warning.
+    With as many partitions as the readings have, and three times replicated where there are three brokers, else once,
+    with a warning.
     Topics that exist are checked, never changed; so it does no harm to run this twice.
     """
     from stream_worker.topics import create_topics
@@ -435,8 +438,9 @@ def _report(result: TopicsResult) -> None:
         for report in result.reports:
             cells = ["-"] * 5
             if (found := report.found) is not None:
-                stamped_by = "broker" if found.arrival else "sender"
-                cells = [str(found.partitions), str(found.replicas), str(found.insync), found.cleanup, stamped_by]
+                cells[:2] = str(found.partitions), str(found.replicas)
+                if found.cleanup is not None:
+                    cells[2:] = str(found.insync), found.cleanup, "broker" if found.arrival else "sender"
             state = "created" if report.created else "ok"
             table.add_row(report.name, *cells, f"[red]{escape(report.problem)}" if report.problem else state)
         console.print(table)
@@ -562,6 +566,7 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Fit simple models and boosted trees beside it; may take half an hour.")
     ] = False,
+    config: Config = None,
 ) -> None:
     """Score a model on recordings.
 
@@ -569,10 +574,9 @@ def evaluate(
     """
     _needs_train_extra()
     from model.evaluate import evaluate_artifact, page_in
-    from model.manifest import DEFAULT_ARTIFACT
 
     _make_folder(page_in(out).parent, "--out")
-    report = evaluate_artifact(model or DEFAULT_ARTIFACT, _find(paths), out, baselines=baselines)
+    report = evaluate_artifact(_settings(config, model=model).model, _find(paths), out, baselines=baselines)
     print(f"Report: {report.page}")
 
 
