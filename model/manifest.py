@@ -142,6 +142,8 @@ def check_task(task: Task) -> None:
     middle = len(levels) // 2  # what is scored live are the median and the bands of 50 and 90 %
     if levels[middle - 1 : middle + 2] != (0.25, 0.5, 0.75):
         raise ValueError("quantile levels must have 0.25, 0.5 and 0.75 in their middle")
+    if any(abs(low + high - 1) > 1e-9 for low, high in zip(levels, reversed(levels), strict=True)):
+        raise ValueError("quantile levels must be those of bands: as many above the median, and as far from it")
     if min(step_s, task.context_steps) <= 0:
         raise ValueError("step and context must be positive")
     # A reading is judged by what was forecast for its step one step before.

@@ -137,7 +137,9 @@ class ReadingsAgent:
                 continue
             arrived_s = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
             self._hand_over(lanes[partition], result, arrived_s)
-            if self._is_nearly_all_dead(partition, len(part[partition]), len(result.dead_letters)):
+            reasons = result.dead_letter_reasons
+            # A late reading is a good one: what is sent twice is late, and ends no worker.
+            if self._is_nearly_all_dead(partition, len(part[partition]), reasons.total() - reasons["late"]):
                 hopeless.append(partition)
         self._observe_inference()
         if self.shadow is not None:
@@ -318,7 +320,7 @@ class ReadingsAgent:
             if entry.raised_offset is not None
         )
         for partition in self.partitions:
-            metrics.alert_threshold_shift.labels(str(partition)).set(stays.budgets[partition].shift)
+            metrics.alert_threshold_shift.labels(str(partition)).set(self.pipeline.screen.shift(partition))
         for priority in m.PRIORITIES:
             metrics.alerts_open.labels(priority).set(open_alerts[priority])
 

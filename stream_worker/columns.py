@@ -135,7 +135,7 @@ class ReadingDecoder:
             rows.stay_ids.append(reading.stay_id)
             rows.times.append(reading.observed_at.timestamp())
             rows.devices.append(reading.device_id)
-            rows.care_units.append(reading.care_unit)
+            rows.care_units.append(reading.care_unit or None)
         return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
 
     def _is_plain(self, value: bytes | None) -> bool:

@@ -104,8 +104,7 @@ class Pipeline:
         self.publishes = publishes
         self.settings = settings
         self._use(predictor)
-        self._signals = known_signals(manifest.inputs)
-        self.decoder = ReadingDecoder(self._signals, settings.max_message_bytes)
+        self.decoder = ReadingDecoder(known_signals(manifest.inputs), settings.max_message_bytes)
         self.grace_us = int(settings.grace_s * SECOND_US)
         self.reset_us = int(settings.reset_after_s * SECOND_US)
         self.stale_us = int(settings.stale_after_s * SECOND_US)
@@ -391,7 +390,6 @@ class _Chunk:
             last=head["last"][slots],
             last_at=head["last_at"][slots],
             changed_at=head["changed_at"][slots],
-            regular=self.pipeline.screen.regular_before(slots, observed_us),
         )
 
     def _mark(self, chunk_rows: Slots, slots: Slots, closed: Slots, new: Slots, newest: Ints) -> None:

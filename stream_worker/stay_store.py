@@ -61,7 +61,7 @@ class StayStore(BulkStore):
                 self.shadow_stays.load(partition, own)
             if unusable:  # of another version, or of a model with other signals: the readings tell what it was
                 log.warning("state_unusable", partition=partition, stays=unusable)
-                void[partition] = newest.keys()
+                void[partition] = tuple(newest)
                 self.stays.forget(partition)
                 if self.shadow_stays is not None:
                     self.shadow_stays.forget(partition)

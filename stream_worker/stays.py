@@ -293,7 +293,7 @@ class Stays:
     def start_anew(self, slot: int) -> None:
         """Forget the slot's readings, as if the stay had just begun. Its limits, care unit and alerts stay."""
         head, body = self.head[slot : slot + 1], self.body[slot : slot + 1]
-        offset = int(head["offset"][0]) if self.is_used[slot] and head["encoding"][0] else -1
+        offset = int(head["offset"][0]) if head["encoding"][0] else -1
         head[:] = np.zeros((), self.layout.head)
         head["encoding"], head["task"] = ENCODING, self.layout.task_key
         head["offset"] = offset

@@ -116,7 +116,7 @@ class Bed:
 
         One that is read after what came behind it may be the newest to say so: most readings of some senders do not.
         """
-        if reading.care_unit is None:
+        if not reading.care_unit:
             return
         told = self.unit_told
         newest = told.at if told is not None and offset < self.read_until else self.newest

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final, Literal, NamedTuple
 
 from schemas.reading import Observations
 from stream_worker.alerts.entries import AlertKey
@@ -50,29 +50,49 @@ def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observa
             inputs[name] = (value, at_us)
 
 
-def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collection[str | None]) -> News2:
-    """The score at `at_us`; the arterial line goes before the cuff, the heart rate before the pulse."""
-    valid: dict[str, Any] = {
-        name: value
-        for name, (value, observed_us) in inputs.items()
-        if (name in _OBSERVED or name not in suspect) and at_us - observed_us <= VALID_S[name] * SECOND_US
-    }
-    known = Known(
-        resp=valid.get("resp"),
-        spo2=valid.get("spo2"),
-        oxygen=valid.get("oxygen"),
-        systolic=valid.get("abp_sys", valid.get("nibp_sys")),
-        pulse=valid.get("hr", valid.get("pulse")),
-        consciousness=valid.get("consciousness"),
-        temp=valid.get("temp"),
+class Judgement(NamedTuple):
+    """A score, and whether it alarms no more only for what has become old, or cannot be believed, since."""
+
+    score: News2
+    may_go_on: bool
+
+
+def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collection[str | None]) -> Judgement:
+    """The score at `at_us` by what is valid then."""
+    valid = _known(
+        {
+            name: value
+            for name, (value, observed_us) in inputs.items()
+            if (name in _OBSERVED or name not in suspect) and at_us - observed_us <= VALID_S[name] * SECOND_US
+        }
     )
-    return news2(known, 2 if spo2_scale == 2 else 1)
+    scale: Literal[1, 2] = 2 if spo2_scale == 2 else 1
+    score = news2(valid, scale)
+    if score.priority is not None:
+        return Judgement(score, may_go_on=False)
+    last = _known({name: value for name, (value, _) in inputs.items()})
+    filled = Known._make(old if now is None else now for now, old in zip(valid, last, strict=True))
+    return Judgement(score, may_go_on=news2(filled, scale).priority is not None)
 
 
-def finding(entries: Entries, score: News2 | None) -> Finding | None:
+def _known(inputs: Mapping[str, Any]) -> Known:
+    """The arterial line goes before the cuff, the heart rate before the pulse."""
+    return Known(
+        resp=inputs.get("resp"),
+        spo2=inputs.get("spo2"),
+        oxygen=inputs.get("oxygen"),
+        systolic=inputs.get("abp_sys", inputs.get("nibp_sys")),
+        pulse=inputs.get("hr", inputs.get("pulse")),
+        consciousness=inputs.get("consciousness"),
+        temp=inputs.get("temp"),
+    )
+
+
+def finding(entries: Entries, judged: Judgement | None) -> Finding | None:
     """What the score says, if it is asked for; it alarms on its lower end only."""
-    if score is None:  # no longer: what it raised before has to end
+    if judged is None:  # no longer: what it raised before has to end
         return Finding(KEY, "off", "medium") if KEY in entries else None
+    score = judged.score
     priority = score.priority
     if priority is None and KEY not in entries:
         return None
@@ -85,7 +105,7 @@ def finding(entries: Entries, score: News2 | None) -> Finding | None:
     }
     return Finding(
         KEY,
-        "off" if priority is None else "on",
+        "on" if priority is not None else "unknown" if judged.may_go_on else "off",
         priority or "medium",
         DELAY_S,
         RECOVER_S,

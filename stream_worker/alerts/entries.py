@@ -40,3 +40,5 @@ class AlertEntry(Excursion, array_like=True):
     known: Excursion | None = None  # forecast_limit: the value itself beyond the limit
     raised_us: int = NEVER  # when it was raised
     found_us: int = NEVER  # when it was last seen to be on
+    judged_us: int = NEVER  # when it was last known to be on, or off
+    limit: float | None = None  # that was last told of

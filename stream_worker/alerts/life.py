@@ -19,8 +19,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 from schemas.alert import AlertState, ClearReason, Priority
 from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
-from stream_worker.alerts.observation import BySignal
 from stream_worker.times import NEVER, SECOND_US
+from stream_worker.window import BREAK_US
 
 Presence = Literal["on", "off", "unknown"]
 # suspect: its signal's sensor is. rearm: the same was raised of late, or is known. budget: enough was raised already.
@@ -54,6 +54,7 @@ class Finding:
     held: HoldReason | None = None  # why it is not to be raised now
     figure: float | None = None  # an open alert is updated when this moves by `material` from what was last told
     material: float = 0.0
+    limit: float | None = None  # likewise when this is another one
 
 
 @dataclass(slots=True)
@@ -80,7 +81,6 @@ class Moment(NamedTuple):
     """The reading at which something was found."""
 
     at_us: int
-    last_at_us: BySignal  # when each signal was last observed
     offset: int
     held: Counter[str]  # counts what was held back
 
@@ -120,10 +120,15 @@ NO_DATA: Final = AlertKey("technical", None, None, "no_data")
 def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: int) -> list[Transition]:
     """Raise no_data for a stay whose last reading, at `offset`, is `stale_after_s` old. The same alert whoever noticed.
 
-    Nothing else is known of the stay any more: its other alerts are cleared as data_lost.
+    Nothing else is known of the stay any more: its other alerts are cleared as data_lost. What rests goes on resting.
     """
     at_us = newest_us + int(stale_after_s * SECOND_US)
-    lost = close(entries, at_us, "data_lost")
+    lost = []
+    for key, entry in [*entries.items()]:
+        if entry.raised_offset is not None:
+            lost.append(_cleared(key, entry, at_us, "data_lost"))
+        entry.known = None
+        _rest(entries, key, at_us)
     entries[NO_DATA] = AlertEntry(since_us=newest_us, priority="low", raised_offset=offset)
     raised = Transition(
         key=NO_DATA,
@@ -147,13 +152,14 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
         entry = entries[finding.key] = AlertEntry(priority=finding.priority)
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, moment)
+    entry.judged_us = max(entry.judged_us, at_us)
     is_new_day = _days(entry, at_us) > _days(entry, entry.found_us)
-    if finding.presence == "on" and finding.is_seen:
-        entry.found_us = at_us
     if finding.severe_delay_s is None:
         entry.severe_since_us = None
-    elif entry.severe_since_us is None:
+    elif entry.severe_since_us is None or at_us - entry.found_us > BREAK_US:
         entry.severe_since_us = at_us
+    if finding.presence == "on" and finding.is_seen:
+        entry.found_us = at_us
     is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
     if entry.raised_offset is not None:
         return _move_open(entries, finding, entry, at_us, is_high=is_high, is_new_day=is_new_day)
@@ -198,7 +204,7 @@ def _raise(entry: AlertEntry, finding: Finding, moment: Moment, *, is_high: bool
     entry.priority = "high" if is_high else finding.priority
     entry.raised_offset, entry.raised_us = moment.offset, at_us
     entry.revision = 0
-    entry.figure = finding.figure
+    entry.figure, entry.limit = finding.figure, finding.limit
     entry.rested_until_us = at_us + int(finding.rearm_s * SECOND_US)
     return _transition(finding, entry, at_us, "raised")
 
@@ -238,11 +244,11 @@ def _move_open(
     has_moved = finding.figure is not None and (
         entry.figure is None or abs(finding.figure - entry.figure) > finding.material
     )
-    if not becomes_high and not has_moved and not is_new_day:
+    if not becomes_high and not has_moved and finding.limit == entry.limit and not is_new_day:
         return None
     if becomes_high:
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
-    entry.figure = finding.figure
+    entry.figure, entry.limit = finding.figure, finding.limit
     entry.revision += 1
     return _transition(finding, entry, at_us, "updated")
 
@@ -253,17 +259,19 @@ def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> 
     A limit rests from its recovery, for `rearm_s`. What only announces or advises rests from when it was raised.
     """
     entry = entries.pop(key)
-    until_us = at_us + int(rearm_s * SECOND_US) if key.kind == "limit" else entry.rested_until_us
+    until_us = entry.rested_until_us
+    if key.kind == "limit" and entry.raised_offset is not None:
+        until_us = at_us + int(rearm_s * SECOND_US)
     if until_us > at_us or entry.known is not None:
         entries[key] = AlertEntry(priority=entry.priority, rested_until_us=until_us, known=entry.known)
 
 
 def _move_unknown(entries: Entries, finding: Finding, entry: AlertEntry, moment: Moment) -> Transition | None:
-    """A signal that is not in this reading: its last values hold for a while, then nothing can be told any more."""
-    at_us, signal = moment.at_us, finding.key.signal
-    # An impossible value was seen, but is none: the finding itself tells when.
-    last_us = max(moment.last_at_us.get(signal, NEVER), entry.found_us) if signal else at_us
-    if at_us - last_us < finding.data_lost_s * SECOND_US:
+    """This reading does not tell: what was known holds for a while, then nothing can be told any more."""
+    at_us = moment.at_us
+    if entry.judged_us == NEVER:  # an earlier version did not keep it
+        entry.judged_us = at_us
+    if at_us - entry.judged_us < finding.data_lost_s * SECOND_US:
         # Two values at least that count: one alone is as likely to be the sensor that came off, or is doubted now.
         holds = entry.recovered_since_us is None and NEVER < entry.since_us < entry.found_us
         # An older reading that arrives late comes before the last value: nothing may be held of what has no hold_s.
@@ -273,7 +281,7 @@ def _move_unknown(entries: Entries, finding: Finding, entry: AlertEntry, moment:
             return _raise(entry, finding, moment) if is_due else None
         return None
     if entry.raised_offset is None:
-        entry.since_us, entry.known = NEVER, None
+        entry.since_us, entry.known, entry.is_held = NEVER, None, False
         _forget_if_idle(entries, finding.key, entry, at_us)
         return None
     _rest(entries, finding.key, at_us)

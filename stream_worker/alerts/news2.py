@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from schemas.alert import Priority
 
@@ -31,8 +31,7 @@ EMERGENCY: Final = 7
 RED: Final = 3  # and three points for a single input for an urgent review of the patient
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """The newest usable inputs; None: not known."""
 
     resp: float | None = None

@@ -42,7 +42,6 @@ class Accepted(NamedTuple):
     last: NDArray[Any]  # (n, K) quanta: the newest of each signal
     last_at: Ints  # (n, K)
     changed_at: Ints  # (n, K) since when `last` is what it is
-    regular: NDArray[np.object_]  # (n,) where a signal is missed, those that had come regularly, a frozenset; else None
 
     @classmethod
     def in_order(cls, rounds: Sequence[Accepted]) -> Accepted:
@@ -92,7 +91,6 @@ class Observation:
     implausible: tuple[str, ...]
     scores: BySignal  # of this reading's values
     flagged: tuple[str, ...]
-    regular: frozenset[str]  # signals that came in most of the last steps before they ceased
     outlooks: Mapping[tuple[str, str], float]  # by signal and side: log-odds to come to be beyond the limit
     horizon_s: int  # the longest of them
     shift: float = 0.0  # log-odds that the budget adds to the thresholds of what only advises

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Side
 from stream_worker.alerts import aggregate, life, technical
+from stream_worker.alerts.aggregate import Judgement
 from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
 from stream_worker.alerts.life import Entries, Finding, HoldReason, Presence, Transition, follow, is_open
-from stream_worker.alerts.news2 import News2
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.outlook import log_odds, probability_of
 from stream_worker.anomaly import FLAG_SCORE
@@ -117,7 +118,7 @@ def look(
     rules: LimitRules,
     offset: int,
     held: Counter[str],
-    score_of: Callable[[Collection[str | None]], News2] | None = None,
+    score_of: Callable[[Collection[str | None]], Judgement] | None = None,
 ) -> list[Transition]:
     """Move a stay's alerts by what all rules say of the reading at `offset`; `entries` is changed in place.
 
@@ -125,7 +126,7 @@ def look(
     """
 
     def move(found: Iterable[Finding]) -> list[Transition]:
-        return life.step(entries, found, life.Moment(seen.at_us, seen.last_at_us, offset, held))
+        return life.step(entries, found, life.Moment(seen.at_us, offset, held))
 
     # Technical faults first: they tell which signals can be believed.
     transitions = move(technical.findings(entries, seen))
@@ -155,24 +156,26 @@ def _findings(
     seen: Observation,
     rules: LimitRules,
     suspect: Collection[str | None],
-    score: News2 | None,
+    score: Judgement | None,
 ) -> Iterator[Finding]:
-    for rule in rules.each:
-        if not rule.concerns(seen):
-            continue
-        for judge in (_limit, _forecast_limit):
-            finding = judge(entries, seen, rule)
-            if finding is None:
-                continue
-            if rule.signal in suspect:
-                if finding.presence != "unknown" and is_open(entries.get(finding.key)):
-                    continue  # what a sensor says that cannot be believed ends no alert either
-                finding.held = "suspect"
-            yield finding
-    yield from _without_limit(entries, rules.keys)
-    yield from _anomaly(entries, seen)
-    if (finding := aggregate.finding(entries, score)) is not None:
+    for finding in chain(_limits(entries, seen, rules.each), _anomaly(entries, seen)):
+        if finding.key.signal in suspect:
+            if finding.presence != "unknown" and is_open(entries.get(finding.key)):
+                continue  # what a sensor says that cannot be believed ends no alert either
+            finding.held = "suspect"
         yield finding
+    yield from _without_limit(entries, rules.keys)
+    if (of_score := aggregate.finding(entries, score)) is not None:
+        yield of_score
+
+
+def _limits(entries: Entries, seen: Observation, rules: Iterable[LimitRule]) -> Iterator[Finding]:
+    """What each rule says, the value before its forecast: what it raises, that has to know."""
+    for rule in rules:
+        if rule.concerns(seen):
+            for judge in (_limit, _forecast_limit):
+                if (finding := judge(entries, seen, rule)) is not None:
+                    yield finding
 
 
 def _without_limit(entries: Entries, ruled: Collection[AlertKey]) -> Iterator[Finding]:
@@ -203,7 +206,7 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
         severe_delay_s=limits.severe_delay_s if is_severe else None,
         evidence={"limit": rule.severe if is_severe else rule.mild, "last": last},
         hold_s=HOLD_S if last is not None and rule.is_beyond(last) else 0.0,  # the limit may have moved since
-        figure=rule.mild,
+        limit=rule.mild,
     )
 
 
@@ -223,6 +226,7 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         is_on = ahead >= rule.threshold - FORECAST_ONSET and away <= FORECAST_WATCH * scale
     if entry is None and not is_on:
         return None
+    is_news = away <= FORECAST_REACH * scale and not is_open(entries.get(rule.limit_key))
     probability = round(probability_of(ahead), 2)
     evidence = {"limit": rule.mild, "horizon_s": seen.horizon_s, "probability": probability, "last": value}
     return Finding(
@@ -233,10 +237,11 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         rearm_s=rule.rests.raised_s,
         renews=True,
         evidence=evidence,
-        is_enough=ahead >= rule.threshold and away <= FORECAST_REACH * scale,
+        is_enough=ahead >= rule.threshold and is_news,
         held=_budget_holds(seen, ahead - rule.threshold),
         figure=probability,
         material=FORECAST_MATERIAL,
+        limit=rule.mild,
     )
 
 

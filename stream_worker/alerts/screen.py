@@ -13,7 +13,6 @@ from itertools import compress
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.arrays import Bools, Floats, Ints
 from schemas.signals import known_signals
@@ -30,8 +29,6 @@ from stream_worker.settings import Settings
 from stream_worker.stays import Slots, Stays
 from stream_worker.times import NEVER, SECOND_US
 
-# Which signals are missed when they stop coming. A cuff measures when it is told to, a thermometer is often taken off.
-_CONTINUOUS: Final = ("hr", "pulse", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")
 _RATES: Final = ("hr", "pulse")
 
 
@@ -58,7 +55,6 @@ class _Seen(NamedTuple):
     low: list[float]  # log-odds to come to be beyond the limit; NaN: none, or not worked out
     high: list[float]
     reaches: list[bool]  # its limits may have something to say
-    regular: frozenset[str] | None
 
 
 class AlertScreen:
@@ -72,7 +68,7 @@ class AlertScreen:
         layout = stays.layout
         names, manifest = layout.names, layout.manifest
         self._profiles = Profiles(settings.limits, manifest.signals)
-        self._continuous = [names.index(name) for name in _CONTINUOUS]
+        self._sensors = [names.index(name) for name in technical.SENSOR_SIGNALS]
         self._rates = [names.index(name) for name in _RATES]
         self._flatline = [names.index(name) for name in technical.FLATLINE_SIGNALS]
         self._column = {name: k for k, name in enumerate(names)}
@@ -179,6 +175,10 @@ class AlertScreen:
             steps += [(int(own[at]), budget) for at in pass_time(budget, accepted.monitored_us[own])]
         return deque(sorted(steps, key=lambda step: step[0]))
 
+    def shift(self, partition: int) -> float:
+        """By how much the budget raises the thresholds of advice in a partition now, log-odds."""
+        return self._stays.budgets[partition].shift if self._per_day else 0.0
+
     def _spend(self, slot: int, transitions: Sequence[Transition]) -> None:
         """Count what was raised against the budget; what a stay raises beyond its allowance is not the ward's."""
         extras, per_day = self._stays.extras[slot], self._per_day
@@ -195,33 +195,6 @@ class AlertScreen:
 
     # --- the screen ---
 
-    def regular_before(self, slots: Slots, observed_us: Ints) -> NDArray[np.object_]:
-        """For readings just placed, of distinct stays: the signals that came regularly, if one of them is missed now.
-
-        A continuous signal is missed if it has been away for as long as a fallen-off sensor.
-        """
-        last_at = self._stays.head["last_at"][slots][:, self._continuous]
-        silent_us = window.time_since(last_at, observed_us[:, None])
-        is_off: Bools = np.asarray(silent_us >= technical.SENSOR_OFF_AFTER_S * SECOND_US)
-        is_missed = np.asarray(is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * SECOND_US)).any(axis=1)
-        found = np.full(len(slots), None, np.object_)
-        for i in np.flatnonzero(is_missed).tolist():
-            found[i] = self._regular(int(slots[i]))
-        return found
-
-    def _regular(self, slot: int) -> frozenset[str]:
-        """The inputs that came in most of the window's steps up to their last one; all, if it is older than that."""
-        layout, head, body = self._stays.layout, self._stays.head[slot], self._stays.body[slot]
-        steps = layout.manifest.context_steps
-        ages = (body["step"] - np.arange(steps)) % steps  # rows of the window, newest first
-        observed = body["window"][ages] != layout.missing
-        since = np.clip(body["step"] - head["last_at"][layout.inputs] // layout.step_us, 0, steps)
-        share = observed.sum(axis=0) / np.maximum(steps - since, 1)
-        is_regular = (share >= technical.REGULAR_SHARE) | (since == steps)
-        return frozenset(
-            signal.name for signal, regular in zip(layout.manifest.inputs, is_regular, strict=True) if regular
-        )
-
     def _may_change(self, readings: Readings, accepted: Accepted, values: Floats) -> Bools:
         """Whether a rule that knows no limit may have something to say, (n,); values (n, K)."""
         if self._with_news2:  # its inputs come one by one
@@ -229,7 +202,9 @@ class AlertScreen:
         rows = accepted.rows
         may: Bools = accepted.flags.any(axis=1) | (accepted.silent_since != NEVER)
         may |= readings.implausible[rows].any(axis=1)
-        may |= np.array([regular is not None for regular in accepted.regular.tolist()], np.bool_)
+        silent_us = window.time_since(accepted.last_at[:, self._sensors], readings.observed_us[rows][:, None])
+        is_off: Bools = np.asarray(silent_us >= technical.SENSOR_OFF_AFTER_S * SECOND_US)
+        may |= np.asarray(is_off & (silent_us < technical.SENSOR_OFF_UNTIL_S * SECOND_US)).any(axis=1)
         with np.errstate(invalid="ignore"):
             rates = values[:, self._rates]
             may |= np.abs(rates[:, 0] - rates[:, 1]) > technical.DISAGREEMENT_RATE
@@ -294,7 +269,6 @@ class AlertScreen:
             low.tolist(),
             high.tolist(),
             reaches[looked].tolist(),
-            accepted.regular[looked].tolist(),
             strict=True,
         )
         return map(_Seen._make, columns)
@@ -323,9 +297,8 @@ class AlertScreen:
             implausible=tuple(compress(names, seen.implausible)),
             scores=Row(self._forecast_column, seen.scores),
             flagged=tuple(compress(signals, seen.flags)),
-            regular=seen.regular or frozenset(),
             horizon_s=self._stays.layout.manifest.horizons_s[-1],
-            shift=self._stays.budgets[int(self._stays.partition[slot])].shift,
+            shift=self.shift(int(self._stays.partition[slot])),
             concerned=frozenset(compress(names, seen.reaches)) | self._with_alerts(slot),
             may_advise=self._may_advise(slot, seen.at_us),
             outlooks={

@@ -10,10 +10,9 @@ from stream_worker.alerts.life import NO_DATA, Entries, Finding, Presence, is_op
 from stream_worker.alerts.observation import Observation
 from stream_worker.times import SECOND_US
 
-# A signal that came regularly and no longer does. After two hours it is taken to be disconnected on purpose.
+# A signal that came and no longer does. After two hours it is taken to be disconnected on purpose.
 SENSOR_OFF_AFTER_S: Final = 3600.0
 SENSOR_OFF_UNTIL_S: Final = 7200.0
-REGULAR_SHARE: Final = 0.75  # of the steps before
 # One signal for each sensor: what else comes from it goes with it.
 SENSOR_SIGNALS: Final = ("hr", "resp", "spo2", "abp_mean")
 # An arterial pressure that does not move by a tenth for so long is a closed tap or a stuck device. Saturation is often
@@ -47,8 +46,12 @@ def findings(entries: Entries, seen: Observation) -> Iterator[Finding]:
 
 
 def suspects(entries: Entries) -> frozenset[str | None]:
-    """The signals whose values are no measurement at present."""
-    return frozenset(key.signal for key, entry in entries.items() if key.cause in SUSPECT_CAUSES and is_open(entry))
+    """The signals whose values are no measurement at present, whether that is told or held back."""
+    return frozenset(
+        key.signal
+        for key, entry in entries.items()
+        if key.cause in SUSPECT_CAUSES and (is_open(entry) or entry.is_held)
+    )
 
 
 def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
@@ -56,19 +59,22 @@ def _sensor_off(entries: Entries, seen: Observation) -> Iterator[Finding]:
         last_us = seen.last_at_us.get(signal)
         if last_us is None:
             continue
-        silent_s = (seen.at_us - last_us) / SECOND_US
-        is_off = SENSOR_OFF_AFTER_S <= silent_s < SENSOR_OFF_UNTIL_S
-        if key in entries:
-            presence: Presence = "on" if is_off else "off" if silent_s < SENSOR_OFF_AFTER_S else "unknown"
-        elif is_off and signal in seen.regular:
-            presence = "on"
-        else:
+        silent_s, entry = (seen.at_us - last_us) / SECOND_US, entries.get(key)
+        if SENSOR_OFF_AFTER_S <= silent_s < SENSOR_OFF_UNTIL_S:
+            presence: Presence = "on"
+        elif entry is None:
             continue
+        elif silent_s >= SENSOR_OFF_UNTIL_S:
+            presence = "unknown"
+        elif last_us > entry.since_us:
+            presence = "off"
+        else:
+            continue  # it did not come: this reading is older than the one that missed it
         yield Finding(
             key,
             presence,
             "low",
-            data_lost_s=SENSOR_OFF_UNTIL_S,
+            data_lost_s=0.0,
             rearm_s=TECHNICAL_REARM_S,
             evidence={"silent_s": SENSOR_OFF_AFTER_S} if presence == "on" else {},
             since_us=last_us,

@@ -92,7 +92,7 @@ def announced_at(threats: Threats, limits: SignalLimits, rests: Rests = RESTS) -
             continue  # no rule would notice, and most readings are so
         values = {signal: value} if is_seen else {}
         at, outlooks = {signal: last_us}, {(signal, str(side)): ahead}
-        seen = Observation(at_us, values, values, at, {signal: at_us}, (), {}, (), frozenset(), outlooks, 0)
+        seen = Observation(at_us, values, values, at, {signal: at_us}, (), {}, (), outlooks, 0)
         for moved in rules.look(entries, seen, of_side, 0, Counter()):
             if moved.key.kind != "forecast_limit":
                 continue

@@ -231,7 +231,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             yield
         finally:
             self._is_idle.set()
-            self._is_free.set()
+            if self._taken == self._chunks:
+                self._is_free.set()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Nothing: lanes commit."""

@@ -46,7 +46,6 @@ def announced(
             implausible=(),
             scores={},
             flagged=(),
-            regular=frozenset(),
             outlooks={} if is_lifted else {("abp_mean", "low"): ahead},
             horizon_s=3600,
             may_advise=may_advise or minute < 30,
