@@ -268,15 +268,33 @@ class Ward:
 
     def worker(self, now: datetime) -> str:
         """What the heartbeats say: silence on the alerts topic is calm only while they come."""
-        if not self._heartbeats:
-            return "no heartbeat yet"
-        running = [beat for beat in self._heartbeats.values() if beat.state == "running"]
-        alive = [beat for beat in running if now - beat.produced_at < self._silent_after]
-        if alive and len(alive) == len(self._heartbeats):
-            return f"running, {len(alive)} partition{'s' if len(alive) > 1 else ''}"
-        if not running:
+        alive, known = self._alive(now), len(self._heartbeats)
+        if not known:
+            return "not heard from"
+        if alive == known:
+            return f"running, {alive} partition{'s' if alive > 1 else ''}"
+        if all(beat.state != "running" for beat in self._heartbeats.values()):
             return "stopped"
-        return f"silent on {len(self._heartbeats) - len(alive)} of {len(self._heartbeats)} partitions"
+        return f"silent on {known - alive} of {known} partitions"
+
+    def is_running(self, now: datetime) -> bool:
+        """Whether the worker of every partition is: of one that was never heard from, nobody knows."""
+        return 0 < self._alive(now) == len(self._heartbeats)
+
+    def is_unwatched(self, now: datetime, since: datetime) -> bool:
+        """Whether to cry that no alert would come, to one who listens `since`.
+
+        A worker that was never heard from may be about to start, as the listener is: it is given the time of three
+        heartbeats.
+        """
+        return not self.is_running(now) and (bool(self._heartbeats) or now - since > self._silent_after)
+
+    def _alive(self, now: datetime) -> int:
+        """Of how many partitions the worker runs."""
+        return sum(
+            beat.state == "running" and now - beat.produced_at < self._silent_after
+            for beat in self._heartbeats.values()
+        )
 
     def _place_reading(self, reading: Reading, message: Message | None) -> None:
         offset = offset_of(message)

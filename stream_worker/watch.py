@@ -89,7 +89,11 @@ class WardView:
     def _head(self) -> list[Text]:
         title = Text("Vitalcast", style="bold")
         title.append("  reference only: never the sole source of an alarm", style="dim")
-        return [title, Text(status_line(self._ward, self._clock()), overflow="ellipsis", no_wrap=True)]
+        now = self._clock()
+        status = Text(status_line(self._ward, now), overflow="ellipsis", no_wrap=True)
+        if not self._ward.is_running(now):
+            status.highlight_words([_worker_state(self._ward, now)], "bold red")
+        return [title, status]
 
     def _foot(self, hidden: int, footer: Sequence[str]) -> list[Text]:
         lines = [f"… and {hidden} more bed{_s(hidden)}; a taller window shows them"] if hidden else []
@@ -128,7 +132,7 @@ def status_line(ward: Ward, now: datetime) -> str:
     parts = [
         f"{len(ward.stays)} bed{_s(len(ward.stays))}",
         f"open alerts: {', '.join(counts) or 'none'}",
-        f"worker {ward.worker(now)}",
+        _worker_state(ward, now),
     ]
     if ward.newest is not None:
         behind = ward.behind(now)
@@ -137,6 +141,10 @@ def status_line(ward: Ward, now: datetime) -> str:
         else:
             parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M} UTC, {duration(behind)} BEHIND THE CLOCK")
     return " · ".join(parts)
+
+
+def _worker_state(ward: Ward, now: datetime) -> str:
+    return f"worker {ward.worker(now)}"
 
 
 def how_many_fit(heights: list[int], room: int) -> int:

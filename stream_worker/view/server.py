@@ -19,6 +19,7 @@ from aiohttp import WSMsgType, web
 
 from stream_worker.playback import Playback
 from stream_worker.settings import Settings
+from stream_worker.times import to_time
 from stream_worker.view.access import ACCESS, Access, add_headers, guard, is_own_page, login
 from stream_worker.view.bed_page import bed_page
 from stream_worker.view.board import Board
@@ -68,13 +69,16 @@ class Pages:
         return parts
 
     def _head(self) -> Parts:
+        now, listening_since = datetime.now(UTC), to_time(self._link.since_ms * 1000)
+        has_read_alerts = self._link.has_read_alerts  # and with them the newest heartbeats
         return {
-            **head(self._board, datetime.now(UTC)),
+            **head(self._board, now),
+            "unwatched": has_read_alerts and self._board.is_unwatched(now, listening_since),
             "link": self._link.state,
             "link_since": self._link.since_ms,
             "link_fault": self._link.fault,
             "reading_back": self._link.is_reading_back,
-            "reading_alerts": not self._link.has_read_alerts,
+            "reading_alerts": not has_read_alerts,
             "replay": None if self._playback is None else replay_part(self._playback),
         }
 

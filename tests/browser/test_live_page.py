@@ -256,6 +256,22 @@ def test_a_silent_and_a_stopped_worker_are_said(browser: Browser) -> None:
         page.close()
 
 
+def test_a_worker_that_was_never_heard_from_is_said(browser: Browser) -> None:
+    with served() as live:
+        live.link.has_read_alerts = False
+        live.link.since_ms = 0
+        page = browser.new_page()
+        page.goto(live.address)
+        banner = page.locator("#banner")
+        expect(banner).to_contain_text("Reading the alerts")
+        live.link.has_read_alerts = True
+        expect(banner).to_have_text("The worker is not heard from: no alert will come until it is back.")
+        expect(banner).to_have_class("grave")
+        live.heartbeat()
+        expect(banner).to_be_hidden()
+        page.close()
+
+
 def test_times_are_the_viewers_with_utc_in_the_tooltip(page: Page, live: Served) -> None:
     live.reading("a")
     clock = page.locator("#clock")

@@ -208,11 +208,20 @@ def test_age_is_against_the_newest_event_time() -> None:
 
 def test_a_silent_worker_is_told_from_a_calm_ward() -> None:
     beat = Heartbeat(partition=0, produced_at=at(0), newest_observed_at=None, state="running")
-    assert ward_of().worker(at(0)) == "no heartbeat yet"
+    assert ward_of().worker(at(0)) == "not heard from"
     assert ward_of(beat).worker(at(0.2)) == "running, 1 partition"
     assert ward_of(beat).worker(at(2)) == "silent on 1 of 1 partitions"
     stopping = Heartbeat(partition=0, produced_at=at(1), newest_observed_at=None, state="stopping")
     assert ward_of(beat, stopping).worker(at(1)) == "stopped"
+    assert [ward_of(*beats).is_running(at(0.2)) for beats in ((), (beat,), (beat, stopping))] == [False, True, False]
+
+
+def test_a_worker_that_was_never_heard_from_is_told_once_it_should_have_been() -> None:
+    beat = Heartbeat(partition=0, produced_at=at(0), newest_observed_at=None, state="running")
+    assert not ward_of().is_unwatched(at(0.4), since=at(0))  # both may just have been started
+    assert ward_of().is_unwatched(at(0.6), since=at(0))
+    assert not ward_of(beat).is_unwatched(at(0.4), since=at(-9))
+    assert ward_of(beat).is_unwatched(at(0.6), since=at(0.5))  # heard from, and silent since
 
 
 def test_the_past_may_be_read_after_the_present() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 from rich.console import Console
 
+from schemas.alert import Heartbeat
 from stream_worker.ward import Ward
 from stream_worker.watch import WardView, plain_lines, shown_signals, status_line
 from tests.ward_records import alert, at, forecast, reading, ward_of
@@ -42,6 +44,15 @@ def test_what_a_terminal_would_act_on_is_not_printed() -> None:
     assert "\x1b" not in shown
     assert "\x07" not in shown
     assert not [line for line in shown.splitlines() if line.startswith("b: ")]
+
+
+@pytest.mark.parametrize(("states", "is_red"), [((), True), (("running",), False), (("running", "stopping"), True)])
+def test_a_worker_that_does_not_run_is_red(states: tuple[Literal["running", "stopping"], ...], is_red: bool) -> None:
+    beats = (Heartbeat(partition=0, produced_at=at(0), newest_observed_at=None, state=state) for state in states)
+    console = Console(width=120, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(WardView(ward_of(*beats), lambda: at(0)))
+    assert ("\x1b[1;31mworker " in capture.get()) == is_red
 
 
 def test_an_old_value_says_how_old_it_is() -> None:

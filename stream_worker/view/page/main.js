@@ -81,8 +81,7 @@ function head(now) {
   replay.show(now.replay);
   setText($("keys"), `Keys: / search · arrows, Enter open · Esc back · T theme${now.replay ? " · P pause · + − speed" : ""}`);
   if (now.link === "lost") say(`${now.link_fault || "Kafka does not answer"}, since ${local(now.link_since)}. What you see is old.`, "grave", utc(now.link_since));
-  else if (now.worker.startsWith("silent") || now.worker === "stopped")
-    say(`The worker is ${now.worker}: no alert will come until it is back.`);
+  else if (now.unwatched) say(`The worker is ${now.worker}: no alert will come until it is back.`);
   else if (now.reading_alerts) say("Reading the alerts: some that are over are still shown …", "calm");
   else if (now.reading_back) say("Reading back the last hours …", "calm");
   else if (now.behind_s !== null) say(`Not live: values are ${duration(now.behind_s * 1000)} behind the clock.`, "calm");
