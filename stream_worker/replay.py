@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from schemas.recordings import RecordingError, Row, extent_of, read_rows, stay_i
 from stream_worker.outbox import Outbox
 from stream_worker.playback import Playback
 
-PROGRESS_EVERY: Final = 500  # records
+REPORT_EVERY_S: Final = 0.2  # by the clock: a number of rows is a moment at full speed, and minutes in real time
 
 Alignment = Literal["recorded", "end_now", "begin_together"]
 
@@ -131,7 +132,8 @@ def replay(
     stop = stop or threading.Event()
     queued = skipped = 0
     after_s = 0.0
-    for rows_seen, (after_s, stay_id, row) in enumerate(merge(tracks)):
+    report_at = time.monotonic()
+    for after_s, stay_id, row in merge(tracks):
         if playback is not None:
             playback.wait_until(after_s, stop)
         if stop.is_set():
@@ -141,8 +143,9 @@ def replay(
             queued += 1
         else:
             skipped += 1
-        if rows_seen % PROGRESS_EVERY == 0:
+        if time.monotonic() >= report_at:
             report(Progress(queued, skipped, sender.failed, after_s))
+            report_at = time.monotonic() + REPORT_EVERY_S
     sender.flush()
     done = Progress(sender.sent, skipped, sender.failed, after_s)
     report(done)

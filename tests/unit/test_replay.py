@@ -114,6 +114,12 @@ def test_progress_ends_with_everything(ward: list[Path]) -> None:
     assert seen[-1].sent + seen[-1].skipped == sum(extent_of(path).rows for path in ward) == 8
 
 
+def test_progress_is_told_while_a_replay_in_real_time_goes_on(ward: list[Path]) -> None:
+    seen: list[Progress] = []
+    replay(tracks_of(ward), ListOutbox(), playback=Playback(240), report=seen.append)  # a row of each stay in 0.25 s
+    assert any(0 < progress.after_s < seen[-1].after_s for progress in seen)
+
+
 def test_a_recording_without_values_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match=r"e\.csv\.gz: no values"):
         tracks_of([write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])])
