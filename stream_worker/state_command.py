@@ -28,6 +28,7 @@ from stream_worker import clients
 from stream_worker.settings import Settings
 from stream_worker.stays import BODY, HEAD, SCORING, Extras, Layout, Stays
 from stream_worker.times import NEVER, to_text
+from stream_worker.ward_words import printable
 
 POLL_MS: Final = 200
 READ_WITHIN_S: Final = 120.0
@@ -218,7 +219,7 @@ def _print(shown: dict[str, Any], console: Console) -> None:
     steps = f"{len(shown.get('window', ()))} steps with values (--json has them)"
     for name, fact in (shown | {"window": steps}).items():
         if name not in ("values", "alerts"):
-            facts.add_row(name.replace("_", " "), escape(str(fact)))
+            facts.add_row(name.replace("_", " "), escape(printable(str(fact))))  # a sender named the unit
     console.print(facts)
     if not shown["readable"]:
         console.print("It is of another version, or of a model with other signals: --model DIR names that one.")

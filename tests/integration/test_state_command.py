@@ -60,6 +60,8 @@ def test_a_stay_is_shown_forgotten_and_never_comes_back(
     create_topics(servers, topics.changelog, config=QUICKLY_COMPACTED)
     settings: dict[str, Any] = {"bootstrap_servers": servers, **topics.settings}
     sent = list(ward(3, MINUTES))
+    for _, value in sent:
+        value["care_unit"] = "\x1b[2Jicu"
     produce(servers, topics.readings, sent)
     worker = start_worker(**topics.settings)
     read_committed(servers, topics.forecasts, until=lambda found: len(found) == len(sent))
@@ -77,7 +79,10 @@ def test_a_stay_is_shown_forgotten_and_never_comes_back(
 
     ours = Settings(**settings)
     run_show(ours, STAY, Console(), as_json=False)
-    assert str(newest["vitals"]["hr"]) in capsys.readouterr().out
+    tables = capsys.readouterr().out
+    assert str(newest["vitals"]["hr"]) in tables
+    assert "icu" in tables
+    assert "\x1b" not in tables
     other = write_univariate(tmp_path / "other")
     run_show(Settings(**settings, model=other), STAY, Console(width=200), as_json=False)
     assert "a model with other signals" in capsys.readouterr().out
