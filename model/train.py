@@ -28,6 +28,7 @@ from model.manifest import Manifest, Training, write_manifest
 from model.network import Forecaster, Network
 from model.predictor import Predictor
 from schemas.recordings import RecordingError, stay_id_of
+from schemas.signals import is_name
 
 UPDATES = 8000
 DEGRADED_COPIES = 2  # of each stay, beside the recording as it is
@@ -360,6 +361,8 @@ def train_artifact(
         if not found:
             raise RecordingError("there is no value in the training recordings")
         config = config_for(found, steps)
+        if left := sorted(found.keys() - {signal.name for signal in config.inputs}):  # a misspelt one perhaps
+            print(f"not used: {', '.join(name if is_name(name) else repr(name) for name in left)}")
     stays = [read_stay(path, config) for path in track(training, "Reading recordings")]
     columns = *Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")
     with one_thread(), Progress(*columns) as bar:

@@ -47,6 +47,14 @@ def test_vital_signs_are_recognised_by_their_columns(vitals: ForecasterConfig) -
     assert config_for({**columns, "weight": Column(60.0, 90.0, 0)}, 10_000) == vitals
 
 
+def test_columns_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = minutes(START, range(60, 100))
+    others = {"temp": 37.0, "etco2": 35.0, "SpO2": 97.0, "\x1b[2J": 1.0}
+    path = write_recording(tmp_path, "a", [row._replace(values={**row.values, **others}) for row in rows])
+    train_artifact([path], tmp_path / "out", updates=1, hold_out=0)
+    assert "not used: '\\x1b[2J', SpO2, etco2, temp\n" in capsys.readouterr().out
+
+
 def test_a_vital_sign_that_the_default_does_not_forecast_keeps_its_unit_and_range() -> None:
     config = config_for({"temp": Column(36.0, 39.0, 1), "mood": Column(1.0, 5.0, 0)}, 10_000)
     assert config.signals == ("mood", "temp")
