@@ -11,7 +11,7 @@ from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import SignalLimits
 from stream_worker.times import to_ms
 from stream_worker.view.board import MINUTE_S, Board, Due, Past, Track
-from stream_worker.view.tiles import row, state_of, title, unit
+from stream_worker.view.tiles import row, state_of
 from stream_worker.ward import RANK, Bed, nearest
 from stream_worker.ward_words import SHORT_TITLE, STAND_IN_TITLE
 
@@ -102,8 +102,6 @@ def _history(track: Track, limits: SignalLimits | None, past: Past, signal: str)
     minutes = sorted(track.values)
     decimals = 1 if signal in VITALS_BY_NAME else 3
     return {
-        "title": title(signal),
-        "unit": unit(signal),
         "t": [minute * MINUTE_MS for minute in minutes],
         "v": [round(track.values[minute], decimals) for minute in minutes],
         "limits": _limits(limits),
@@ -132,7 +130,6 @@ def _mark(revisions: list[Alert]) -> dict[str, Any]:
         "from": to_ms(revisions[0].event_at),
         "to": to_ms(last.event_at) if last.state == "cleared" else None,
         "priority": min(revisions, key=lambda alert: RANK[alert.priority]).priority,
-        "text": last.message if last.state != "cleared" else revisions[-2 if len(revisions) > 1 else -1].message,
     }
 
 

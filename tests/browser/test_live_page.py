@@ -73,6 +73,7 @@ def test_the_fan_moves_and_the_past_is_beside_it(page: Page, live: Served) -> No
     assert re.search(r"/#bed=[0-9a-f]{20}$", page.url)
     chart = page.locator(".chart", has=page.get_by_text("Mean arterial pressure", exact=True))
     expect(chart.locator(".fact")).to_contain_text("26 minutes of this stay: 100% fell into the 90 % band")
+    expect(page.locator(".lives h2")).to_have_text("Alerts, open ones first")
     expect(page.locator(".life summary")).to_contain_text("▲ medium")
     end_of_fan = (
         "document.querySelectorAll('.plot')[1].data.filter(t => t.hovertemplate?.includes('forecast<'))[0].y[5]"

@@ -75,7 +75,7 @@ export class Bed {
     for (const node of [this.chartsNode, this.alerts, this.messages]) node.replaceChildren();
   }
 
-  update(parts, set, _drop) {
+  update(parts, set) {
     this.parts = parts;
     if (parts.bed === null) {
       setText(this.name, "This bed is not known here");
@@ -153,7 +153,7 @@ export class Bed {
       node.append(line, el("p", "fact", (alert.evidence || "no evidence given") + lead), this.steps(alert.steps));
       return node;
     });
-    const title = el("h2", "", "Alerts of the last hours");
+    const title = el("h2", "", "Alerts, open ones first");
     this.alerts.replaceChildren(title, ...(lives.length ? lives : [el("p", "fact", "None.")]));
   }
 

@@ -61,7 +61,7 @@ function receive(change) {
   Object.assign(parts, change.set);
   for (const name of change.drop) delete parts[name];
   if (parts.head) head(parts.head);
-  page.update(parts, change.set, change.drop);
+  page.update(parts, change.set);
 }
 
 function head(now) {

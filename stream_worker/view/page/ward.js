@@ -44,7 +44,7 @@ export class Ward {
     this.root.replaceChildren();
   }
 
-  update(parts, set, _drop) {
+  update(parts, set) {
     for (const [name, value] of Object.entries(set)) {
       const [kind, handle] = name.split(":");
       if (kind === "tile") this.tile(handle).show(value);
