@@ -9,6 +9,7 @@ from contextlib import closing
 from rich.console import Console
 
 from stream_worker.health import bind
+from stream_worker.log import describe
 from stream_worker.settings import LOOPBACK, Settings, SettingsError
 from stream_worker.stopping import stop_on_signals
 from stream_worker.view.link import Link, follow, page_board
@@ -16,19 +17,32 @@ from stream_worker.view.server import serving
 from stream_worker.ward_feed import WardFeed
 
 
+class ReaderError(Exception):
+    """What reads the topics for the page has failed; the message is one line for the user and quotes no record."""
+
+
 def run_view(settings: Settings, console: Console, duration_s: float | None = None) -> None:
     """Serve the page of the settings' topics until Ctrl-C, or for so many seconds.
 
-    Raises: SettingsError, BrokerUnreachableError, KafkaFaultError, PortTakenError.
+    Raises: SettingsError, BrokerUnreachableError, KafkaFaultError, PortTakenError, ReaderError.
     """
     board, link = page_board(settings), Link()
+    faults: list[Exception] = []
     with (
         listening(settings, settings.view_port) as bound,
         closing(WardFeed(settings, every_forecast=True)) as feed,
         stop_on_signals() as stop,
     ):
         address = address_of(settings.view_host, bound.getsockname()[1])
-        reader = threading.Thread(target=follow, args=(settings, feed, board, link, stop), name="reader", daemon=True)
+
+        def read() -> None:
+            try:
+                follow(settings, feed, board, link, stop)
+            except Exception as error:
+                faults.append(error)
+                stop.set()  # else the page would be served on, and take its own silence for the worker's
+
+        reader = threading.Thread(target=read, name="reader", daemon=True)
         reader.start()
         with serving(settings, board, link, bound):
             console.print(f"Live page: {address} · Kafka {settings.bootstrap_servers} · Ctrl-C ends", soft_wrap=True)
@@ -37,6 +51,9 @@ def run_view(settings: Settings, console: Console, duration_s: float | None = No
             stop.wait(duration_s)
         stop.set()
         reader.join(3)
+        if faults:
+            fault = describe(faults[0])
+            raise ReaderError(f"the page's reader has ended: {fault['type']} at {fault['at'][-1]}") from faults[0]
 
 
 def listening(settings: Settings, port: int) -> socket.socket:

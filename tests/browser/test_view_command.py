@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
+from rich.console import Console
 
 from schemas.codec import encode
 from schemas.reading import Reading
+from stream_worker.cli import exit_code_of
+from stream_worker.settings import Settings
+from stream_worker.view import command
 from tests.browser.pictures import keep_picture
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce
@@ -107,6 +111,19 @@ def test_the_page_begins_in_the_middle_and_outlives_the_broker(
         expect(page.locator("#banner")).not_to_contain_text("Kafka")
         assert complaints == []
         page.close()
+
+
+def test_a_page_that_nothing_reaches_any_more_is_not_served(
+    kafka: Broker, topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("stay-1")
+
+    monkeypatch.setattr(command, "follow", broken)
+    settings: dict[str, Any] = {"bootstrap_servers": kafka.bootstrap_servers, "view_port": 0, **topics.settings}
+    with pytest.raises(command.ReaderError, match=r"^the page's reader has ended: KeyError at .* broken$") as ended:
+        command.run_view(Settings(**settings), Console(), duration_s=60)
+    assert exit_code_of(ended.value) == 1
 
 
 def test_a_port_that_is_taken_is_one_line(kafka: Broker, topics: Topics, tmp_path: Path) -> None:
