@@ -62,6 +62,10 @@ def test_its_probes_and_users_are_those_of_the_image() -> None:
     assert {str(pod(kind)["securityContext"]["runAsUser"]) for kind in ("Job", "StatefulSet")} == {user[1]}
 
 
+def test_the_job_of_one_image_is_gone_before_the_next_is_applied() -> None:
+    assert BY_KIND["Job"]["spec"]["ttlSecondsAfterFinished"] <= 600  # while it is there, `apply` of another image fails
+
+
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     parser = ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
