@@ -159,7 +159,7 @@ class OutputEncoder:
             message_params=params,
             evidence=transition.evidence,
             clear_reason=transition.clear_reason,
-            superseded_by=None if superseded_by is None else self.alert_id(partition, offset, superseded_by),
+            superseded_by=superseded_by and self.alert_id(partition, superseded_by.raised_offset, superseded_by.key),
             lead_time_s=transition.lead_time_s,
             source=Source(self._topic, partition, offset),
         )

@@ -55,6 +55,14 @@ class Finding:
     figure: float | None = None  # an open alert is updated when this moves by `material` from what was last told
     material: float = 0.0
     limit: float | None = None  # likewise when this is another one
+    came_true_us: int | None = None  # off: since when the value is beyond the limit, of which an alert is open
+
+
+class Successor(NamedTuple):
+    """The open alert that takes an announcement's place."""
+
+    key: AlertKey
+    raised_offset: int
 
 
 @dataclass(slots=True)
@@ -70,7 +78,7 @@ class Transition:
     raised_offset: int
     evidence: dict[str, Any]
     clear_reason: ClearReason | None = None
-    superseded_by: AlertKey | None = None
+    superseded_by: Successor | None = None
     lead_time_s: float | None = None
 
 
@@ -89,6 +97,9 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
     """Move a stay's alerts by what was found at one reading; `entries` is changed in place."""
     transitions: list[Transition] = []
     for finding in findings:
+        if finding.came_true_us is not None:
+            transitions.extend(_supersede(entries, finding.key, finding.came_true_us, moment.at_us))
+            continue
         if renewed := _renew(entries, finding, moment):
             transitions.extend(renewed)
             continue
@@ -96,7 +107,8 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
         if transition is not None:
             transitions.append(transition)
             if transition.state == "raised" and finding.key.kind == "limit":
-                transitions.extend(_supersede(entries, transition))
+                announced = AlertKey("forecast_limit", finding.key.signal, finding.key.side)
+                transitions.extend(_supersede(entries, announced, transition.since_us, moment.at_us))
     return transitions
 
 
@@ -296,25 +308,25 @@ def _renew(entries: Entries, finding: Finding, moment: Moment) -> list[Transitio
     if at_us < entry.rested_until_us:
         return []
     cleared = _cleared(finding.key, entry, at_us, "superseded")
-    cleared.superseded_by = finding.key
     raised = _raise(entry, finding, moment)
     if raised is None:
         return []
+    cleared.superseded_by = Successor(finding.key, raised.raised_offset)
     entry.since_us = raised.since_us = at_us  # it announces anew: what came before, the last one told
     return [cleared, raised]
 
 
-def _supersede(entries: Entries, raised: Transition) -> Iterator[Transition]:
-    """A limit alert ends the forecast alert that announced it, and tells by how much it was ahead."""
-    key = AlertKey("forecast_limit", raised.key.signal, raised.key.side)
-    announced = entries.get(key)
-    if announced is None or announced.raised_offset is None:
+def _supersede(entries: Entries, key: AlertKey, since_us: int, at_us: int) -> Iterator[Transition]:
+    """An open limit alert ends the forecast alert that announced it, and tells by how much it was ahead."""
+    announced, limit_key = entries.get(key), AlertKey("limit", key.signal, key.side)
+    come_true = entries.get(limit_key)
+    if announced is None or announced.raised_offset is None or come_true is None or come_true.raised_offset is None:
         return
-    _rest(entries, key, raised.at_us)
-    cleared = _cleared(key, announced, raised.at_us, "superseded")
-    cleared.superseded_by = raised.key
+    _rest(entries, key, at_us)
+    cleared = _cleared(key, announced, at_us, "superseded")
+    cleared.superseded_by = Successor(limit_key, come_true.raised_offset)
     if announced.raised_us != NEVER:  # else an earlier version raised it, which did not keep when
-        cleared.lead_time_s = max(0.0, (raised.since_us - announced.raised_us) / SECOND_US)
+        cleared.lead_time_s = max(0.0, (since_us - announced.raised_us) / SECOND_US)
     yield cleared
 
 

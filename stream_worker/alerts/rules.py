@@ -147,8 +147,13 @@ def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule
             known = entry.known or Excursion()
             follow(known, seen.at_us, is_on=is_beyond)
             entry.known = known if known.since_us != NEVER else None
-            if is_beyond and seen.at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND_US:
+            if is_beyond and _is_confirmed(known, rule, seen.at_us):
                 entry.rested_until_us = max(entry.rested_until_us, seen.at_us + int(rule.rests.known_s * SECOND_US))
+
+
+def _is_confirmed(known: Excursion, rule: LimitRule, at_us: int) -> bool:
+    """Whether the value has been beyond the limit for as long as it takes to raise its alert."""
+    return known.since_us != NEVER and at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND_US
 
 
 def _findings(
@@ -218,7 +223,11 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
     if value is None or ahead is None:
         return None if entry is None else Finding(key, "unknown", "medium")
     if rule.is_beyond(value):
-        return None  # the limit rule speaks; the announcement stands until that is confirmed
+        # The limit rule speaks; the announcement stands until that is confirmed, though an alert may be open still.
+        known = None if entry is None else entry.known
+        if known is None or not _is_confirmed(known, rule, seen.at_us):
+            return None
+        return Finding(key, "off", "medium", came_true_us=known.since_us)
     away, scale = abs(value - rule.mild), abs(rule.mild)
     if is_open(entry):
         is_on = ahead >= rule.threshold
@@ -226,7 +235,6 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         is_on = ahead >= rule.threshold - FORECAST_ONSET and away <= FORECAST_WATCH * scale
     if entry is None and not is_on:
         return None
-    is_news = away <= FORECAST_REACH * scale and not is_open(entries.get(rule.limit_key))
     probability = round(probability_of(ahead), 2)
     evidence = {"limit": rule.mild, "horizon_s": seen.horizon_s, "probability": probability, "last": value}
     return Finding(
@@ -237,7 +245,7 @@ def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Fin
         rearm_s=rule.rests.raised_s,
         renews=True,
         evidence=evidence,
-        is_enough=ahead >= rule.threshold and is_news,
+        is_enough=ahead >= rule.threshold and away <= FORECAST_REACH * scale,
         held=_budget_holds(seen, ahead - rule.threshold),
         figure=probability,
         material=FORECAST_MATERIAL,

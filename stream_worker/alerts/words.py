@@ -71,7 +71,7 @@ def message_of(transition: Transition) -> tuple[str, str, dict[str, Any]]:
         **transition.evidence,
     }
     if transition.state == "cleared":
-        is_renewed = transition.superseded_by == key
+        is_renewed = transition.superseded_by is not None and transition.superseded_by.key == key
         params["reason"] = "renewed" if is_renewed else transition.clear_reason
         message_key += ".cleared"
     return sentence(message_key, params), message_key, params

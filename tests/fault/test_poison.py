@@ -85,6 +85,17 @@ def test_hostile_records_do_no_harm(kafka: Broker, start_worker: WorkerStarter) 
     assert worker.log.count("model_loaded") == 1
 
 
+def test_what_is_sent_twice_ends_no_worker(kafka: Broker, start_worker: WorkerStarter) -> None:
+    servers, topics = kafka.bootstrap_servers, Topics.unique()
+    topics.create(servers, partitions=1)
+    sent = [*ward(20, 550)] * 2
+    produce(servers, topics.readings, sent)
+    worker = start_worker(**topics.settings)
+    eventually(lambda: worker.metric("vitalcast_readings_total") == len(sent), within_s=90)
+    assert len(read_committed(servers, topics.dead_letters)) > 10_000
+    assert worker.is_running
+
+
 @pytest.mark.timeout(240)
 def test_nothing_but_hostile_records_stops_the_worker_and_a_start_goes_on(
     kafka: Broker, start_worker: WorkerStarter

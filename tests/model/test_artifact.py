@@ -108,6 +108,8 @@ def test_manifest_of_another_module_is_refused(copied: Path) -> None:
         ({"quantile_levels": (0.05, 0.25, 0.5, 0.5, 0.95)}, "must rise"),
         ({"quantile_levels": (0.05, 0.3, 0.5, 0.7, 0.95)}, "in their middle"),
         ({"quantile_levels": (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)}, "in their middle"),
+        ({"quantile_levels": (0.05, 0.1, 0.25, 0.5, 0.75, 0.95)}, "those of bands"),
+        ({"quantile_levels": (0.05, 0.1, 0.25, 0.5, 0.75, 0.8, 0.95)}, "those of bands"),
         ({"horizons_s": (300, 900)}, "one step"),
         ({"horizons_s": (60, 90)}, "whole steps"),
         ({"horizons_s": ()}, "horizons"),

@@ -255,6 +255,86 @@ def test_a_sensor_that_stays_off_is_told_of_once_for_two_hours() -> None:
     assert cleared - raised == timedelta(hours=1)  # raised after one hour without values, over after two
 
 
+def test_a_reading_that_is_older_does_not_end_a_sensor_that_is_off() -> None:
+    both = [reading("s", 60 * i - 9000, {"hr": 80 + i % 3, "spo2": 97 - i % 2}) for i in range(60)]
+    one = [reading("s", 60 * i - 9000, {"hr": 80 + i % 3}) for i in range(60, 120)]
+    away_s = 60 * 59 - 9000 + 3600
+    older = [reading("s", away_s, {"hr": 83}), reading("s", away_s - 2, {"resp": 15}, device_id="another")]
+    back = [reading("s", away_s + 60, {"spo2": 97})]
+    assert technical(run(*both, *one[:-1], *older)) == [("raised", "spo2", "sensor_off")]
+    assert technical(run(*both, *one[:-1], *older, *back))[1:] == [("cleared", "spo2", "sensor_off")]
+
+
+def test_what_rests_goes_on_resting_over_a_silence() -> None:
+    both = [reading("s", 60 * i - 12_000, {"hr": 80 + i % 3, "spo2": 97 - i % 2}) for i in range(10)]
+    one = [reading("s", 60 * i - 12_000, {"hr": 80 + i % 3}) for i in (*range(10, 75), *range(95, 120))]
+    assert technical(run(*both, *one)) == [
+        ("raised", "spo2", "sensor_off"),
+        ("cleared", "spo2", "sensor_off"),
+        ("raised", None, "no_data"),
+        ("cleared", None, "no_data"),
+    ]
+
+
+def test_of_what_is_doubted_for_long_nothing_can_be_told() -> None:
+    doubted = [
+        reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": 85 + i % 3}, quality={"abp_mean": "questionable"})
+        for i in range(8, 40)
+    ]
+    assert states(run(*minutes("s", *[60] * 8), *doubted), "limit") == [
+        ("raised", 0, "medium", None),
+        ("cleared", 1, "medium", "data_lost"),
+    ]
+
+
+def test_a_disagreement_ends_with_one_of_the_two() -> None:
+    apart = [reading("s", 60 * i - 9000, {"hr": 120 + i % 3, "pulse": 80}) for i in range(70)]
+    alone = [reading("s", 60 * i - 9000, {"hr": 80 + i % 3}) for i in range(70, 90)]
+    assert [(a["cause"], a["clear_reason"]) for a in run(*apart, *alone) if a["kind"] == "technical"] == [
+        ("disagreement", None),
+        ("disagreement", "data_lost"),
+    ]
+
+
+def test_severe_values_far_apart_are_not_of_high_priority() -> None:
+    def course(second_s: int) -> list[tuple[str, int, str, str | None]]:
+        steady = [reading("s", t, {"hr": 80 + t // 60 % 2}) for t in range(0, second_s, 60)]
+        low = [reading("s", 10, {"spo2": 80}), reading("s", second_s, {"spo2": 80})]
+        return states(run(*sorted([*steady, *low], key=time_of)), "limit")
+
+    assert course(890) == [("raised", 0, "medium", None)]
+    assert course(310) == [("raised", 0, "high", None)]  # one reading in five minutes
+
+
+def test_no_unit_is_no_unit_of_that_name() -> None:
+    def course(*cuts: int) -> list[tuple[str, int, str, str | None]]:
+        pipeline = new_pipeline(limits={"icu-3": {"hr": {"high": 100}}})
+        units = [*["icu-3"] * 3, *[""] * 7]
+        values = [reading("s", 60 * i, {"hr": 110 + i % 2}, care_unit=unit) for i, unit in enumerate(units)]
+        pieces = zip((0, *cuts), (*cuts, len(values)), strict=True)
+        found = [decoded(process(pipeline, records(values[a:b], a)).alerts) for a, b in pieces]
+        return states([alert for alerts in found for alert in alerts], "limit")
+
+    assert course() == course(3) == [("raised", 0, "medium", None)]
+
+
+def test_without_a_budget_what_it_had_raised_holds_nothing_back() -> None:
+    log = Changelog()
+    pipeline = new_pipeline(TrendPredictor())
+    process(pipeline, records([reading("another", 0)]))
+    pipeline.stays.budgets[0].shift = 2.0
+    log.apply(process(pipeline, records([reading("another", 60)], 1)))
+    falling = minutes("s", *[80 - i / 2 for i in range(24)], *[68.2] * 10)
+
+    def raised_at(per_day: float) -> str:
+        again = new_pipeline(TrendPredictor(), alert_budget_per_patient_day=per_day)
+        assert again.stays.load(0, log.newest) == 0
+        alerts = decoded(process(again, records(falling, 2)).alerts)
+        return next(str(a["event_at"]) for a in alerts if a["kind"] == "forecast_limit")
+
+    assert raised_at(0) < raised_at(20)
+
+
 def test_a_stamp_of_the_future_does_not_keep_a_stay_from_being_silent() -> None:
     pipeline, start_ms = new_pipeline(), NOW_US // 1000
     process(pipeline, [FakeRecord(0, reading("s", 0), start_ms + 365 * 86_400_000)])
@@ -310,6 +390,16 @@ def test_a_suspect_sensor_raises_nothing_even_by_values_that_hold_for_a_while() 
 
     alerts = run(*[reading("s", 10 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": pressure(i)}) for i in range(120)])
     assert ("raised", "abp_mean", "implausible") in technical(alerts)
+    assert states(alerts, "limit") == []
+
+
+def test_a_sensor_is_suspect_while_its_alert_rests() -> None:
+    def course(first: int) -> list[bytes]:
+        moving, flat = ([120 + i % 5 for i in range(40)], [190] * 50)
+        return [reading("s", 60 * (first + i) - 15_000, {"abp_sys": v}) for i, v in enumerate([*moving, *flat])]
+
+    alerts = run(*course(0), *course(90))
+    assert technical(alerts) == [("raised", "abp_sys", "flatline"), ("cleared", "abp_sys", "flatline")]
     assert states(alerts, "limit") == []
 
 
@@ -515,6 +605,13 @@ def test_news2_alarms_on_what_is_known_and_says_what_is_not() -> None:
     assert (raised["evidence"]["score"], raised["evidence"]["upper"]) == (5, 10)
     assert raised["evidence"]["missing"] == ["oxygen", "consciousness"]
     assert "consciousness" in raised["message"]
+
+
+def test_news2_of_a_patient_whose_monitor_is_gone_can_no_longer_be_told() -> None:
+    ill = observed(0, 8, resp=30, spo2=86)
+    cuff = [reading("s", 60 * i, {"nibp_sys": 120 + i % 2}) for i in range(8, 50)]
+    assert states(with_news2(*ill, *cuff), "news2")[-1][::3] == ("cleared", "data_lost")
+    assert states(with_news2(*ill, *observed(8, 50)), "news2")[-1][::3] == ("cleared", "recovered")
 
 
 def test_news2_takes_observations_and_rises_with_them() -> None:

@@ -8,16 +8,44 @@ from collections.abc import Sequence
 import pytest
 
 from stream_worker.alerts import rules
+from stream_worker.alerts.entries import AlertEntry, AlertKey
 from stream_worker.alerts.life import Entries, Transition
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.words import message_of
-from stream_worker.limits import DEFAULT_LIMITS
-from stream_worker.times import MINUTE_US
+from stream_worker.limits import DEFAULT_LIMITS, SignalLimits
+from stream_worker.times import MINUTE_US, SECOND_US
 
 PRESSURE = DEFAULT_LIMITS.root["abp_mean"]
-RULES = rules.LimitRules.of(r for r in rules.limit_rules({"abp_mean": PRESSURE}).each if r.side == "low")
+
+
+def low_limit(limits: SignalLimits) -> rules.LimitRules:
+    """The rules of a low mean pressure alone."""
+    return rules.LimitRules.of(r for r in rules.limit_rules({"abp_mean": limits}).each if r.side == "low")
+
+
+RULES = low_limit(PRESSURE)
 WITHOUT_LIMIT = rules.limit_rules({"abp_mean": PRESSURE.changed({"low": None})})
 BAR = RULES.each[0].threshold
+
+
+def seen_at(
+    minute: int, value: float, ahead: float | None, may_advise: bool = True, *, anomaly: bool = False, flat_s: int = 0
+) -> Observation:
+    """What rules see of a mean pressure whose log-odds to fall below its limit are `ahead`; None: there is none."""
+    at_us, values = minute * MINUTE_US, {"abp_mean": value}
+    return Observation(
+        at_us=at_us,
+        values=values,
+        last=values,
+        last_at_us={"abp_mean": at_us},
+        changed_at_us={"abp_mean": at_us - flat_s * SECOND_US},
+        implausible=(),
+        scores={"abp_mean": 1.0 if anomaly else 0.5},
+        flagged=("abp_mean",) if anomaly else (),
+        outlooks={} if ahead is None else {("abp_mean", "low"): ahead},
+        horizon_s=3600,
+        may_advise=may_advise,
+    )
 
 
 def announced(
@@ -25,45 +53,57 @@ def announced(
     *,
     may_advise: bool = True,
     held: Counter[str] | None = None,
-    lifted_at: int | None = None,
+    then: tuple[int, rules.LimitRules] = (10**9, RULES),
     entries: Entries | None = None,
 ) -> list[tuple[int, Transition]]:
     """The forecast alerts that (mean pressure, log-odds), one a minute, leave; with their minutes.
 
-    lifted_at : the minute from which on there is no limit.
+    then : the minute from which on other rules hold, and those.
     """
     entries = {} if entries is None else entries
     found = []
     for minute, (value, ahead) in enumerate(readings):
-        at_us, values = minute * MINUTE_US, {"abp_mean": value}
-        is_lifted = lifted_at is not None and minute >= lifted_at
-        seen = Observation(
-            at_us=at_us,
-            values=values,
-            last=values,
-            last_at_us={"abp_mean": at_us},
-            changed_at_us={"abp_mean": at_us},
-            implausible=(),
-            scores={},
-            flagged=(),
-            outlooks={} if is_lifted else {("abp_mean", "low"): ahead},
-            horizon_s=3600,
-            may_advise=may_advise or minute < 30,
-        )
-        moved = rules.look(entries, seen, WITHOUT_LIMIT if is_lifted else RULES, minute, held or Counter())
+        in_force = then[1] if minute >= then[0] else RULES
+        seen = seen_at(minute, value, None if in_force is WITHOUT_LIMIT else ahead, may_advise or minute < 30)
+        moved = rules.look(entries, seen, in_force, minute, held or Counter())
         found += [(minute, transition) for transition in moved if transition.key.kind == "forecast_limit"]
     return found
 
 
 def test_a_threat_to_a_limit_that_is_lifted_is_over() -> None:
-    found = announced([(72, BAR + 0.1)] * 10, lifted_at=5)
+    found = announced([(72, BAR + 0.1)] * 10, then=(5, WITHOUT_LIMIT))
     assert [(minute, t.state, t.clear_reason) for minute, t in found] == [
         (1, "raised", None),
         (5, "cleared", "recovered"),
     ]
     entries: Entries = {}
-    announced([(60, BAR + 0.1)] * 5 + [(90, BAR - 9)] * 3000, lifted_at=5, entries=entries)
+    announced([(60, BAR + 0.1)] * 5 + [(90, BAR - 9)] * 3000, then=(5, WITHOUT_LIMIT), entries=entries)
     assert entries == {}  # and what was known of values below it is forgotten
+
+
+def test_another_limit_is_told_in_the_open_announcement() -> None:
+    told = announced([(77, BAR + 1)] * 5, then=(2, low_limit(PRESSURE.changed({"low": 75.0}))))
+    assert [(minute, t.state, t.evidence["limit"]) for minute, t in told] == [(1, "raised", 65), (2, "updated", 75)]
+
+
+def test_what_comes_true_under_an_open_limit_alert_is_superseded_by_that() -> None:
+    course = [*[(60.0, BAR + 1)] * 6, *[(66.0, BAR + 1)] * 30, *[(58.0, BAR + 3)] * 30]
+    (_, raised), (minute, cleared) = announced(course)
+    assert (raised.state, cleared.state, cleared.clear_reason) == ("raised", "cleared", "superseded")
+    assert minute == 36 + 4  # the limit's delay after it fell again
+    assert cleared.superseded_by == (AlertKey("limit", "abp_mean", "low"), 4)
+    assert cleared.lead_time_s == 60 * 36 - raised.at_us / 1e6
+
+
+def test_an_anomaly_of_a_sensor_that_cannot_be_believed_is_held_back() -> None:
+    held = Counter[str]()
+    flat: Entries = {AlertKey("technical", "abp_mean", None, "flatline"): AlertEntry(0, raised_offset=0)}
+    states = [
+        transition.key.kind
+        for minute in range(5)
+        for transition in rules.look(flat, seen_at(minute, 80, BAR - 9, anomaly=True, flat_s=1000), RULES, minute, held)
+    ]
+    assert (states, held) == ([], {"suspect": 1})
 
 
 def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None:
@@ -75,7 +115,7 @@ def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None
     ]
     first, ended, anew = (transition for _, transition in found)
     assert ended.raised_offset == first.raised_offset == 1
-    assert (ended.superseded_by, anew.raised_offset) == (anew.key, 56)
+    assert ended.superseded_by == (anew.key, anew.raised_offset) == (first.key, 56)
     assert anew.since_us == anew.at_us  # how far ahead it was counts from here
     assert ended.lead_time_s is None  # nothing came true
     assert message_of(ended)[0].endswith("is raised anew")
