@@ -168,6 +168,11 @@ def describe_state(layout: Layout, stay_id: str, partition: int, records: dict[b
             for k, name in enumerate(layout.names)
             if row["last_at"][k] != NEVER
         },
+        "charted": {
+            name: {"last": value, "at": _time(at_us)}
+            for name, (value, at_us) in extras.news2_inputs.items()
+            if name not in layout.names
+        },
         "alerts": [
             {
                 **dict(zip(("kind", "signal", "side", "cause"), key, strict=True)),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from schemas.signals import VITALS_BY_NAME, Signal
 from stream_worker.pipeline import ChunkResult, Pipeline
+from stream_worker.state_command import describe_state
 from tests.arithmetic_model import INPUTS, MANIFEST, ArithmeticPredictor, TrendPredictor
 from tests.records import NOW_US, Changelog, FakeRecord, decoded, event, new_pipeline, process, reading, records
 
@@ -662,6 +663,8 @@ def test_what_a_nurse_charted_survives_a_restart() -> None:
     changelog, first = Changelog(), new_pipeline(news2=True)
     before = process(first, records(stream[:3]))
     changelog.apply(before)
+    shown = describe_state(first.stays.layout, "s", 0, changelog.newest)["charted"]
+    assert {name: told["last"] for name, told in shown.items()} == {"consciousness": "V", "oxygen": "supplemental"}
     after = process(changelog.recover(news2=True), records(stream[3:], first_offset=3))
     assert decoded(before.alerts + after.alerts) == run(*stream, pipeline=new_pipeline(news2=True))
     assert states(decoded(after.alerts), "news2") == [("raised", 0, "high", None)]
