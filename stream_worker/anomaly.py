@@ -16,7 +16,7 @@ import numpy as np
 
 from model.arrays import Floats, Ints
 from stream_worker.stays import OPEN_BINS, Slots, Stays
-from stream_worker.window import BREAK_US
+from stream_worker.times import BREAK_US
 
 # A score at or above this is flagged: one normal value in 500. An alert needs several in a row.
 FLAG_SCORE: Final = 0.998

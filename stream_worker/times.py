@@ -9,6 +9,7 @@ from typing import Final
 SECOND_US: Final = 1_000_000
 MINUTE_US: Final = 60 * SECOND_US
 DAY_US: Final = 86_400 * SECOND_US
+BREAK_US: Final = 301 * SECOND_US  # longer than between the sparsest regular readings, one in five minutes
 NEVER: Final = -(2**63)  # a time that has not been; the least of the columns' integers
 
 

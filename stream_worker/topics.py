@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, NamedTuple
 from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 
 from stream_worker import clients
-from stream_worker.alerts.life import TOLD_EVERY_S
+from stream_worker.alerts.entries import TOLD_EVERY_S
 from stream_worker.settings import Settings, SettingsError
 
 DEFAULT_PARTITIONS: Final = 4

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from model.arrays import Bools, Ints
 from model.steps import step_value
 from stream_worker.stays import OPEN_BINS, REMEMBERED_READINGS, Slots, Stays
-from stream_worker.times import NEVER
-
-# Longer than between the sparsest regular readings, one in five minutes.
-BREAK_US: Final = 301_000_000
+from stream_worker.times import BREAK_US, NEVER
 
 ACCEPTED: Final = 0
 DUPLICATE: Final = 1

@@ -36,6 +36,9 @@ DELAY_S: Final = 300.0
 RECOVER_S: Final = 900.0
 # The chart asks for a new score within the hour from 5 points on.
 REARM_S: Final = 3600.0
+# When inputs become too old, the alert that they raised ends after so long. What is too old for longer than twice that
+# says nothing any more.
+LOST_S: Final = 900.0
 MATERIAL: Final = 1.0  # an open alert tells anew when the score has moved by more than this
 
 Inputs = dict[str, tuple[float | str, int]]  # value and time by name
@@ -51,7 +54,7 @@ def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observa
 
 
 class Judgement(NamedTuple):
-    """A score, and whether it alarms no more only for what has become old, or cannot be believed, since."""
+    """A score, and whether it may alarm no more only for what has become too old, or cannot be believed, of late."""
 
     score: News2
     may_go_on: bool
@@ -59,18 +62,19 @@ class Judgement(NamedTuple):
 
 def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collection[str | None]) -> Judgement:
     """The score at `at_us` by what is valid then."""
+    too_old_s = {name: (at_us - seen_us) / SECOND_US - VALID_S[name] for name, (_, seen_us) in inputs.items()}
     valid = _known(
         {
             name: value
-            for name, (value, observed_us) in inputs.items()
-            if (name in _OBSERVED or name not in suspect) and at_us - observed_us <= VALID_S[name] * SECOND_US
+            for name, (value, _) in inputs.items()
+            if (name in _OBSERVED or name not in suspect) and too_old_s[name] <= 0
         }
     )
     scale: Literal[1, 2] = 2 if spo2_scale == 2 else 1
     score = news2(valid, scale)
     if score.priority is not None:
         return Judgement(score, may_go_on=False)
-    last = _known({name: value for name, (value, _) in inputs.items()})
+    last = _known({name: value for name, (value, _) in inputs.items() if too_old_s[name] <= 2 * LOST_S})
     filled = Known._make(old if now is None else now for now, old in zip(valid, last, strict=True))
     return Judgement(score, may_go_on=news2(filled, scale).priority is not None)
 
@@ -109,6 +113,7 @@ def finding(entries: Entries, judged: Judgement | None) -> Finding | None:
         priority or "medium",
         DELAY_S,
         RECOVER_S,
+        data_lost_s=LOST_S,
         rearm_s=REARM_S,
         evidence=evidence,
         figure=float(score.lower),

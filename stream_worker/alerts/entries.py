@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from schemas.alert import Cause, Kind, Priority, Side
 from stream_worker.times import NEVER
+
+# An alert that stays open is told again after so long, so that a topic that is kept for longer has all that are open.
+TOLD_EVERY_S: Final = 86_400.0
 
 
 class Excursion(msgspec.Struct, array_like=True):
@@ -42,3 +45,7 @@ class AlertEntry(Excursion, array_like=True):
     found_us: int = NEVER  # when it was last seen to be on
     judged_us: int = NEVER  # when it was last known to be on, or off
     limit: float | None = None  # that was last told of
+
+    def judge(self, at_us: int) -> None:
+        """Note that a reading says whether it is on or off, or why that cannot be believed."""
+        self.judged_us = max(self.judged_us, at_us)

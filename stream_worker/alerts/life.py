@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from schemas.alert import AlertState, ClearReason, Priority
-from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
-from stream_worker.times import NEVER, SECOND_US
-from stream_worker.window import BREAK_US
+from stream_worker.alerts.entries import TOLD_EVERY_S, AlertEntry, AlertKey, Excursion
+from stream_worker.times import BREAK_US, NEVER, SECOND_US
 
 Presence = Literal["on", "off", "unknown"]
 # suspect: its signal's sensor is. rearm: the same was raised of late, or is known. budget: enough was raised already.
@@ -29,8 +28,6 @@ HoldReason = Literal["suspect", "rearm", "budget"]
 # Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
 # episode in docs/alerts.md asks for nine tenths).
 RETURN_SHARE: Final = 0.1
-# An alert that stays open is told again after so long, so that a topic that is kept for longer has all that are open.
-TOLD_EVERY_S: Final = 86_400.0
 
 
 @dataclass(slots=True)
@@ -55,7 +52,7 @@ class Finding:
     figure: float | None = None  # an open alert is updated when this moves by `material` from what was last told
     material: float = 0.0
     limit: float | None = None  # likewise when this is another one
-    came_true_us: int | None = None  # off: since when the value is beyond the limit, of which an alert is open
+    came_true_us: int | None = None  # announced: since when the value is beyond the limit, where that is confirmed
 
 
 class Successor(NamedTuple):
@@ -164,14 +161,14 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
         entry = entries[finding.key] = AlertEntry(priority=finding.priority)
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, moment)
-    entry.judged_us = max(entry.judged_us, at_us)
+    entry.judge(at_us)
     is_new_day = _days(entry, at_us) > _days(entry, entry.found_us)
     if finding.severe_delay_s is None:
         entry.severe_since_us = None
     elif entry.severe_since_us is None or at_us - entry.found_us > BREAK_US:
         entry.severe_since_us = at_us
     if finding.presence == "on" and finding.is_seen:
-        entry.found_us = at_us
+        entry.found_us = max(entry.found_us, at_us)
     is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
     if entry.raised_offset is not None:
         return _move_open(entries, finding, entry, at_us, is_high=is_high, is_new_day=is_new_day)
@@ -256,6 +253,8 @@ def _move_open(
     has_moved = finding.figure is not None and (
         entry.figure is None or abs(finding.figure - entry.figure) > finding.material
     )
+    if entry.limit is None:  # an earlier version did not keep it
+        entry.limit = finding.limit
     if not becomes_high and not has_moved and finding.limit == entry.limit and not is_new_day:
         return None
     if becomes_high:
@@ -281,8 +280,8 @@ def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> 
 def _move_unknown(entries: Entries, finding: Finding, entry: AlertEntry, moment: Moment) -> Transition | None:
     """This reading does not tell: what was known holds for a while, then nothing can be told any more."""
     at_us = moment.at_us
-    if entry.judged_us == NEVER:  # an earlier version did not keep it
-        entry.judged_us = at_us
+    if entry.judged_us == NEVER:  # an earlier version did not keep it, or it only rests
+        entry.judge(at_us)
     if at_us - entry.judged_us < finding.data_lost_s * SECOND_US:
         # Two values at least that count: one alone is as likely to be the sensor that came off, or is doubted now.
         holds = entry.recovered_since_us is None and NEVER < entry.since_us < entry.found_us

@@ -142,6 +142,8 @@ def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule
         if value is None or (rule.signal, rule.side) not in seen.outlooks or not rule.concerns(seen):
             continue
         entry, is_beyond = entries.get(rule.forecast_key), rule.is_beyond(value)
+        if entry is not None:
+            entry.judge(seen.at_us)  # beyond the limit nothing is found, but the value is there
         if is_beyond or (entry is not None and entry.known is not None):
             entry = entries.setdefault(rule.forecast_key, AlertEntry())
             known = entry.known or Excursion()
@@ -165,7 +167,9 @@ def _findings(
 ) -> Iterator[Finding]:
     for finding in chain(_limits(entries, seen, rules.each), _anomaly(entries, seen)):
         if finding.key.signal in suspect:
-            if finding.presence != "unknown" and is_open(entries.get(finding.key)):
+            entry = entries.get(finding.key)
+            if finding.presence != "unknown" and entry is not None and is_open(entry):
+                entry.judge(seen.at_us)
                 continue  # what a sensor says that cannot be believed ends no alert either
             finding.held = "suspect"
         yield finding

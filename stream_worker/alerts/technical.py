@@ -46,11 +46,11 @@ def findings(entries: Entries, seen: Observation) -> Iterator[Finding]:
 
 
 def suspects(entries: Entries) -> frozenset[str | None]:
-    """The signals whose values are no measurement at present, whether that is told or held back."""
+    """The signals whose values are no measurement at present, whether that is told or held back while it rests."""
     return frozenset(
         key.signal
         for key, entry in entries.items()
-        if key.cause in SUSPECT_CAUSES and (is_open(entry) or entry.is_held)
+        if key.cause in SUSPECT_CAUSES and (is_open(entry) or (entry.is_held and entry.recovered_since_us is None))
     )
 
 

@@ -404,6 +404,25 @@ def test_a_sensor_is_suspect_while_its_alert_rests() -> None:
     assert states(alerts, "limit") == []
 
 
+def test_a_sensor_that_moves_again_is_believed_at_once_though_its_alert_rests() -> None:
+    def at(minute: int, pressure: float) -> bytes:
+        return reading("s", 60 * minute - 40_000, {"hr": 80 + minute % 2, "abp_mean": pressure})
+
+    moving, flat, again = range(40), (*range(40, 60), *range(70, 550)), range(60, 70)
+    calm = [at(minute, 80 if minute in flat else 80 + minute % 3) for minute in sorted({*moving, *flat, *again})]
+    severe = [at(minute, 45 + minute % 3) for minute in range(550, 560)]
+    (raised,) = (alert for alert in run(*calm, *severe) if alert["kind"] == "limit")
+    assert raised["priority"] == "high"
+    assert datetime.fromisoformat(raised["event_at"]) == time_of(severe[1])
+
+
+def test_a_flat_pressure_that_is_missing_once_is_not_lost() -> None:
+    low = minutes("s", 80, *[60] * 8)
+    flat = [reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": 60.0}) for i in range(9, 50)]
+    missing = [reading("s", 60 * 50, {"hr": 80})]
+    assert states(run(*low, *flat, *missing), "limit") == [("raised", 0, "medium", None)]
+
+
 def test_a_stay_of_which_nothing_comes_any_more_is_forgotten() -> None:
     pipeline = new_pipeline(evict_after_s=21_600)
     process(pipeline, [FakeRecord(0, reading("s", 0), timestamp=NOW_US // 1000 - 30_000_000)])
@@ -613,6 +632,13 @@ def test_news2_of_a_patient_whose_monitor_is_gone_can_no_longer_be_told() -> Non
     cuff = [reading("s", 60 * i, {"nibp_sys": 120 + i % 2}) for i in range(8, 50)]
     assert states(with_news2(*ill, *cuff), "news2")[-1][::3] == ("cleared", "data_lost")
     assert states(with_news2(*ill, *observed(8, 50)), "news2")[-1][::3] == ("cleared", "recovered")
+
+
+def test_news2_forgets_what_is_too_old_for_long() -> None:
+    hypoxic = observed(0, 1, spo2=86)  # one value of three points, hours ago
+    breaths = [25, *[15] * 10, 25]
+    later = [reading("s", 60 * (240 + i), {"resp": resp, "hr": 70 + i % 2}) for i, resp in enumerate(breaths)]
+    assert with_news2(*hypoxic, *later) == []
 
 
 def test_news2_takes_observations_and_rises_with_them() -> None:

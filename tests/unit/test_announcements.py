@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import isnan, nan
 
 import pytest
 
@@ -32,7 +33,7 @@ def seen_at(
     minute: int, value: float, ahead: float | None, may_advise: bool = True, *, anomaly: bool = False, flat_s: int = 0
 ) -> Observation:
     """What rules see of a mean pressure whose log-odds to fall below its limit are `ahead`; None: there is none."""
-    at_us, values = minute * MINUTE_US, {"abp_mean": value}
+    at_us, values = minute * MINUTE_US, {} if isnan(value) else {"abp_mean": value}
     return Observation(
         at_us=at_us,
         values=values,
@@ -93,6 +94,13 @@ def test_what_comes_true_under_an_open_limit_alert_is_superseded_by_that() -> No
     assert minute == 36 + 4  # the limit's delay after it fell again
     assert cleared.superseded_by == (AlertKey("limit", "abp_mean", "low"), 4)
     assert cleared.lead_time_s == 60 * 36 - raised.at_us / 1e6
+
+
+def test_an_announcement_of_what_is_beyond_its_limit_outlasts_a_value_that_is_missing() -> None:
+    slow = low_limit(PRESSURE.changed({"delay_s": 1740.0}))
+    course = [*[(72.0, BAR + 1)] * 2, *[(60.0, BAR + 1)] * 18, (nan, BAR), *[(60.0, BAR + 1)] * 14]
+    (_, raised), (minute, cleared) = announced(course, then=(0, slow))
+    assert (raised.state, minute, cleared.clear_reason) == ("raised", 31, "superseded")
 
 
 def test_an_anomaly_of_a_sensor_that_cannot_be_believed_is_held_back() -> None:
