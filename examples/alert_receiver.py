@@ -91,7 +91,7 @@ def seek(
 ) -> dict[TopicPartition, int]:
     """Go on where the list ends; forget it and begin anew if the topic no longer reaches back, or on, to there.
 
-    Returns : where the partitions end that are not in the list yet: what is before that is history.
+    Returns : where the topic ends, if the list is made again: what is before that is history. Else nothing.
     """
     firsts, ends = consumer.beginning_offsets(places), consumer.end_offsets(places)
     if any(not firsts[place] <= offsets.get(str(place.partition), firsts[place]) <= ends[place] for place in places):
@@ -99,7 +99,7 @@ def seek(
         open_alerts.clear()
     for place in places:
         consumer.seek(place, offsets.get(str(place.partition), firsts[place]))
-    return {place: ends[place] for place in places if str(place.partition) not in offsets}
+    return {} if offsets else dict(ends)
 
 
 def connect(servers: str, options: dict[str, Any]) -> Any:
