@@ -137,9 +137,8 @@ class ReadingsAgent:
                 continue
             arrived_s = np.array([record.timestamp for record in part[partition]], np.float64) / 1000
             self._hand_over(lanes[partition], result, arrived_s)
-            reasons = result.dead_letter_reasons
-            # A late reading is a good one: what is sent twice is late, and ends no worker.
-            if self._is_nearly_all_dead(partition, len(part[partition]), reasons.total() - reasons["late"]):
+            # Not the late ones, which are good readings: what is sent twice is late, and ends no worker.
+            if self._is_nearly_all_dead(partition, len(part[partition]), result.outcomes["rejected"]):
                 hopeless.append(partition)
         self._observe_inference()
         if self.shadow is not None:

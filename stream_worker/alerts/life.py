@@ -104,8 +104,7 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
         if transition is not None:
             transitions.append(transition)
             if transition.state == "raised" and finding.key.kind == "limit":
-                announced = AlertKey("forecast_limit", finding.key.signal, finding.key.side)
-                transitions.extend(_supersede(entries, announced, transition.since_us, moment.at_us))
+                transitions.extend(_supersede(entries, finding.key, transition.since_us, moment.at_us))
     return transitions
 
 
@@ -184,8 +183,8 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
 
 
 def _days(entry: AlertEntry, at_us: int) -> int:
-    """How many times TOLD_EVERY_S has passed since the alert was raised; 0 before, and where it is not known."""
-    if NEVER in (entry.raised_us, at_us):
+    """How many times TOLD_EVERY_S has passed since the alert was raised; 0 before, and where that is not known."""
+    if entry.raised_us == NEVER:
         return 0
     return max(0, at_us - entry.raised_us) // int(TOLD_EVERY_S * SECOND_US)
 
@@ -315,10 +314,13 @@ def _renew(entries: Entries, finding: Finding, moment: Moment) -> list[Transitio
     return [cleared, raised]
 
 
-def _supersede(entries: Entries, key: AlertKey, since_us: int, at_us: int) -> Iterator[Transition]:
-    """An open limit alert ends the forecast alert that announced it, and tells by how much it was ahead."""
-    announced, limit_key = entries.get(key), AlertKey("limit", key.signal, key.side)
-    come_true = entries.get(limit_key)
+def _supersede(entries: Entries, about: AlertKey, since_us: int, at_us: int) -> Iterator[Transition]:
+    """An open limit alert ends the forecast alert that announced it, and tells by how much it was ahead.
+
+    about : either of them.
+    """
+    key, limit_key = (AlertKey(kind, about.signal, about.side) for kind in ("forecast_limit", "limit"))
+    announced, come_true = entries.get(key), entries.get(limit_key)
     if announced is None or announced.raised_offset is None or come_true is None or come_true.raised_offset is None:
         return
     _rest(entries, key, at_us)

@@ -155,7 +155,7 @@ def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule
 
 def _is_confirmed(known: Excursion, rule: LimitRule, at_us: int) -> bool:
     """Whether the value has been beyond the limit for as long as it takes to raise its alert."""
-    return known.since_us != NEVER and at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND_US
+    return at_us - known.since_us >= rule.limits.delay_of(rule.side) * SECOND_US
 
 
 def _findings(
