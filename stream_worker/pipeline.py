@@ -46,12 +46,14 @@ class Record(Protocol):
 
     offset: int
     timestamp: int  # milliseconds
+    timestamp_type: int
     key: bytes | None
     value: bytes | None
 
 
 OutputRecord = tuple[bytes | None, bytes]
 
+LOG_APPEND_TIME: Final = 1  # a record's timestamp_type: the broker stamped it, not its sender
 SKEW_MS: Final = 5000  # clocks that are kept differ by less
 
 
@@ -154,14 +156,16 @@ class Pipeline:
             return {}
         chunk = _Chunk(self, new, now_us, is_redone=is_redone)
         chunk.run()
-        # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
-        believed_ms = np.where(chunk.timestamps_ms <= now_us // 1000 + SKEW_MS, chunk.timestamps_ms, 0)
+        believed_until_ms = now_us // 1000 + SKEW_MS
         rows = slice(0)
         for partition, records in new.items():
             rows = slice(rows.stop, rows.stop + len(records))
             next_offsets[partition] = records[-1].offset + 1
-            newest_ms = int(believed_ms[rows].max())
-            self._arrived_until_ms[partition] = max(self._arrived_until_ms.get(partition, 0), newest_ms)
+            arrived_ms = chunk.arrived_ms[rows]
+            if records[0].timestamp_type != LOG_APPEND_TIME:
+                # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.
+                arrived_ms = arrived_ms[chunk.timestamps_ms[rows] <= believed_until_ms]
+            self._arrived_until_ms[partition] = int(arrived_ms.max(initial=self._arrived_until_ms.get(partition, 0)))
             result = chunk.results[partition]
             result.newest_us = int(chunk.newest_us[rows].max())
             key, value = self.stays.encode_partition(partition)

@@ -25,6 +25,7 @@ class FakeRecord:
     value: bytes | None
     timestamp: int = NOW_US // 1000
     key: bytes | None = b"key"
+    timestamp_type: int = 0
 
 
 def reading(stay_id: str, at_s: float, vitals: Mapping[str, Any] | None = None, **more: Any) -> bytes:

@@ -48,6 +48,7 @@ class RecordedReading:
     value: bytes | None
     timestamp: int
     key: bytes | None = None
+    timestamp_type: int = 0
 
 
 class PipelineRun(NamedTuple):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.signals import VITALS_BY_NAME, Signal
-from stream_worker.pipeline import ChunkResult, Pipeline
+from stream_worker.pipeline import LOG_APPEND_TIME, ChunkResult, Pipeline
 from stream_worker.state_command import describe_state
 from tests.arithmetic_model import INPUTS, MANIFEST, ArithmeticPredictor, TrendPredictor
 from tests.records import NOW_US, Changelog, FakeRecord, decoded, event, new_pipeline, process, reading, records
@@ -234,12 +234,16 @@ def test_limits_that_were_just_set_are_not_forgotten_with_a_stay_that_is_away() 
     assert len(pipeline.stays) == 0
 
 
-def test_under_steady_load_silence_is_told_by_a_clock_that_is_a_little_behind() -> None:
+@pytest.mark.parametrize(("ahead_ms", "timestamp_type"), [(200, 0), (200, LOG_APPEND_TIME), (30_000, LOG_APPEND_TIME)])
+def test_under_steady_load_silence_is_told_by_a_clock_that_is_behind_the_brokers(
+    ahead_ms: int, timestamp_type: int
+) -> None:
     pipeline, told = new_pipeline(), []
     for offset in range(30):
         now_us = NOW_US + offset * 60_000_000
-        stay_id = "a" if offset == 0 else "b"
-        pipeline.process({0: [FakeRecord(offset, reading(stay_id, 60 * offset), now_us // 1000 + 200)]}, now_us)
+        value = reading("a" if offset == 0 else "b", 60 * offset)
+        record = FakeRecord(offset, value, now_us // 1000 + ahead_ms, timestamp_type=timestamp_type)
+        pipeline.process({0: [record]}, now_us)
         told += decoded(pipeline.check_silence(0, now_us + 1_000_000, is_caught_up=False).alerts)
     assert [(a["stay_id"], a["cause"]) for a in told] == [("a", "no_data")]
 

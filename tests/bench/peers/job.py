@@ -56,6 +56,7 @@ class Record:
     timestamp: int
     key: bytes | None
     value: bytes | None
+    timestamp_type: int = 0
 
 
 def load_predictor(settings: Settings) -> Predictor:
