@@ -27,8 +27,6 @@ from schemas.reading import READING_V1, Observations, Reading, StayEvent, StayId
 from schemas.signals import ARTERIAL_TRIPLE, SENTINELS, Signal, canonical, is_arterial_triple_consistent
 from stream_worker.times import SECOND_US
 
-# Records up to this size cannot nest deeper than the codec allows: each level takes two bytes.
-_SHALLOW_BYTES: Final = 2 * codec.MAX_DEPTH
 _SENTINELS: Final = np.array(sorted(SENTINELS))
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads consecutive times (Knuth, vol. 3, 6.4)
 
@@ -139,13 +137,8 @@ class ReadingDecoder:
         return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
 
     def _is_plain(self, value: bytes | None) -> bool:
-        """Whether the fast decoder would judge `value` as the codec does: it has no oddity that it looks at less."""
-        return (
-            value is not None
-            and len(value) <= self._max_bytes
-            and value.isascii()
-            and (len(value) <= _SHALLOW_BYTES or not codec.is_too_deep(value))
-        )
+        """Whether what the fast decoder takes of `value`, the codec takes too: it does not look at size and encoding."""
+        return value is not None and len(value) <= self._max_bytes and value.isascii()
 
     def _pack_fast(self, vitals: msgspec.Struct) -> bytes:
         """The values of a reading whose signals are all known and in their own units."""
