@@ -76,9 +76,10 @@ def wanted_topics(settings: Settings) -> list[WantedTopic]:
     return [
         # A stay is silent if nothing arrives: told by its sender's clock, one that is slow would always be.
         WantedTopic(settings.readings_topic, "delete", arrival=True),
-        WantedTopic(settings.forecasts_topic, "delete"),
-        WantedTopic(settings.alerts_topic, "delete", kept_s=ALERTS_KEPT_S),
-        WantedTopic(settings.dead_letters_topic, "delete"),
+        *(
+            WantedTopic(name, "delete", kept_s=ALERTS_KEPT_S if name == settings.alerts_topic else 0.0)
+            for name in settings.output_topics
+        ),
         WantedTopic(settings.changelog_topic, "compact"),
     ]
 

@@ -52,7 +52,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         # before we know, and Faust goes on with an old one's recovery while the next is on its way.
         self.assigned: object | None = None
         self.recovered: object | None = None  # the assignment whose state is there
-        self._sought: object | None = None  # the one whose partitions stand where their state ends
+        self._sought = object()  # the one whose partitions stand where their state ends; none yet
         self._chunks = self._taken = 0  # how many were made, and up to which the agent has seen all
         # Where all has been processed to. Not the offset after the last record: there may be markers behind it.
         self.done_until: Mapping[TP, int] = {}
@@ -145,13 +145,13 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         what was fetched in between would be lost, or processed before it is known which of its outputs are out already.
         """
         self._is_free.set()  # chunks of before are dropped without a word
-        if self.assigned is not None and self._sought is self.assigned:
+        if self._sought is self.assigned:
             super().resume_flow()
 
     @property
     def is_settled(self) -> bool:
         """No rebalance is under way: what was assigned, nothing perhaps, is read from where its state ends."""
-        return self.assigned is not None and (self._sought is self.assigned or not self.lanes)
+        return self._sought is self.assigned or (self.assigned is not None and not self.lanes)
 
     async def perform_seek(self) -> None:
         """Go to where the state ends; to the beginning where there is none, which Faust leaves where it is."""
