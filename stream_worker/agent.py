@@ -33,6 +33,7 @@ DEAD_LETTER_WINDOW: Final = 10_000  # records of a partition
 # At once through the pipeline: with more, its arrays no longer stay in the processor's cache. Their outputs are made
 # durable together, chunk by chunk.
 PIPELINE_RECORDS: Final = 2048
+SUSPENDED_AFTER_S: Final = 10.0  # timers run every second; under load they are late by a chunk, a quarter of one
 STALLED_AFTER_S: Final = 5.0  # a transaction takes 0.1 s; a broker that is slow or restarts, seconds
 
 
@@ -88,6 +89,7 @@ class ReadingsAgent:
         self._recent: defaultdict[int, _Recent] = defaultdict(_Recent)  # by partition
         self._newest_us: dict[int, int] = {}
         self._beat_at: dict[int, float] = {}
+        self._ticked_us = 0
         self._topics_may_have_changed = False
         self._void: dict[int, Collection[bytes]] = {}  # by partition: keys of state that could not be used
 
@@ -274,6 +276,9 @@ class ReadingsAgent:
     def tick(self, lag_of: Callable[[int], int | None]) -> None:
         """What happens without readings, about once a second: heartbeats, silence, gauges."""
         now = now_us()
+        # Of what came while the worker was suspended nothing is known yet: who sent it is not silent.
+        was_suspended = now - self._ticked_us > SUSPENDED_AFTER_S * SECOND_US
+        self._ticked_us = now
         for topic_partition, lane in list(self.lanes.items()):
             partition = topic_partition.partition
             if partition not in self.partitions:
@@ -281,7 +286,7 @@ class ReadingsAgent:
             lag = lag_of(partition)
             if lag is not None:
                 self.metrics.consumer_lag.labels(str(partition)).set(lag)
-                self._check_silence(lane, now, is_caught_up=lag == 0)
+                self._check_silence(lane, now, is_caught_up=lag == 0 and not was_suspended)
             if time.monotonic() - self._beat_at.get(partition, -np.inf) >= self._settings.heartbeat_s:
                 self._beat_at[partition] = time.monotonic()
                 self.beat(lane)
