@@ -312,6 +312,7 @@ class Chain:
             state[mask] = self._predictor.round_state(moved)
         self._store(slots, state)
         body["model"][slots] = layout.model_key
+        stays.is_primed[slots] = True
         # Learned on another model's bands, and its forecasts.
         stays.scoring["width"][slots] = 1.0
         stays.scoring["due"][slots] = NEVER

@@ -489,7 +489,6 @@ class _Chunk:
             self.stays.head["ingested_ms"][slot] = self.arrived_ms[row]
         self.changed_heads.add(slot)
         self.changed_bodies.add(slot)
-        self.changed_scorings.add(slot)  # what a change of the model has reset goes with the body that names the model
 
     def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
         """Whether a stay can have these limits besides those that it keeps."""

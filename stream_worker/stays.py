@@ -260,6 +260,8 @@ class Stays:
         # By step % T: whether a forecast signal was observed in the step; follows from window and bins.
         self.is_filled = grown("is_filled", np.bool_, manifest.context_steps)
         self.has_alerts = grown("has_alerts", np.bool_)
+        # Whether what is stored is of the model before: body and scoring are then stored together.
+        self.is_primed = grown("is_primed", np.bool_)
         self.partition = grown("partition", np.int32)
         self.is_used = grown("is_used", np.bool_)
         self.ids: list[str] = [*getattr(self, "ids", []), *[""] * (capacity - used)]
@@ -315,6 +317,7 @@ class Stays:
         scoring["width"] = 1.0
         self.open_holds[slot] = False
         self.is_filled[slot] = False
+        self.is_primed[slot] = False
 
     def remove(self, slot: int) -> None:
         """Forget the stay."""
@@ -336,7 +339,10 @@ class Stays:
         self, heads: Iterable[int], bodies: Iterable[int], scorings: Iterable[int]
     ) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
         """Partitions and changelog records of the slots that changed; a body comes right before its head."""
-        with_body, with_scoring = sorted(set(bodies)), sorted(set(scorings))
+        bodies, scorings = set(bodies), set(scorings)
+        primed = (bodies | scorings) & set(np.flatnonzero(self.is_primed).tolist())
+        with_body, with_scoring = sorted(bodies | primed), sorted(scorings | primed)
+        self.is_primed[with_body] = False
         slots = sorted({*heads, *with_body, *with_scoring})
         bodies_of = dict(zip(with_body, _rows(self.body, with_body), strict=True))
         scorings_of = dict(zip(with_scoring, _rows(self.scoring, with_scoring), strict=True))

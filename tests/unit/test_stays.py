@@ -112,13 +112,20 @@ def test_a_change_of_the_model_is_as_a_restart_with_the_other_one() -> None:
     assert after.state == expected.state
 
 
-def test_what_a_change_of_the_model_resets_is_stored_with_a_stay_event_too() -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        event("s", 1800, "limits", limits={"hr": {"high": None}}),
+        reading("s", 1800, {"hr": 80, "abp_mean": 70}),  # opens a step, so that its forecast is kept, and closes none
+    ],
+    ids=["an event", "a reading"],
+)
+def test_what_a_change_of_the_model_resets_is_stored_with_the_model_whatever_comes_first(first: bytes) -> None:
     other: Any = LargerPredictor()
     changelog, pipeline = Changelog(), new_pipeline()
-    changelog.apply(process(pipeline, records(minutes("s", 0, 30))))
+    changelog.apply(process(pipeline, records([*minutes("s", 0, 30), reading("s", 1785, {"hr": 80, "abp_mean": 70})])))
     pipeline.change_model(other)
-    lifted = event("s", 1800, "limits", limits={"hr": {"high": None}})
-    changelog.apply(process(pipeline, records([lifted], first_offset=30)))
+    changelog.apply(process(pipeline, records([first], first_offset=31)))
     restarted = Pipeline(Settings(min_observed_steps=1), other)
     assert restarted.stays.load(0, dict(changelog.newest)) == 0
     restarted.chain.prime_outdated()
