@@ -137,7 +137,7 @@ class ReadingDecoder:
         return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
 
     def _is_plain(self, value: bytes | None) -> bool:
-        """Whether what the fast decoder takes of `value`, the codec takes too: it does not look at size and encoding."""
+        """Whether the codec takes what the fast decoder takes of `value`, which looks at neither size nor encoding."""
         return value is not None and len(value) <= self._max_bytes and value.isascii()
 
     def _pack_fast(self, vitals: msgspec.Struct) -> bytes:

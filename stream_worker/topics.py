@@ -12,6 +12,7 @@ from kafka.admin import ConfigResource, KafkaAdminClient, NewTopic
 from stream_worker import clients
 from stream_worker.alerts.entries import TOLD_EVERY_S
 from stream_worker.settings import Settings, SettingsError
+from stream_worker.ward_words import plural
 
 DEFAULT_PARTITIONS: Final = 4
 # Survives the loss of one broker without losing or refusing a record.
@@ -89,7 +90,7 @@ def problem_of(topic: WantedTopic, found: FoundTopic | None, readings_partitions
     if found is None:
         return "does not exist, or this user may not describe it"
     if found.partitions < readings_partitions:
-        return f"has {found.partitions} partitions, fewer than the {readings_partitions} of the readings"
+        return f"has {found.partitions} partition{plural(found.partitions)}, fewer than the {readings_partitions} of the readings"
     if found.cleanup is None:
         return "this user may not read its configuration, and needs DescribeConfigs"
     if found.cleanup != topic.cleanup:
@@ -153,7 +154,7 @@ def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> T
             time.sleep(0.1)  # another broker answers than has been asked to make them
             result = _inspect(client, settings, created)
     if missing and brokers < REPLICATION:
-        few = f"{brokers} broker{'s' if brokers > 1 else ''}: topics are made with 1 replica"
+        few = f"{brokers} broker{plural(brokers)}: topics are made with 1 replica"
         result.warnings.append(f"{few}, so losing a broker loses data; {REPLICATION} brokers are needed for production")
     return result
 
@@ -176,7 +177,7 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
         for warning in _warnings(topic, found[topic.name], least)
     ]
     thin = [
-        f"topic {name}: {topic.replicas} replicas, min.insync.replicas {topic.insync}; {REPLICATION} and "
+        f"topic {name}: {topic.replicas} replica{plural(topic.replicas)}, min.insync.replicas {topic.insync}; {REPLICATION} and "
         f"{MIN_INSYNC_REPLICAS} survive the loss of a broker"
         for name, topic in found.items()
         if topic.replicas < REPLICATION or topic.insync < MIN_INSYNC_REPLICAS

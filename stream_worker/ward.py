@@ -14,6 +14,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
 from schemas.reading import Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME, canonical, plausible
+from stream_worker.ward_words import plural
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
@@ -272,7 +273,7 @@ class Ward:
         if not known:
             return "not heard from"
         if alive == known:
-            return f"running, {alive} partition{'s' if alive > 1 else ''}"
+            return f"running, {alive} partition{plural(alive)}"
         if all(beat.state != "running" for beat in self._heartbeats.values()):
             return "stopped"
         return f"silent on {known - alive} of {known} partitions"

@@ -37,6 +37,11 @@ def duration(span: timedelta) -> str:
     return f"{seconds} s"
 
 
+def plural(number: int) -> str:
+    """What a noun ends in behind `number`."""
+    return "" if number == 1 else "s"
+
+
 def hours(seconds: float) -> str:
     """A time on a recording, to the minute."""
     minutes = int(seconds) // 60

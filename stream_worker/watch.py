@@ -30,6 +30,7 @@ from stream_worker.ward_words import (
     STAND_IN_TITLE,
     duration,
     number,
+    plural,
     printable,
     short_message,
 )
@@ -96,7 +97,7 @@ class WardView:
         return [title, status]
 
     def _foot(self, hidden: int, footer: Sequence[str]) -> list[Text]:
-        lines = [f"… and {hidden} more bed{_s(hidden)}; a taller window shows them"] if hidden else []
+        lines = [f"… and {hidden} more bed{plural(hidden)}; a taller window shows them"] if hidden else []
         lines.append(f"value (its age, if old); below it the forecast in {SHOWN_HORIZON_S // 60} min, 90 % band")
         lines.extend(footer)
         return [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in lines]
@@ -117,11 +118,6 @@ def _width_of(signal: str) -> int:
     return WIDTH_WITH_TENTHS if "." in number(signal, 0) else WIDTH_OF_SIGNAL
 
 
-def _s(number: int) -> str:
-    """A plural's end."""
-    return "" if number == 1 else "s"
-
-
 def status_line(ward: Ward, now: datetime) -> str:
     """Beds, alerts by priority, the worker's sign of life, and the time that the values are of."""
     counts = [
@@ -130,7 +126,7 @@ def status_line(ward: Ward, now: datetime) -> str:
         if (count := sum(alert.priority == priority for alert in ward.open_alerts))
     ]
     parts = [
-        f"{len(ward.stays)} bed{_s(len(ward.stays))}",
+        f"{len(ward.stays)} bed{plural(len(ward.stays))}",
         f"open alerts: {', '.join(counts) or 'none'}",
         _worker_state(ward, now),
     ]

@@ -36,6 +36,7 @@ def test_the_topics_are_those_of_the_contract() -> None:
         (STATE, FoundTopic(4, 3, "compact", arrival=True), None),
         (FORECASTS, None, "does not exist, or this user may not describe it"),
         (FORECASTS, FoundTopic(3, 3, "delete", arrival=True), "has 3 partitions, fewer than the 4 of the readings"),
+        (FORECASTS, FoundTopic(1, 3, "delete", arrival=True), "has 1 partition, fewer than the 4 of the readings"),
         (
             FORECASTS,
             FoundTopic(4, 3, "compact", arrival=True),
