@@ -187,7 +187,7 @@ def describe_state(layout: Layout, stay_id: str, partition: int, records: dict[b
     if body is not None and layout.owns(body, layout.body.itemsize):
         shown |= _describe_body(layout, np.frombuffer(body, layout.body, 1)[0])
     if scoring is not None and layout.owns(scoring, layout.scoring.itemsize):
-        waiting = np.frombuffer(scoring, layout.scoring, 1)[0]["due"] != NEVER
+        waiting = np.frombuffer(scoring, layout.scoring, 1)[0]["due"] > row["closed_step"]
         shown["forecasts_to_be_scored"] = int(waiting.sum())
     return shown
 

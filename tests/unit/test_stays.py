@@ -11,6 +11,7 @@ import torch
 
 from stream_worker.pipeline import Pipeline
 from stream_worker.settings import Settings
+from stream_worker.state_command import describe_state
 from stream_worker.stays import BODY, HEAD, PARTITION
 from stream_worker.times import NEVER
 from tests.arithmetic_model import MANIFEST, ArithmeticPredictor
@@ -41,6 +42,14 @@ def test_hundreds_of_stays_keep_their_state_while_room_is_made() -> None:
     forecasts = decoded(process(pipeline, records(values)).forecasts)
     assert len(pipeline.stays) == 700
     assert [f["signals"]["hr"]["last"] for f in forecasts[700:]] == [50 + stay % 100 for stay in range(700)]
+
+
+def test_forecasts_that_have_come_due_are_not_shown_as_waiting() -> None:
+    layout = new_pipeline().stays.layout
+    for last_minute, is_waiting in ((30, True), (60, False)):  # after a gap of its window nothing is kept
+        changelog = changelog_of(*minutes("s", 0, 30), *minutes("s", last_minute, last_minute + 1))
+        shown = describe_state(layout, "s", 0, changelog.newest)
+        assert (shown["forecasts_to_be_scored"] > 0) == is_waiting
 
 
 def test_a_slot_that_is_used_again_remembers_nothing() -> None:
