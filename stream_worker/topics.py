@@ -90,7 +90,8 @@ def problem_of(topic: WantedTopic, found: FoundTopic | None, readings_partitions
     if found is None:
         return "does not exist, or this user may not describe it"
     if found.partitions < readings_partitions:
-        return f"has {found.partitions} partition{plural(found.partitions)}, fewer than the {readings_partitions} of the readings"
+        has = f"has {found.partitions} partition{plural(found.partitions)}"
+        return f"{has}, fewer than the {readings_partitions} of the readings"
     if found.cleanup is None:
         return "this user may not read its configuration, and needs DescribeConfigs"
     if found.cleanup != topic.cleanup:
@@ -177,8 +178,8 @@ def _inspect(client: KafkaAdminClient, settings: Settings, created: set[str]) ->
         for warning in _warnings(topic, found[topic.name], least)
     ]
     thin = [
-        f"topic {name}: {topic.replicas} replica{plural(topic.replicas)}, min.insync.replicas {topic.insync}; {REPLICATION} and "
-        f"{MIN_INSYNC_REPLICAS} survive the loss of a broker"
+        f"topic {name}: {topic.replicas} replica{plural(topic.replicas)}, min.insync.replicas {topic.insync}; "
+        f"{REPLICATION} and {MIN_INSYNC_REPLICAS} survive the loss of a broker"
         for name, topic in found.items()
         if topic.replicas < REPLICATION or topic.insync < MIN_INSYNC_REPLICAS
     ]
