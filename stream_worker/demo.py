@@ -34,6 +34,7 @@ from stream_worker.settings import Settings, load_settings
 from stream_worker.simulator.feed import admit, history, live, send
 from stream_worker.stopping import stop_after, stop_on_signals
 from stream_worker.terminal_keys import pressed_keys
+from stream_worker.threads import Beside
 from stream_worker.view.board import Board
 from stream_worker.view.command import address_of, listening
 from stream_worker.view.link import Link, page_board
@@ -282,14 +283,13 @@ class _Feeder:
         self._playback = playback
         self._stop = stop
         self._sender = Sender(settings, LagLimit(settings, stop))
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="feeder", daemon=True)
+        self._thread = Beside("feeder", self._run)
         self._thread.start()
 
     def check(self) -> None:
         """Raises: what stopped the feeder, if anything did."""
-        if self._error is not None:
-            raise self._error
+        if self._thread.fault is not None:
+            raise self._thread.fault
 
     def close(self) -> None:
         """Stop sending."""
@@ -297,14 +297,11 @@ class _Feeder:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        try:
-            if self._recordings:
-                tracks = tracks_of(self._recordings, "begin_together")
-                replay(tracks, self._sender, playback=self._playback, stop=self._stop)
-            else:
-                self._simulate()
-        except Exception as error:
-            self._error = error
+        if self._recordings:
+            tracks = tracks_of(self._recordings, "begin_together")
+            replay(tracks, self._sender, playback=self._playback, stop=self._stop)
+        else:
+            self._simulate()
 
     def _simulate(self) -> None:
         start = time.time()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from contextlib import closing
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from stream_worker.health import bind
 from stream_worker.log import describe
 from stream_worker.settings import LOOPBACK, Settings, SettingsError
 from stream_worker.stopping import stop_on_signals
+from stream_worker.threads import Beside
 from stream_worker.view.link import Link, follow, page_board
 from stream_worker.view.server import serving
 from stream_worker.ward_feed import WardFeed
@@ -27,22 +27,14 @@ def run_view(settings: Settings, console: Console, duration_s: float | None = No
     Raises: SettingsError, BrokerUnreachableError, KafkaFaultError, PortTakenError, ReaderError.
     """
     board, link = page_board(settings), Link()
-    faults: list[Exception] = []
     with (
         listening(settings, settings.view_port) as bound,
         closing(WardFeed(settings, every_forecast=True)) as feed,
         stop_on_signals() as stop,
     ):
         address = address_of(settings.view_host, bound.getsockname()[1])
-
-        def read() -> None:
-            try:
-                follow(settings, feed, board, link, stop)
-            except Exception as error:
-                faults.append(error)
-                stop.set()  # else the page would be served on, and take its own silence for the worker's
-
-        reader = threading.Thread(target=read, name="reader", daemon=True)
+        # Served on after a fault, the page would take its own silence for the worker's.
+        reader = Beside("reader", lambda: follow(settings, feed, board, link, stop), on_fault=stop.set)
         reader.start()
         with serving(settings, board, link, bound):
             console.print(f"Live page: {address} · Kafka {settings.bootstrap_servers} · Ctrl-C ends", soft_wrap=True)
@@ -51,9 +43,9 @@ def run_view(settings: Settings, console: Console, duration_s: float | None = No
             stop.wait(duration_s)
         stop.set()
         reader.join(3)
-        if faults:
-            fault = describe(faults[0])
-            raise ReaderError(f"the page's reader has ended: {fault['type']} at {fault['at'][-1]}") from faults[0]
+        if reader.fault is not None:
+            fault = describe(reader.fault)
+            raise ReaderError(f"the page's reader has ended: {fault['type']} at {fault['at'][-1]}") from reader.fault
 
 
 def listening(settings: Settings, port: int) -> socket.socket:
