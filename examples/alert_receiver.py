@@ -42,6 +42,15 @@ def page(message: dict[str, Any]) -> None:
     tell(f"{message['state']} ({message['priority']}) {message['stay_id']}: {message['message']}")
 
 
+def read(value: bytes | None) -> dict[str, Any]:
+    """The message in a record; nothing if it holds none: anything may have been sent to the topic."""
+    try:
+        message = json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
 def load(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
     """Next offset by partition, and the alerts that were open there; nothing, if the file is not there or damaged."""
     if not path.exists():
@@ -113,6 +122,7 @@ def connect(servers: str, options: dict[str, Any]) -> Any:
                 isolation_level="read_committed",
                 auto_offset_reset="none",  # revisions that are gone must not be skipped unnoticed
                 enable_auto_commit=False,
+                metadata_max_age_ms=30_000,  # partitions may be added
                 **options,
             )
         except KafkaConfigurationError as error:
@@ -151,12 +161,12 @@ def main(
             continue
         for place, records in polled.items():
             for record in records:
-                message = json.loads(record.value)
-                if message["schema"] == "vitals.alert.v1":
+                message = read(record.value)
+                if message.get("schema") == "vitals.alert.v1":
                     apply(open_alerts, message)
                     if not history:
                         page(message)
-                elif message["schema"] == "vitals.heartbeat.v1":
+                elif message.get("schema") == "vitals.heartbeat.v1":
                     silence.beat(place.partition, message["state"], is_new=not history)
             offsets[str(place.partition)] = consumer.position(place)
             if not history:  # else nothing was told yet of what is open: after a crash the list is made again
@@ -167,6 +177,9 @@ def main(
                 page(message)
             save(path, offsets, open_alerts)
         silence.check()
+        if len(consumer.partitions_for_topic(topic)) > len(places):
+            tell(f"ALARM: {topic} has more partitions now, whose beds are not watched from here: start this again")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from schemas.alert import Alert, Heartbeat, Priority
 from schemas.dead_letter import DeadLetter
@@ -198,6 +198,13 @@ class Ward:
             if self._newest_ms - self._forgot_ms >= FORGET_EVERY_MS:
                 self._forgot_ms = self._newest_ms
                 self._forget()
+
+    def clear(self) -> None:
+        """Begin anew, as if nothing had come yet."""
+        known: dict[Any, Any]
+        for known in (self.beds, self._alerts, self._heartbeats, self._heard_ms, self._ended):
+            known.clear()
+        self.newest = None
 
     def _forget(self) -> None:
         """Let go of the stays that have been silent for too long."""

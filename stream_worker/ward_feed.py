@@ -22,6 +22,12 @@ RECENT_RECORDS: Final = 500
 MAX_POLL_RECORDS: Final = 5000
 # Nothing came for so long: the rest is no record, but a transaction's mark. A busy broker may take seconds.
 QUIET_S: Final = 10.0
+LOOK_EVERY_S: Final = 30.0  # for partitions that were added; asking costs the broker next to nothing
+
+
+class TopicChangedError(clients.KafkaFaultError):
+    """A topic was made anew, cut, or has other partitions: what was read of it does not hold, and more may come where
+    nobody reads."""
 
 
 def ward_times(settings: Settings) -> dict[str, timedelta]:
@@ -38,7 +44,7 @@ class WardFeed:
 
     `starts` has the offset of each partition from which on it reads.
 
-    Raises at the start: BrokerUnreachableError, KafkaFaultError.
+    Raises at the start: BrokerUnreachableError, KafkaFaultError; TopicChangedError if `alerts_from` is of another one.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class WardFeed:
         self._back = back
         self._every_forecast = every_forecast
         self._heard = time.monotonic()
+        self._look_at = self._heard + LOOK_EVERY_S
         self.read: Counter[str] = Counter()
         self._settings = settings
         self._readings, self._forecasts, self._alerts = (
@@ -67,17 +74,28 @@ class WardFeed:
             settings.alerts_topic,
         )
         # Offsets that retention removed meanwhile: go on with the oldest there is.
-        self._consumer = clients.consumer(settings, auto_offset_reset="earliest", enable_auto_commit=False)
-        with clients.one_line_errors(settings):
-            self.starts: Mapping[TopicPartition, int] = self._assign()
+        self._consumer = clients.consumer(
+            settings,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            metadata_max_age_ms=int(LOOK_EVERY_S * 1000),
+        )
+        try:
+            with clients.one_line_errors(settings):
+                self.starts: Mapping[TopicPartition, int] = self._assign()
+        except clients.KafkaFaultError:
+            self.close()
+            raise
+        self._next = dict(self.starts)
 
     def poll(self, ward: Ward, timeout_s: float) -> int:
         """Apply what has arrived, waiting at most `timeout_s` for it. Returns the number of records read.
 
-        Raises: KafkaFaultError.
+        Raises: KafkaFaultError, TopicChangedError.
         """
         with clients.one_line_errors(self._settings):
             polled: dict[Any, list[Any]] = self._consumer.poll(int(timeout_s * 1000), max_records=MAX_POLL_RECORDS)
+            self._check_topics(polled)
         if self._alerts_left:
             self._count_alerts_left(is_quiet=not polled)
         for partition, records in polled.items():
@@ -102,6 +120,19 @@ class WardFeed:
         """Where the alerts are read to."""
         return {place: self._consumer.position(place) for place in self.starts if place.topic == self._alerts}
 
+    def _check_topics(self, polled: Mapping[TopicPartition, list[Any]]) -> None:
+        """Raises: TopicChangedError."""
+        for partition, records in polled.items():
+            if records[0].offset < self._next[partition]:
+                raise TopicChangedError(f"topic {partition.topic} was made anew, or has lost records")
+            self._next[partition] = records[-1].offset + 1
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_EVERY_S
+        for topic, read in Counter(place.topic for place in self.starts).items():
+            if len(self._consumer.partitions_for_topic(topic)) not in (0, read):  # 0: it is being made anew
+                raise TopicChangedError(f"topic {topic} has other partitions than before")
+
     def _count_alerts_left(self, *, is_quiet: bool) -> None:
         left = self._alerts_left
         self._alerts_left = {place: end for place, end in left.items() if self._consumer.position(place) < end}
@@ -123,8 +154,10 @@ class WardFeed:
         starts = {}
         for partition in partitions:
             is_alerts = partition.topic == self._alerts
-            start = self._alerts_from.get(partition, 0) if is_alerts else end[partition] - self._back
-            starts[partition] = max(begin[partition], min(start, end[partition]))
+            start = begin[partition] if is_alerts else max(begin[partition], end[partition] - self._back)
+            starts[partition] = self._alerts_from.get(partition, start)
+            if not begin[partition] <= starts[partition] <= end[partition]:
+                raise TopicChangedError(f"topic {partition.topic} was made anew, or has lost records")
             if is_alerts and starts[partition] < end[partition]:
                 self._alerts_left[partition] = end[partition]
             self._consumer.seek(partition, starts[partition])

@@ -7,7 +7,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from typing import Final
@@ -23,7 +23,7 @@ from schemas.alert import Alert, Priority
 from stream_worker.settings import Settings
 from stream_worker.stopping import stop_after, stop_on_signals
 from stream_worker.ward import RANK, SHOWN_HORIZON_S, Bed, Trend, Ward, trend
-from stream_worker.ward_feed import WardFeed, ward_times
+from stream_worker.ward_feed import TopicChangedError, WardFeed, ward_times
 from stream_worker.ward_words import (
     SHORT_TITLE,
     STAND_IN,
@@ -231,8 +231,10 @@ def run_watch(settings: Settings, console: Console, duration_s: float | None = N
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
     footer = [f"Kafka {settings.bootstrap_servers} · Ctrl-C ends"]
-    with closing(WardFeed(settings)) as feed, stop_on_signals() as stop, stop_after(duration_s, stop):
-        show(Ward(**ward_times(settings)), feed, stop, console=console, footer=lambda: footer)
+    with stop_on_signals() as stop, stop_after(duration_s, stop):
+        while not stop.is_set():
+            with suppress(TopicChangedError), closing(WardFeed(settings)) as feed:  # or begin anew
+                show(Ward(**ward_times(settings)), feed, stop, console=console, footer=lambda: footer)
 
 
 def _follow(

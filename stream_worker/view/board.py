@@ -151,6 +151,12 @@ class Board(Ward):
             super().apply(record, message)
             self._keep(record, message)
 
+    def clear(self) -> None:
+        """Begin anew; beds that come again have the addresses that they had."""
+        with self.lock:
+            super().clear()
+            self._pasts.clear()
+
     def _forget(self) -> None:
         super()._forget()
         alerting = self.alerting

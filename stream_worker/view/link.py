@@ -15,7 +15,7 @@ from stream_worker.connection import BrokerUnreachableError, check_broker
 from stream_worker.settings import Settings, SettingsError
 from stream_worker.view.board import Board
 from stream_worker.view.read_back import read_back
-from stream_worker.ward_feed import WardFeed, ward_times
+from stream_worker.ward_feed import TopicChangedError, WardFeed, ward_times
 
 # Heartbeats come every 10 s at most; silence longer than this is a reason to ask whether the broker is there.
 ASK_AFTER_S: Final = 3.0
@@ -60,6 +60,9 @@ def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: t
                 finally:
                     if connected.has_read_alerts:
                         alerts_from = connected.alert_positions()
+        except TopicChangedError:
+            board.clear()
+            alerts_from, link.has_read_alerts = {}, False
         except (BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError) as error:  # a file may be replaced
             link.turn("lost", str(error) if isinstance(error, KafkaFaultError) else "")
             stop.wait(TRY_AGAIN_S)
@@ -75,7 +78,7 @@ def _begin_reading_back(settings: Settings, feed: WardFeed, board: Board, link: 
 
     def run() -> None:
         try:
-            with suppress(BrokerUnreachableError, KafkaFaultError, KafkaError):  # the feed will find out too
+            with suppress(BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError):  # the feed meets them too
                 read_back(settings, board, until, stop)
         finally:
             link.is_reading_back = False

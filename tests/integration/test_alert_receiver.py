@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from schemas.alert import HEARTBEAT_V1
 from schemas.codec import encode
@@ -107,6 +107,20 @@ def test_a_topic_that_is_made_anew_leaves_no_alert_open(kafka: Broker, topics: T
     wait_for(lambda: receiver.open_alerts() == {"b"}, "and goes on")
     assert "ALARM\x1b" not in receiver.said()
     assert "s?ALARM?[2J" in receiver.said(), "an id cannot say anything by itself"
+
+
+def test_what_is_no_message_ends_nothing_and_more_partitions_are_cried_out(
+    kafka: Broker, topics: Topics, receiver: Receiver
+) -> None:
+    junk = [b"hello", b"", b"[1]", b"\xff", b"[" * 100_000, b"{}"]
+    produce(kafka.bootstrap_servers, topics.alerts, [*(("s", value) for value in junk), ("s", encode(alert("a", "s")))])
+    receiver.start()
+    wait_for(lambda: receiver.open_alerts() == {"a"}, "a is open")
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.create_partitions([NewPartitions(topics.alerts, 6)])[topics.alerts].result()
+    wait_for(lambda: "has more partitions now" in receiver.said(), "an outcry")
+    assert receiver.process is not None
+    assert receiver.process.wait(30) == 1
 
 
 @pytest.mark.parametrize("after_s", [0, 0.1])
