@@ -14,6 +14,7 @@ from schemas.dead_letter import DeadLetter
 from schemas.forecast import Forecast
 from schemas.reading import Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME, canonical, plausible
+from stream_worker.alerts.entries import TOLD_EVERY_S
 from stream_worker.ward_words import plural
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
@@ -21,6 +22,7 @@ FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, an
 HEARTBEAT: Final = timedelta(seconds=10)  # how often a worker's come, unless its settings say otherwise
 BEATS_MISSED: Final = 3  # in a row, and the worker is silent
 FORGET_EVERY_MS: Final = 3_600_000
+TOLD_EVERY_MS: Final = int(TOLD_EVERY_S * 1000)
 
 Trend = Literal["up", "down", "steady"]
 OfStay = Reading | StayEvent | Forecast | Alert
@@ -170,6 +172,7 @@ class Ward:
         self.beds: dict[str, Bed] = {}
         self.newest: datetime | None = None  # event time
         self._alerts: dict[str, Alert] = {}
+        self._told_ms: dict[str, int] = {}  # when each was told last
         self._heartbeats: dict[int, Heartbeat] = {}
         self._ended: dict[str, Place] = {}
 
@@ -194,6 +197,8 @@ class Ward:
             if isinstance(record, Reading | StayEvent | Forecast):
                 heard_ms = self._heard_ms.get(record.stay_id, message.timestamp_ms)
                 self._heard_ms[record.stay_id] = max(heard_ms, message.timestamp_ms)
+            if isinstance(record, Alert):
+                self._told_ms[record.alert_id] = message.timestamp_ms
             self._newest_ms = max(self._newest_ms, message.timestamp_ms)
             if self._newest_ms - self._forgot_ms >= FORGET_EVERY_MS:
                 self._forgot_ms = self._newest_ms
@@ -202,12 +207,20 @@ class Ward:
     def clear(self) -> None:
         """Begin anew, as if nothing had come yet."""
         known: dict[Any, Any]
-        for known in (self.beds, self._alerts, self._heartbeats, self._heard_ms, self._ended):
+        for known in (self.beds, self._alerts, self._told_ms, self._heartbeats, self._heard_ms, self._ended):
             known.clear()
         self.newest = None
 
     def _forget(self) -> None:
-        """Let go of the stays that have been silent for too long."""
+        """Let go of the stays that have been silent for too long, and of alerts that were not told for longer yet.
+
+        The end of these has not come and never will, as after the state was lost: what is open is told once a day, and
+        cleared when its stay has been silent for too long.
+        """
+        for name in [*self._alerts]:
+            if self._newest_ms - self._told_ms.get(name, self._newest_ms) > self._forget_after_ms + TOLD_EVERY_MS:
+                del self._alerts[name]
+        self._told_ms = {name: told_ms for name, told_ms in self._told_ms.items() if name in self._alerts}
         alerting = self.alerting
         for stay_id, heard_ms in [*self._heard_ms.items()]:
             if self._newest_ms - heard_ms > self._forget_after_ms and stay_id not in alerting:

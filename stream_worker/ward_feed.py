@@ -11,10 +11,12 @@ from typing import Any, Final
 import msgspec
 from kafka.structs import TopicPartition
 
+from schemas.alert import Heartbeat
 from schemas.codec import InvalidReading, decode, decode_output
 from schemas.reading import Reading, StayEvent
 from stream_worker import clients
 from stream_worker.settings import Settings
+from stream_worker.times import to_time
 from stream_worker.ward import Message, Record, Ward
 
 # Enough for each bed's newest values when a view starts late; alerts are read from the beginning, to be exact.
@@ -167,10 +169,13 @@ class WardFeed:
 def take_in(ward: Ward, record: Any, settings: Settings) -> None:
     """Apply one record of the three topics, as kafka-python has it, if it can be read and its time can be true."""
     is_reading = record.topic == settings.readings_topic
-    arrived_ms = min(record.timestamp, time.time_ns() // 1_000_000)  # a sender may have stamped it with a time to come
+    now_ms = time.time_ns() // 1_000_000
+    arrived_ms = min(record.timestamp, now_ms)  # a sender may have stamped it with a time to come
     decoded = _decode(record.value, settings.max_message_bytes, is_reading=is_reading)
     if decoded is None or _is_of_the_future(decoded, arrived_ms / 1000 + settings.max_future_s):
         return
+    if isinstance(decoded, Heartbeat):  # a worker whose clock is ahead is not alive for longer
+        decoded = msgspec.structs.replace(decoded, produced_at=min(decoded.produced_at, to_time(now_ms * 1000)))
     ward.apply(decoded, Message(record.topic, record.partition, record.offset, arrived_ms, record.value))
 
 

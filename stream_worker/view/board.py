@@ -135,11 +135,13 @@ class Board(Ward):
         stale_after: timedelta,
         forget_after: timedelta,
         heartbeat: timedelta = HEARTBEAT,
+        signals: Set[str] | None = None,
     ) -> None:
-        """`limits`: those of the care units; the times are a Ward's."""
+        """`limits`: those of the care units; `signals`: those that the worker knows; the times are a Ward's."""
         super().__init__(stale_after, forget_after, heartbeat)
         self.lock = threading.Lock()  # held while a record is taken in; readers in other threads hold it too
         self._limits = limits
+        self._signals = signals
         self._pasts: dict[str, Past] = {}
         self._key = secrets.token_bytes(32)
         self._handles: dict[str, str] = {}
@@ -160,6 +162,10 @@ class Board(Ward):
     def _forget(self) -> None:
         super()._forget()
         alerting = self.alerting
+        for past in self._pasts.values():
+            past.alerts = {
+                name: told for name, told in past.alerts.items() if name in self._alerts or told[-1].state == "cleared"
+            }
         for stay_id in self._pasts.keys() - self.beds.keys() - alerting:
             del self._pasts[stay_id]
         for stay_id in self._handles.keys() - self.beds.keys() - alerting:
@@ -241,10 +247,12 @@ class Board(Ward):
                 del self._pasts[event.stay_id]
 
     def _keep_limits(self, event: StayEvent, message: Message | None) -> None:
-        place = place_of(event, message)
-        if event.limits and can_add(self._limits, *self._own_limits(event.stay_id), event.limits):
+        place, limits = place_of(event, message), event.limits or {}
+        if self._signals is not None and not limits.keys() <= self._signals:
+            return  # the worker refuses all of it
+        if limits and can_add(self._limits, *self._own_limits(event.stay_id), limits):
             known = self._remember(event.stay_id).limits
-            for signal, override in event.limits.items():
+            for signal, override in limits.items():
                 if signal not in known or known[signal][0] <= place:
                     known[signal] = place, override
 

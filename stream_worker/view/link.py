@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Set
 from contextlib import closing, suppress
 from typing import Final, Literal
 
 from kafka.errors import KafkaError
 from kafka.structs import TopicPartition
 
+from model.manifest import ArtifactError, read_manifest
+from schemas.signals import known_signals
 from stream_worker.clients import KafkaFaultError
 from stream_worker.connection import BrokerUnreachableError, check_broker
 from stream_worker.settings import Settings, SettingsError
@@ -42,8 +45,16 @@ class Link:
 
 
 def page_board(settings: Settings) -> Board:
-    """An empty board with the limits and times of the settings, which should be the worker's."""
-    return Board(settings.limits, **ward_times(settings))
+    """An empty board with the limits, times and model of the settings, which should be the worker's."""
+    return Board(settings.limits, signals=_signals(settings), **ward_times(settings))
+
+
+def _signals(settings: Settings) -> Set[str] | None:
+    """What a worker with these settings knows; None if its model is not here."""
+    try:
+        return {signal.name for signal in known_signals(read_manifest(settings.model).inputs)}
+    except ArtifactError:
+        return None
 
 
 def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: threading.Event) -> None:
@@ -78,7 +89,9 @@ def _begin_reading_back(settings: Settings, feed: WardFeed, board: Board, link: 
 
     def run() -> None:
         try:
-            with suppress(BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError):  # the feed meets them too
+            with suppress(
+                BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError
+            ):  # the feed meets them too
                 read_back(settings, board, until, stop)
         finally:
             link.is_reading_back = False

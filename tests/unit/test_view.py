@@ -13,8 +13,10 @@ from schemas.alert import Alert
 from schemas.forecast import Forecast, Source
 from schemas.reading import STAY_EVENT_V1, LimitRange, Reading, StayEvent
 from stream_worker.limits import DEFAULT_LIMITS
+from stream_worker.settings import Settings
 from stream_worker.view.bed_page import bed_page, evidence, quality
 from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
+from stream_worker.view.link import page_board
 from stream_worker.view.server import changes
 from stream_worker.view.tiles import row, sparks, state_of, tile
 from stream_worker.ward import Message, Record
@@ -91,6 +93,14 @@ def test_limits_of_a_stay_that_ended_do_not_come_back_with_its_past() -> None:
         assert board.limits("a")["hr"].low == 50
 
 
+def test_limits_that_the_worker_refuses_for_an_unknown_signal_are_not_shown() -> None:
+    board = page_board(Settings())
+    for known, signal in ((False, "furlongs"), (True, "spo2")):
+        limits = {"hr": LimitRange(low=30.0), signal: LimitRange(low=80.0)}
+        board.apply(StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(0), event="limits", limits=limits))
+        assert board.limits("a")["hr"].low == (30 if known else 50)
+
+
 def test_reading_back_again_changes_no_alert_and_no_forecast() -> None:
     records: list[Record] = [reading(hr=80), forecast(), alert(), alert(revision=1, state="updated", priority="high")]
     once, twice = board_of(*records), board_of(*records, *records)
@@ -112,6 +122,14 @@ def test_an_alert_keeps_its_life_and_says_its_evidence() -> None:
     assert (shown["state"], shown["reason"], shown["lead_s"]) == ("cleared", "recovered", 240.0)
     assert [step["state"] for step in shown["steps"]] == ["raised", "cleared"]
     assert shown["text"] == "Mean arterial pressure below 65 mmHg"
+
+
+def test_an_alert_whose_end_never_comes_is_not_open_for_ever() -> None:
+    board = board_of()
+    board.apply(alert("lost"), Message("t", 0, 0, 0, b""))
+    for hour in (0, 49):
+        board.apply(reading(minutes=hour * 60, hr=80), Message("t", 0, 1, hour * 3_600_000, b""))
+    assert bed_page(board, "a")["alerts"] == []
 
 
 def test_open_alerts_come_first_the_most_urgent_of_them_before_all() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +191,19 @@ def test_what_nobody_has_heard_of_for_long_is_forgotten() -> None:
     assert "ended" in ward.beds
 
 
+def test_an_alert_whose_end_never_comes_is_let_go() -> None:
+    """What is open is told once a day, and cleared a day after the last reading: here the default of evict_after_s."""
+    ward = Ward(stale_after=timedelta(minutes=15), forget_after=timedelta(days=1))
+    hour_ms = 3_600_000
+    for hour in range(50):
+        if hour == 0:
+            ward.apply(alert("lost"), Message("t", 0, 0, 0, b""))
+        if hour % 24 == 0:
+            ward.apply(alert("open", revision=hour), Message("t", 0, hour, hour * hour_ms, b""))
+        ward.apply(reading(minutes=hour * 60, hr=80), Message("t", 0, hour, hour * hour_ms, b""))
+        assert ids(ward) == (["lost", "open"] if hour <= 48 else ["open"])
+
+
 @pytest.mark.parametrize(
     ("quality", "is_shown"), [("good", True), ("questionable", True), ("invalid", False), ("odd", False)]
 )
@@ -214,6 +227,16 @@ def test_a_silent_worker_is_told_from_a_calm_ward() -> None:
     stopping = Heartbeat(partition=0, produced_at=at(1), newest_observed_at=None, state="stopping")
     assert ward_of(beat, stopping).worker(at(1)) == "stopped"
     assert [ward_of(*beats).is_running(at(0.2)) for beats in ((), (beat,), (beat, stopping))] == [False, True, False]
+
+
+def test_a_worker_whose_clock_is_ahead_is_not_alive_for_longer() -> None:
+    settings, now = Settings(), datetime.now(UTC)
+    beat = Heartbeat(partition=0, produced_at=now + timedelta(hours=1), newest_observed_at=None, state="running")
+    ward = ward_of()
+    sent = {"partition": 0, "offset": 0, "timestamp": int(now.timestamp() * 1000), "value": encode(beat)}
+    take_in(ward, SimpleNamespace(topic=settings.alerts_topic, **sent), settings)
+    assert ward.is_running(now)
+    assert not ward.is_running(now + timedelta(minutes=10))
 
 
 def test_a_worker_that_was_never_heard_from_is_told_once_it_should_have_been() -> None:
