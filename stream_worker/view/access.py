@@ -56,15 +56,22 @@ class Access:
             _digest(token.encode("utf-8", "replace")), _digest(self._token)
         )
 
-    def admit(self, response: web.StreamResponse, *, over_tls: bool) -> None:
+    def admit(self, request: web.Request, response: web.StreamResponse, *, over_tls: bool) -> None:
         """Give the browser a session for as long as this process runs; scripts and other sites do not see it."""
-        response.set_cookie(COOKIE, self._session, httponly=True, secure=over_tls, samesite="Strict", path="/")
+        name = _cookie_of(request)
+        response.set_cookie(name, self._session, httponly=True, secure=over_tls, samesite="Strict", path="/")
 
     def may(self, request: web.Request) -> bool:
         """Whether the request may have the ward."""
         if self._token is None:
             return (_parts(f"//{request.host}").hostname or "") in LOOPBACK
-        return hmac.compare_digest(request.cookies.get(COOKIE, "").encode("utf-8", "replace"), self._session.encode())
+        shown = request.cookies.get(_cookie_of(request), "")
+        return hmac.compare_digest(shown.encode("utf-8", "replace"), self._session.encode())
+
+
+def _cookie_of(request: web.Request) -> str:
+    """The session's name: one for each port, as browsers do not tell those of a host apart when they send cookies."""
+    return f"{COOKIE}-{_digest(request.host.encode('utf-8', 'replace')).hex()[:8]}"
 
 
 def is_own_page(request: web.Request) -> bool:
@@ -101,7 +108,7 @@ async def login(request: web.Request) -> web.StreamResponse:
         raise web.HTTPSeeOther("/login#wrong")
     response = web.HTTPSeeOther("/")
     # Behind a proxy this server does not see TLS, but the browser says where the form came from.
-    access.admit(response, over_tls=_parts(request.headers["Origin"]).scheme == "https")
+    access.admit(request, response, over_tls=_parts(request.headers["Origin"]).scheme == "https")
     raise response
 
 

@@ -34,8 +34,10 @@ TICK_S: Final = 0.25
 SPARKS_EVERY_S: Final = 10.0  # a sparkline's pixel is more than a minute
 BED_EVERY_S: Final = 1.0
 VIEWERS: Final = 64
+SIGN_EVERY_S: Final = 3.0  # of life, where nothing changes: the page takes 15 s without one for a lost server
 ASKED_BYTES: Final = 1024  # a viewer only says which page it shows
 WARD: Final = "ward"
+NOTHING: Final[Mapping[str, Any]] = {"set": {}, "drop": []}
 FILES: Final = {
     "style.css": "text/css",
     "main.js": "text/javascript",
@@ -103,7 +105,9 @@ class Pages:
 
     def _bed(self, handle: str) -> Parts:
         stay_id = self._board.stay_of(handle)
-        return {"bed": None} if stay_id is None else bed_page(self._board, stay_id)
+        if stay_id is None or stay_id not in self._board.stays:
+            return {"bed": None}
+        return bed_page(self._board, stay_id)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -224,12 +228,13 @@ class _Shown:
 
 async def _tell(viewer: web.WebSocketResponse, show: _Shown, pages: Pages) -> None:
     """Send the changes, four times a second at most; a slow viewer gets fewer of them, and delays nobody."""
+    said_at = time.monotonic()
     while not viewer.closed:
         page, parts = show.page, pages.parts(show.page)
         change = changes(show.told, parts)
-        if change is not None:
-            show.told = parts
-            await viewer.send_bytes(orjson.dumps({"page": page, **change}))
+        if change is not None or time.monotonic() - said_at > SIGN_EVERY_S:
+            show.told, said_at = parts, time.monotonic()
+            await viewer.send_bytes(orjson.dumps({"page": page, **(change or NOTHING)}))
         await asyncio.sleep(TICK_S)
 
 

@@ -115,6 +115,18 @@ def test_a_session_over_tls_is_never_sent_without(scheme: str, port: str) -> Non
         assert ("; Secure" in answer.headers["Set-Cookie"]) == (scheme == "https")
 
 
+def test_pages_at_two_ports_leave_each_other_their_sessions() -> None:
+    with served(view_token="sixteen giraffes") as one, served(view_token="sixteen giraffes") as other:
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        for live in (one, other):
+            origin = {"Origin": live.address.rstrip("/")}
+            form = urllib.request.Request(f"{live.address}login", b"token=sixteen+giraffes", origin)
+            with browser.open(form, timeout=30) as answer:
+                assert answer.geturl() == live.address
+        with browser.open(one.address, timeout=30) as answer:
+            assert answer.geturl() == one.address
+
+
 @pytest.mark.parametrize("kind", ["multipart/form-data", "application/x-www-form-urlencoded; charset=nope"])
 def test_a_form_that_is_none_is_a_wrong_token(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     with served(view_token="sixteen giraffes") as live:

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from schemas.forecast import SignalForecast
-from schemas.reading import Reading
+from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
 from stream_worker.playback import Playback
 from stream_worker.view.link import page_board
 from tests.browser.load import BrowserLoad, percentiles
@@ -161,6 +161,16 @@ def test_a_stale_bed_is_marked(page: Page, live: Served) -> None:
     expect(stale.locator(".name")).to_have_text("a")
     expect(stale.locator(".age")).to_have_text("NO DATA · 20 min")
     expect(page.locator(".tile.ok, .tile.no_forecast")).to_have_count(1)
+
+
+def test_a_bed_whose_stay_ends_is_not_taken_for_one_that_is_awaited(page: Page, live: Served) -> None:
+    live.reading("a")
+    page.locator(".tile").click()
+    expect(page.locator("h1")).to_have_text("a")
+    live.apply(StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=live.at(0), event="ended"))
+    expect(page.locator("h1")).to_have_text("This bed is not known here")
+    live.reading("a", 1)
+    expect(page.locator("h1")).to_have_text("a")
 
 
 def test_hostile_names_and_messages_do_nothing(page: Page, live: Served) -> None:
@@ -336,6 +346,47 @@ def test_the_page_finds_its_server_again(browser: Browser) -> None:
         expect(page.locator("#banner")).to_be_hidden()
         expect(page.locator(".tile")).to_have_count(1)
         expect(page.locator(".tile .name")).to_have_text("b")
+        page.close()
+
+
+def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing_to_say(browser: Browser) -> None:
+    with served() as live, live.worker():
+        live.reading("a")
+        page = browser.new_page()
+        page.goto(live.address)
+        expect(page.locator(".tile")).to_have_count(1)
+        page.wait_for_timeout(17_000)  # the page takes 15 s of silence for a lost server
+        expect(page.locator("#banner")).to_be_hidden()
+        with live.board.lock:  # which the server waits for
+            expect(page.locator("#banner")).to_contain_text("has lost its server")
+        expect(page.locator("#banner")).to_be_hidden()
+        page.close()
+
+
+def test_a_chart_library_that_did_not_come_is_asked_for_again(browser: Browser) -> None:
+    with served() as live, live.worker():
+        live.reading("a")
+        page = browser.new_page()
+        page.route("**/lib/plotly.js", lambda route: route.abort(), times=1)
+        page.goto(live.address)
+        with page.expect_event("requestfailed"):
+            page.locator(".tile").click()
+        live.reading("a", 1)
+        until(page, "document.querySelector('.plot')?.data?.length > 0")
+        page.close()
+
+
+def test_a_browser_that_keeps_nothing_for_pages_shows_the_ward(browser: Browser) -> None:
+    with served() as live, live.worker():
+        live.reading("a")
+        page = browser.new_page()
+        refuse = "get() { throw new DOMException('denied', 'SecurityError'); }"
+        page.add_init_script(f"Object.defineProperty(window, 'localStorage', {{ {refuse} }})")
+        page.goto(live.address)
+        expect(page.locator(".tile")).to_have_count(1)
+        for theme in ("dark", "light", "auto"):
+            page.keyboard.press("t")
+            expect(page.locator("#theme")).to_have_text(f"Theme: {theme}")
         page.close()
 
 

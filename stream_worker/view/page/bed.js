@@ -15,7 +15,10 @@ function loadLibrary() {
     const script = el("script");
     script.src = "/lib/plotly.js";
     script.onload = () => resolve(window.Plotly);
-    script.onerror = reject;
+    script.onerror = (event) => {
+      library = null; // the next change of a chart tries again
+      reject(event);
+    };
     document.head.append(script);
   });
   return library;

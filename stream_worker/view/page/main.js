@@ -9,12 +9,16 @@ const $ = (id) => document.getElementById(id);
 const THEMES = ["auto", "dark", "light"];
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 const RETRY_MS = [500, 1000, 2000, 5000];
+const SILENT_AFTER_MS = 15_000; // the server says something every 3 s
+const LOST = "This page has lost its server. What you see is old; it is trying again.";
 
 const replay = new Replay($("replay"));
 let socket = null;
 let failures = 0;
+let heard = 0;
 let page = null;
 let parts = {};
+let wanted = "auto";
 
 function shown() {
   const found = /^#bed=([0-9a-f]+)$/.exec(location.hash);
@@ -40,13 +44,21 @@ function connect() {
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
     failures = 0;
+    heard = performance.now();
     ask();
   };
   socket.onmessage = (event) => receive(JSON.parse(new TextDecoder().decode(event.data)));
   socket.onclose = () => {
-    say("This page has lost its server. What you see is old; it is trying again.");
+    say(LOST);
     setTimeout(reconnect, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
   };
+}
+
+// A network that is gone, or a server that hangs, closes nothing.
+function listen() {
+  if (socket.readyState !== WebSocket.OPEN || performance.now() - heard < SILENT_AFTER_MS) return;
+  say(LOST);
+  socket.close();
 }
 
 // A server that was started anew asks for its token again.
@@ -57,6 +69,7 @@ async function reconnect() {
 }
 
 function receive(change) {
+  heard = performance.now();
   if (change.page !== shown()) return;
   Object.assign(parts, change.set);
   for (const name of change.drop) delete parts[name];
@@ -96,16 +109,25 @@ function say(text, tone = "grave", tooltip = "") {
   banner.hidden = !text;
 }
 
+// A browser may keep nothing for pages; it refuses even to be asked then.
+function kept() {
+  try {
+    return localStorage;
+  } catch {
+    return null;
+  }
+}
+
 function theme(next) {
-  const wanted = next ?? localStorage.getItem("theme") ?? "auto";
-  localStorage.setItem("theme", wanted);
+  wanted = next ?? kept()?.getItem("theme") ?? wanted;
+  kept()?.setItem("theme", wanted);
   document.documentElement.dataset.theme = wanted !== "auto" ? wanted : isDark.matches ? "dark" : "light";
   setText($("theme"), `Theme: ${wanted}`);
   page?.repaint?.();
 }
 
 function nextTheme() {
-  theme(THEMES[(THEMES.indexOf(localStorage.getItem("theme") ?? "auto") + 1) % THEMES.length]);
+  theme(THEMES[(THEMES.indexOf(wanted) + 1) % THEMES.length]);
 }
 
 document.addEventListener("keydown", (event) => {
@@ -124,3 +146,4 @@ isDark.addEventListener("change", () => theme());
 theme();
 turn();
 connect();
+setInterval(listen, 1000);
