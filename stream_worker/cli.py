@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -94,13 +95,17 @@ class UsageError(Exception):
     """Arguments that do not go together; the message is one line for the user."""
 
 
-def _stay_id(text: str) -> str:
+def _utf8(text: str, what: str) -> str:
     """As it is on the wire. Raises: UsageError, which does not repeat it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError("STAY is not UTF-8") from error
+        raise UsageError(f"{what} is not UTF-8") from error
     return text
+
+
+def _stay_id(text: str) -> str:
+    return _utf8(text, "STAY")
 
 
 Stay = Annotated[str, typer.Argument(help="Its stay_id.", metavar="STAY", callback=_stay_id)]
@@ -538,10 +543,16 @@ def train(
     _needs_train_extra()
     from model.train import UPDATES, train_artifact
 
+    if not name.strip():
+        raise UsageError("--name: must not be empty")
+    for option, text in (("--name", name), ("--version", version or ""), ("--data", data)):
+        _utf8(text, option)
     recordings = _find(paths)
     _make_folder(out, "--out")
     if checkpoint is not None:
         _make_folder(checkpoint.parent, "--checkpoint")
+        if checkpoint.is_dir():
+            raise UsageError(f"--checkpoint {checkpoint}: Is a directory")
     train_artifact(
         recordings,
         out,
@@ -628,9 +639,10 @@ def _needs_train_extra() -> None:
 
 
 def _make_folder(folder: Path, option: str) -> None:
-    """Make sure of the folder that results are written to at the end. Raises: UsageError."""
+    """Make sure of the folder that results are written to at the end, maybe after hours. Raises: UsageError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError(f"{option} {folder}: {error.strerror}") from error
 

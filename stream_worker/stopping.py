@@ -67,7 +67,9 @@ def stop_on_signals(*, second_interrupts: bool = True) -> Iterator[threading.Eve
 
     threading.Thread(target=set_when_asked, name="stop", daemon=True).start()
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield stop

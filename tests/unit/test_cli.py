@@ -72,6 +72,10 @@ def test_help_needs_neither_torch_nor_faust_nor_kafka() -> None:
         (["export", "model.pt", "--out", "/dev/null"], 2, "--out /dev/null: File exists"),
         (["evaluate", "nowhere", "--out", "/dev/null"], 2, "--out /dev/null: File exists"),
         (["backtest", "nowhere", "--out", "/dev/null"], 2, "--out /dev/null: File exists"),
+        (["train", "nowhere", "--name", " "], 2, "--name: must not be empty"),
+        (["train", "nowhere", "--data", "\udcff"], 2, "--data is not UTF-8"),
+        (["train", "a.csv", "--checkpoint", "."], 2, "--checkpoint .: Is a directory"),
+        (["train", "a.csv", "--out", "/proc"], 2, "--out /proc: "),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(
@@ -83,6 +87,7 @@ def test_what_a_user_gets_wrong_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").touch()
     monkeypatch.setenv("VITALCAST_VIEW_PORT", "0")  # the default one may be somebody's
     monkeypatch.setattr("sys.argv", ["vitalcast", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -321,3 +326,17 @@ with stop_on_signals() as stop:
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert ended.stdout.strip() == "True"
+
+
+def test_a_command_that_is_to_outlive_its_terminal_does() -> None:
+    """As under nohup."""
+    code = """
+import os, signal
+from stream_worker.stopping import stop_on_signals
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stop_on_signals() as stop:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print(stop.wait(0.5))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert ended.stdout.strip() == "False"
