@@ -137,18 +137,8 @@ def lose_data(entries: Entries, newest_us: int, stale_after_s: float, offset: in
             lost.append(_cleared(key, entry, at_us, "data_lost"))
         entry.known = None
         _rest(entries, key, at_us)
-    entries[NO_DATA] = AlertEntry(since_us=newest_us, priority="low", raised_offset=offset)
-    raised = Transition(
-        key=NO_DATA,
-        state="raised",
-        revision=0,
-        priority="low",
-        since_us=newest_us,
-        at_us=at_us,
-        raised_offset=offset,
-        evidence={"silent_s": stale_after_s},
-    )
-    return [*lost, raised]
+    entry = entries[NO_DATA] = AlertEntry(since_us=newest_us, priority="low", raised_offset=offset)
+    return [*lost, _transition(NO_DATA, entry, at_us, "raised", {"silent_s": stale_after_s})]
 
 
 def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | None:
@@ -214,7 +204,7 @@ def _raise(entry: AlertEntry, finding: Finding, moment: Moment, *, is_high: bool
     entry.revision = 0
     entry.figure, entry.limit = finding.figure, finding.limit
     entry.rested_until_us = at_us + int(finding.rearm_s * SECOND_US)
-    return _transition(finding, entry, at_us, "raised")
+    return _transition(finding.key, entry, at_us, "raised", finding.evidence)
 
 
 def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | None = None) -> None:
@@ -260,7 +250,7 @@ def _move_open(
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
     entry.figure, entry.limit = finding.figure, finding.limit
     entry.revision += 1
-    return _transition(finding, entry, at_us, "updated")
+    return _transition(finding.key, entry, at_us, "updated", finding.evidence)
 
 
 def _rest(entries: Entries, key: AlertKey, at_us: int, rearm_s: float = 0.0) -> None:
@@ -331,32 +321,25 @@ def _supersede(entries: Entries, about: AlertKey, since_us: int, at_us: int) -> 
     yield cleared
 
 
-def _transition(finding: Finding, entry: AlertEntry, at_us: int, state: AlertState) -> Transition:
+def _transition(
+    key: AlertKey, entry: AlertEntry, at_us: int, state: AlertState, evidence: dict[str, Any]
+) -> Transition:
     assert entry.raised_offset is not None  # callers have just set or checked it
     return Transition(
-        key=finding.key,
+        key=key,
         state=state,
         revision=entry.revision,
-        priority="high" if entry.priority == "high" else finding.priority,
+        priority=entry.priority,
         since_us=entry.since_us,
         at_us=at_us,
         raised_offset=entry.raised_offset,
-        evidence=finding.evidence,
+        evidence=evidence,
     )
 
 
 def _cleared(
     key: AlertKey, entry: AlertEntry, at_us: int, reason: ClearReason, evidence: dict[str, Any] | None = None
 ) -> Transition:
-    assert entry.raised_offset is not None  # only raised alerts are cleared
-    return Transition(
-        key=key,
-        state="cleared",
-        revision=entry.revision + 1,
-        priority=entry.priority,
-        since_us=entry.since_us,
-        at_us=at_us,
-        raised_offset=entry.raised_offset,
-        evidence=evidence or {},
-        clear_reason=reason,
-    )
+    cleared = _transition(key, entry, at_us, "cleared", evidence or {})
+    cleared.revision, cleared.clear_reason = entry.revision + 1, reason
+    return cleared
