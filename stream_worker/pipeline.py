@@ -85,13 +85,6 @@ class _RoundForecasts(NamedTuple):
     numbers: Numbers
 
 
-class _Round(NamedTuple):
-    """Readings of distinct stays, to be taken together: rows of `Readings`, and the slots of their stays."""
-
-    rows: Slots
-    slots: Slots
-
-
 class Pipeline:
     """Takes chunks of one worker's partitions, and keeps their `stays`.
 
@@ -197,8 +190,8 @@ class Pipeline:
         return chunk.results[partition]
 
 
-def _rounds(rows: Slots, slots: Slots) -> Iterator[_Round]:
-    """The first reading of each stay, then the second of each that has one, and so on."""
+def _rounds(rows: Slots, slots: Slots) -> Iterator[tuple[Slots, Slots]]:
+    """Rows and slots of the first reading of each stay, then of the second of each that has one, and so on."""
     if not len(rows):
         return
     order = np.argsort(slots, kind="stable")
@@ -209,7 +202,7 @@ def _rounds(rows: Slots, slots: Slots) -> Iterator[_Round]:
     rank[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(np.r_[starts, len(rows)]))
     by_rank = np.argsort(rank, kind="stable")
     for part in np.split(by_rank, np.searchsorted(rank[by_rank], np.arange(1, rank.max() + 1))):
-        yield _Round(rows[part], slots[part])
+        yield rows[part], slots[part]
 
 
 class _Chunk:
@@ -294,7 +287,7 @@ class _Chunk:
         find_or_add, stay_ids = self.stays.find_or_add, readings.stay_ids
         slots = np.array([find_or_add(p, stay_ids[i]) for p, i in zip(partitions, rows.tolist(), strict=True)], np.intp)
         in_time = self._reject_late(readings, rows, slots)
-        taken = [self._take_round(readings, round_) for round_ in _rounds(rows[in_time], slots[in_time])]
+        taken = [self._take_round(readings, *one) for one in _rounds(rows[in_time], slots[in_time])]
         accepted = [accepted for accepted in taken if accepted is not None]
         if accepted:
             self._alert(readings, Accepted.in_order(accepted))
@@ -317,8 +310,8 @@ class _Chunk:
         for row in chunk_rows.tolist():
             self._reject(row, Rejection("late", "its step is closed already"))
 
-    def _take_round(self, readings: Readings, round_: _Round) -> Accepted | None:
-        rows, slots = round_
+    def _take_round(self, readings: Readings, rows: Slots, slots: Slots) -> Accepted | None:
+        """Readings of distinct stays, taken together."""
         observed_us, offsets = readings.observed_us[rows], self.offsets[readings.rows[rows]]
         silent_since = self._reset_after_gap(slots, observed_us)
         outcome = window.classify(
