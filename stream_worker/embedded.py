@@ -9,22 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from confluent_kafka import Producer
 
-PARTITIONS: Final = 4  # of each topic that appears; librdkafka's default
-
 
 @contextmanager
-def embedded_broker(topics: Iterable[str] = (), brokers: int = 1) -> Iterator[str]:
+def embedded_broker(topics: Iterable[str]) -> Iterator[str]:
     """Run a broker with `topics` while the context is open; yields its bootstrap servers."""
     # Any address makes librdkafka accept the configuration; the mock cluster puts its own in place of it.
-    owner = Producer({"bootstrap.servers": "embedded", "test.mock.num.brokers": brokers, "log_level": 0})
+    owner = Producer({"bootstrap.servers": "embedded", "test.mock.num.brokers": 1, "log_level": 0})
     try:
-        nodes = owner.list_topics(timeout=10).brokers.values()
+        (node,) = owner.list_topics(timeout=10).brokers.values()
         for topic in topics:
             owner.list_topics(topic, timeout=10)  # asking for a topic makes it
-        yield ",".join(f"{node.host}:{node.port}" for node in nodes)
+        yield f"{node.host}:{node.port}"
     finally:
         del owner  # the broker ends with its owner

@@ -14,7 +14,6 @@ from stream_worker.alerts.entries import TOLD_EVERY_S
 from stream_worker.settings import Settings, SettingsError
 from stream_worker.ward_words import plural
 
-DEFAULT_PARTITIONS: Final = 4
 # Survives the loss of one broker without losing or refusing a record.
 REPLICATION: Final = 3
 MIN_INSYNC_REPLICAS: Final = 2
@@ -132,10 +131,10 @@ def check_delivery(settings: Settings) -> None:
             raise SettingsError(f"delivery exactly_once: {lost}; it takes at_least_once")
 
 
-def create_topics(settings: Settings, partitions: int = DEFAULT_PARTITIONS) -> TopicsResult:
+def create_topics(settings: Settings, partitions: int) -> TopicsResult:
     """Make the topics that are missing; those that exist are reported, never changed.
 
-    New ones get as many partitions as the readings topic has, if it is there.
+    New ones get as many partitions as the readings topic has, or `partitions` where it is not there yet.
     Raises: BrokerUnreachableError, KafkaFaultError.
     """
     with clients.asking(settings) as client:

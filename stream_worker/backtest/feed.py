@@ -61,11 +61,11 @@ class PipelineRun(NamedTuple):
     threats: dict[str, Threats]
 
 
-def partitions_of(recordings: Sequence[Path], count: int = PARTITIONS) -> dict[int, list[Path]]:
+def partitions_of(recordings: Sequence[Path]) -> dict[int, list[Path]]:
     """The recordings by the partition that Java's default partitioner gives their stays."""
     found: dict[int, list[Path]] = {}
     for path in recordings:
-        found.setdefault(partition_index(stay_id_of(path), count), []).append(path)
+        found.setdefault(partition_index(stay_id_of(path), PARTITIONS), []).append(path)
     return found
 
 
