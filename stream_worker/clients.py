@@ -63,23 +63,20 @@ def first_line(error: KafkaError) -> str:
     return text if type(error).__name__ in text else f"{type(error).__name__} {text}".rstrip()
 
 
-def _config(settings: Settings) -> dict[str, Any]:
-    check_broker(settings)
-    return {
-        **kafka_python_config(settings),
-        "client_id": "vitalcast-tools",
-        "api_version": PROTOCOL,
-        "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
-    }
-
-
 def _connected(client: type[Any], settings: Settings, **config: Any) -> Any:
     """A connected client.
 
     Raises: BrokerUnreachableError.
     """
+    check_broker(settings)
     try:
-        return client(**_config(settings), **config)
+        return client(
+            **kafka_python_config(settings),
+            client_id="vitalcast-tools",
+            api_version=PROTOCOL,
+            bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
+            **config,
+        )
     except KafkaError as error:
         what = "no usable Kafka broker (TLS, SASL or another protocol?)"
         raise BrokerUnreachableError(f"{settings.bootstrap_servers}: {what}: {first_line(error)}") from error
