@@ -1,4 +1,4 @@
-"""How each Kafka client connects: one set of TLS and SASL settings, three dialects."""
+"""How each Kafka client connects: one set of TLS and SASL settings, two dialects."""
 
 from __future__ import annotations
 

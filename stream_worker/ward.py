@@ -243,11 +243,9 @@ class Ward:
         return sorted(self._alerts.values(), key=lambda alert: (RANK[alert.priority], -alert.since.timestamp()))
 
     def by_need(self) -> list[tuple[Bed, list[Alert]]]:
-        """Every bed with its open alerts, those in need first.
+        """Every bed with its open alerts, those in need first; of some stays only an open alert is known.
 
-        That is: by the most urgent alert, then by how probable it is, then by the number of alerts, then by name.
-
-        A stay that is known by an open alert alone is a bed too, without values.
+        Need: by the most urgent alert, then by how probable it is, then by the number of alerts, then by name.
         """
         alerts: dict[str, list[Alert]] = {stay_id: [] for stay_id in self.beds}
         for alert in self.open_alerts:
@@ -305,8 +303,7 @@ class Ward:
     def is_unwatched(self, now: datetime, since: datetime) -> bool:
         """Whether to cry that no alert would come, to one who listens `since`.
 
-        A worker that was never heard from may be about to start, as the listener is: it is given the time of three
-        heartbeats.
+        A worker never heard from may be about to start, as the listener is: it has the time of three heartbeats.
         """
         return not self.is_running(now) and (bool(self._heartbeats) or now - since > self._silent_after)
 
