@@ -542,12 +542,13 @@ def train(
     """
     _needs_train_extra()
     from model.train import UPDATES, train_artifact
+    from schemas.recordings import find_recordings
 
     if not name.strip():
         raise UsageError("--name: must not be empty")
     for option, text in (("--name", name), ("--version", version or ""), ("--data", data)):
         _utf8(text, option)
-    recordings = _find(paths)
+    recordings = find_recordings(*paths)
     _make_folder(out, "--out")
     if checkpoint is not None:
         _make_folder(checkpoint.parent, "--checkpoint")
@@ -585,9 +586,11 @@ def evaluate(
     """
     _needs_train_extra()
     from model.evaluate import evaluate_artifact, page_in
+    from schemas.recordings import find_recordings
 
     _make_folder(page_in(out).parent, "--out")
-    report = evaluate_artifact(_settings(config, model=model).model, _find(paths), out, baselines=baselines)
+    artifact = _settings(config, model=model).model
+    report = evaluate_artifact(artifact, find_recordings(*paths), out, baselines=baselines)
     print(f"Report: {report.page}")
 
 
@@ -645,12 +648,6 @@ def _make_folder(folder: Path, option: str) -> None:
         TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError(f"{option} {folder}: {error.strerror}") from error
-
-
-def _find(paths: list[Path]) -> list[Path]:
-    from schemas.recordings import find_recordings
-
-    return find_recordings(*paths)
 
 
 if __name__ == "__main__":
