@@ -193,10 +193,6 @@ def _config(folder: Path) -> Path:
     return folder / "vitalcast.toml"
 
 
-def _log(folder: Path) -> Path:
-    return folder / "worker.log"
-
-
 def _say_where_things_are(console: Console, settings: Settings) -> list[str]:
     """Print it, and return the same for the foot of the live table."""
     lines = [
@@ -213,7 +209,7 @@ class _Worker:
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._health = f"http://{HOST}:{settings.http_port}/health/ready"
-        self._log = _log(folder)
+        self._log = folder / "worker.log"
         command = [sys.executable, "-m", "stream_worker.tethered", "worker", "--config", str(_config(folder))]
         environment = {**os.environ, "TMPDIR": str(folder)}  # what the worker leaves there goes with the folder
         with self._log.open("wb") as log:
