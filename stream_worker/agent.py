@@ -168,9 +168,8 @@ class ReadingsAgent:
         m.count(metrics.readings, result.outcomes)
         m.count(metrics.dead_letters, result.dead_letter_reasons)
         m.count(metrics.forecasts, result.statuses)
-        metrics.ignore_values(result.ignored_values)
-        for (kind, priority, state), number in result.alert_transitions.items():
-            metrics.alerts.labels(kind, priority, state).inc(number)
+        m.count(metrics.values_ignored, result.ignored_values)
+        m.count(metrics.alerts, result.alert_transitions)
         m.count(metrics.alerts_suppressed, result.alerts_held)
         if result.scored is not None:
             metrics.add_scores(result.scored, "live")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter as Counts
 from collections.abc import Mapping
 from itertools import product
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +113,8 @@ class Metrics:
             self.alerts_suppressed.labels(held)
         self._models: dict[Role, Manifest] = {}
         self.show_model(manifest, "live")
-        self._signals = frozenset(signal.name for signal in known_signals(manifest.inputs))
-        for ignored in (("other", "unknown"), *product(self._signals, IGNORED)):
+        signals = [signal.name for signal in known_signals(manifest.inputs)]
+        for ignored in (("other", "unknown"), *product(signals, IGNORED)):
             self.values_ignored.labels(*ignored)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -126,11 +125,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, namespace="vitalcast", buckets=buckets, registry=self.registry)
-
-    def ignore_values(self, counts: Mapping[tuple[str, str], int]) -> None:
-        """Count values that were left out; what is no known signal is counted as `other`."""
-        for (signal, reason), count in counts.items():
-            self.values_ignored.labels(signal if signal in self._signals else "other", reason).inc(count)
 
     def show_model(self, manifest: Manifest, role: Role) -> None:
         """Name the model that is in use in this role from now on."""
@@ -162,11 +156,11 @@ class Metrics:
                     self.scored.labels(*labels, str(band), word, role).inc(int(tally.covered[v, h, b, covered]))
 
 
-def count(counter: Counter, counts: Counts[str]) -> None:
-    """Add `counts` to a counter with one label."""
-    for label, number in counts.items():
+def count(counter: Counter, counts: Mapping[Any, int]) -> None:
+    """Add `counts` to a counter, by its label or a tuple of its labels."""
+    for labels, number in counts.items():
         if number:
-            counter.labels(label).inc(number)
+            counter.labels(*(labels if isinstance(labels, tuple) else (labels,))).inc(number)
 
 
 def observe_many(histogram: Histogram, values: NDArray[np.float64]) -> None:
