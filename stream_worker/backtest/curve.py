@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model.arrays import Floats
 from stream_worker.alerts.outlook import SUREST, probability_of
 from stream_worker.alerts.rules import RESTS, Rests
-from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episodes
+from stream_worker.backtest.episodes import HYPOTENSION, Recording, episodes_of
 from stream_worker.backtest.measures import (
     WARNING_MIN,
     Bin,
@@ -184,7 +184,7 @@ def told_of(recording: Recording, threats: Threats, limits: SignalLimits) -> Tol
     """The announcements that a stay would have had."""
     raised = np.array([raised for raised, _ in _times(recording, threats, limits)], np.float64)
     at = np.searchsorted(threats.at_us / MINUTE_US - recording.start, raised - 1e-6)
-    begins = np.array([episode.start for episode in find_episodes(recording.values[HYPOTENSION.signal], HYPOTENSION)])
+    begins = np.array([episode.start for episode in episodes_of(recording)])
     ahead = begins[:, None] - raised
     return Told(threats.ahead[at], np.any((ahead > 0) & (ahead <= WARNING_MIN[1]), axis=0))
 

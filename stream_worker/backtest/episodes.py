@@ -124,6 +124,11 @@ def find_episodes(values: Floats, kind: EpisodeType) -> list[Episode]:
     return episodes
 
 
+def episodes_of(recording: Recording, kind: EpisodeType = HYPOTENSION) -> list[Episode]:
+    """The recording's episodes of one type, by default of hypotension."""
+    return find_episodes(recording.values[kind.signal], kind)
+
+
 def _starts(beyond: NDArray[np.bool_], observed: NDArray[np.bool_], minutes: int) -> NDArray[np.intp]:
     """Minutes from which the condition holds for the whole duration, at least half of it and two values observed."""
     total = len(beyond) - minutes + 1

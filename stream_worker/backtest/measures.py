@@ -19,7 +19,7 @@ from stream_worker.backtest.episodes import (
     Episode,
     EpisodeType,
     Recording,
-    find_episodes,
+    episodes_of,
 )
 
 LATEST_MIN: Final = 2.0  # after an episode's confirmation, for its limit alert
@@ -198,7 +198,7 @@ def found(
     episodes = alerted = newly = stays = 0
     for recording in recordings:
         own = [s for s in of_stay[recording.stay_id] if (s.kind, s.signal, s.side) == ("limit", kind.signal, kind.side)]
-        happened = find_episodes(recording.values[kind.signal], kind)
+        happened = episodes_of(recording, kind)
         latest = LATEST_HIGH_MIN if is_severe else kind.minutes - 1 + LATEST_MIN
         for episode in happened:
             begun = [span.high_from if is_severe else span.raised for span in own if span.cleared > episode.start]
@@ -233,7 +233,7 @@ class Warnings(NamedTuple):
 def warnings_of(recording: Recording, times: Times) -> Warnings:
     """How the alerts at `times` met one stay's episodes of hypotension."""
     shortest, longest = WARNING_MIN
-    begins = np.array([e.start for e in find_episodes(recording.values[HYPOTENSION.signal], HYPOTENSION)], np.float64)
+    begins = np.array([e.start for e in episodes_of(recording)], np.float64)
     raised, cleared = np.array(times, np.float64).reshape(-1, 2).T
     ahead = begins[:, None] - raised  # (episodes, alerts)
     is_strict = ((ahead >= shortest) & (ahead <= longest)).any(axis=1)
@@ -321,7 +321,7 @@ def calibration(
             if span.probability is None or about not in kinds:
                 continue
             if about not in begins:
-                begins[about] = find_episodes(recording.values[about[0]], kinds[about])
+                begins[about] = episodes_of(recording, kinds[about])
             tenth = min(int(span.probability * 10 + 1e-9), 9)
             alerts[tenth] += 1
             true[tenth] += any(0 < e.start - span.raised <= span.horizon_min for e in begins[about])

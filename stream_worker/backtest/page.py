@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.backtest.curve import TREES, Curve
-from stream_worker.backtest.episodes import HYPOTENSION, Recording, find_episodes
+from stream_worker.backtest.episodes import HYPOTENSION, Recording, episodes_of
 from stream_worker.backtest.measures import Bin, Measures, Span, Warnings, announcements, warnings_of
 from stream_worker.backtest.report import BacktestReport
 from stream_worker.backtest.threats import Threats
@@ -282,7 +282,7 @@ def timeline(
 
 
 def _busiest(recording: Recording) -> int:
-    begins = np.array([e.start for e in find_episodes(recording.values[HYPOTENSION.signal], HYPOTENSION)])
+    begins = np.array([e.start for e in episodes_of(recording)])
     if not len(begins):
         return 0
     counts = [int(((begins >= begin) & (begins < begin + WINDOW_MIN)).sum()) for begin in begins]
@@ -323,8 +323,7 @@ def _fans(recording: Recording, spans: Sequence[Span], threats: Threats, horizon
 
 def _bars(recording: Recording, spans: Sequence[Span]) -> Iterator[go.Scatter]:
     """A bar for each episode of low pressure, and one for each alert, by what it is about and how pressing it was."""
-    episodes = [(e.start, e.end) for e in find_episodes(recording.values[HYPOTENSION.signal], HYPOTENSION)]
-    yield _bar([(str(HYPOTENSION), begin, end) for begin, end in episodes], INK, "episode")
+    yield _bar([(str(HYPOTENSION), *episode) for episode in episodes_of(recording)], INK, "episode")
     for priority, colour in PRIORITY_COLOURS.items():
         own = [s for s in spans if s.priority == priority]
         if own:
