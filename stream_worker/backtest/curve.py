@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Final, NamedTuple
@@ -21,6 +20,7 @@ from stream_worker.backtest.measures import (
     Times,
     Warned,
     Warnings,
+    bins_of,
     plain_alerts,
     warned_by,
     warnings_of,
@@ -208,12 +208,10 @@ def fit(told: Iterable[Told]) -> tuple[float, float]:
 
 def calibrated(told: Mapping[str, Told]) -> tuple[Bin, ...]:
     """Probabilities fitted on four fifths of the stays, and how often they came true on the fifth."""
-    alerts, true = Counter[int](), Counter[int]()
+    said: list[tuple[float, bool]] = []
     for others, left_out in folds(sorted(told)):
         calibration = fit(told[stay_id] for stay_id in others)
         for own in (told[stay_id] for stay_id in left_out):
-            for ahead, is_true in zip(own.ahead.tolist(), own.is_true.tolist(), strict=True):
-                tenth = int(round(probability_of(ahead, calibration), 2) * 10 + 1e-9)
-                alerts[tenth] += 1
-                true[tenth] += is_true
-    return tuple(Bin(t / 10, (t + 1) / 10, alerts[t], true[t]) for t in sorted(alerts))
+            pairs = zip(own.ahead.tolist(), own.is_true.tolist(), strict=True)
+            said += [(round(probability_of(ahead, calibration), 2), is_true) for ahead, is_true in pairs]
+    return bins_of(said)

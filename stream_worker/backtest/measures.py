@@ -16,7 +16,6 @@ from stream_worker.backtest.episodes import (
     EPISODE_TYPES,
     HYPOTENSION,
     SEVERE_TYPES,
-    Episode,
     EpisodeType,
     Recording,
     episodes_of,
@@ -312,17 +311,23 @@ def calibration(
 
     True: an alert's episode type begins within its horizon. Signals without an episode type are left out.
     """
-    alerts, true = Counter[int](), Counter[int]()
-    kinds = {(kind.signal, kind.side): kind for kind in types}
+    said: list[tuple[float, bool]] = []
     for recording in recordings:
-        begins: dict[tuple[str, str], list[Episode]] = {}
+        begins: dict[tuple[str | None, str | None], list[int]] = {
+            (kind.signal, kind.side): [e.start for e in episodes_of(recording, kind)] for kind in types
+        }
         for span in of_stay[recording.stay_id]:
-            about = (span.signal or "", span.side or "")
-            if span.probability is None or about not in kinds:
-                continue
-            if about not in begins:
-                begins[about] = episodes_of(recording, kinds[about])
-            tenth = min(int(span.probability * 10 + 1e-9), 9)
-            alerts[tenth] += 1
-            true[tenth] += any(0 < e.start - span.raised <= span.horizon_min for e in begins[about])
+            about = (span.signal, span.side)
+            if span.probability is not None and about in begins:
+                said.append((span.probability, any(0 < at - span.raised <= span.horizon_min for at in begins[about])))
+    return bins_of(said)
+
+
+def bins_of(said: Iterable[tuple[float, bool]]) -> tuple[Bin, ...]:
+    """By tenths: with what probability something was said, and whether it came true."""
+    alerts, true = Counter[int](), Counter[int]()
+    for probability, is_true in said:
+        tenth = min(int(probability * 10 + 1e-9), 9)
+        alerts[tenth] += 1
+        true[tenth] += is_true
     return tuple(Bin(t / 10, (t + 1) / 10, alerts[t], true[t]) for t in sorted(alerts))
