@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.backtest.curve import TREES, Curve
 from stream_worker.backtest.episodes import HYPOTENSION, Recording, episodes_of
-from stream_worker.backtest.measures import Bin, Measures, Span, Warnings, announcements, warnings_of
+from stream_worker.backtest.measures import Bin, Measures, Span, Warned, Warnings, announcements, warnings_of
 from stream_worker.backtest.report import BacktestReport
 from stream_worker.backtest.threats import Threats
 from stream_worker.limits import SignalLimits
@@ -158,14 +158,12 @@ def found_plot(group: Measures) -> go.Figure:
 def curve_plot(curve: Curve) -> go.Figure:
     """Recall and precision against alerts a day: ours, plain rules, trees."""
     figure = _figure(1, 2, height=440, subplot_titles=["Recall", "Precision at that recall"])
-    ours, plain = ([point.warned for point in points] for points in (curve.cross_validated, curve.plain))
-    unseen = [point.unseen for point in curve.cross_validated if point.unseen is not None]
-    swept = list(curve.swept.values())
+    unseen = (point.unseen for point in curve.cross_validated if point.unseen is not None)
     series = (
-        ("all thresholds", "lines", FORECAST, [(w.strict, w.alerts_per_day, w.precision) for w in swept]),
-        ("forecast alerts", "markers", FORECAST, [(w.strict, w.alerts_per_day, w.precision) for w in ours]),
-        ("forecast alerts, unseen stays", "markers", INK, [(w.strict, w.alerts_per_day, w.precision) for w in unseen]),
-        ("plain rules", "markers", "#c9a227", [(w.strict, w.alerts_per_day, w.precision) for w in plain]),
+        ("all thresholds", "lines", FORECAST, _prices(curve.swept.values())),
+        ("forecast alerts", "markers", FORECAST, _prices(point.warned for point in curve.cross_validated)),
+        ("forecast alerts, unseen stays", "markers", INK, _prices(unseen)),
+        ("plain rules", "markers", "#c9a227", _prices(point.warned for point in curve.plain)),
         ("trees", "markers", "#6b7f3a", [(recall, alerts, precision) for recall, alerts, precision, _ in TREES]),
     )
     for name, mode, colour, points in series:
@@ -185,6 +183,11 @@ def curve_plot(curve: Curve) -> go.Figure:
     figure.update_yaxes(range=[0.2, 0.9], col=1)
     figure.update_yaxes(range=[0.2, 0.75], col=2)
     return figure
+
+
+def _prices(rows: Iterable[Warned]) -> list[tuple[float, float, float]]:
+    """Recall, alerts a day, precision."""
+    return [(row.strict, row.alerts_per_day, row.precision) for row in rows]
 
 
 def calibration_plot(group: Measures) -> go.Figure:
