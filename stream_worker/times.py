@@ -19,7 +19,7 @@ def to_us(time: datetime) -> int:
 
 
 def to_ms(time: datetime) -> int:
-    """Whole milliseconds since the epoch, as a browser has them."""
+    """Whole milliseconds since the epoch, as Kafka and browsers have them."""
     return to_us(time) // 1000
 
 

@@ -30,7 +30,7 @@ from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.replay import encode_row, merge, tracks_of
 from stream_worker.sender import partition_index
 from stream_worker.settings import Settings
-from stream_worker.times import SECOND_US, to_us
+from stream_worker.times import SECOND_US, to_ms
 
 # Records taken at once. The k-th of each stay go together, so a chunk is as many rounds as it holds minutes.
 CHUNK_RECORDS: Final = 4096
@@ -79,12 +79,12 @@ def results_of(
 
     report : told after each chunk how many rows it had.
     """
-    rows = ((due.stay_id, due.row) for due in merge(tracks_of(recordings)))
+    rows = merge(tracks_of(recordings))
     offset = 0
     while chunk := list(islice(rows, CHUNK_RECORDS)):
         records = [
-            RecordedReading(offset + i, encode_row(stay_id, row), to_us(row.time) // 1000)
-            for i, (stay_id, row) in enumerate((stay_id, row) for stay_id, row in chunk if row.values)
+            RecordedReading(offset + i, encode_row(due.stay_id, due.row), to_ms(due.row.time))
+            for i, due in enumerate(due for due in chunk if due.row.values)
         ]
         offset += len(records)
         yield from pipeline.process({partition: records}, FAR_FUTURE_US).values()
