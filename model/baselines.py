@@ -64,18 +64,6 @@ def rows_of(stay: Stay, signal: str, config: ForecasterConfig) -> tuple[Floats32
     return features[kept], change[kept].astype(np.float32), last[kept].astype(np.float32)
 
 
-class Persistence:
-    """The last value."""
-
-    def fit(self, features: Floats32, change: Floats32) -> Persistence:
-        """Nothing to learn."""
-        return self
-
-    def predict(self, features: Floats32) -> Floats:
-        """No change."""
-        return np.zeros(len(features))
-
-
 class BestMean:
     """The mean over that many of the last steps which did best in training, shrunk towards the last value."""
 
@@ -161,15 +149,10 @@ RIVALS: Mapping[str, Callable[[], Baseline]] = {
 }
 
 
-def median_errors(
-    training: Sequence[Stay],
-    unseen: Sequence[Stay],
-    config: ForecasterConfig,
-    rivals: Mapping[str, Callable[[], Baseline]] = RIVALS,
-) -> Iterator[Rival]:
+def median_errors(training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterConfig) -> Iterator[Rival]:
     """Mean absolute error of each rival fitted on `training`, for each unseen stay, signal and horizon."""
     for task in _tasks(training, unseen, config):
-        for label, rival in rivals.items():
+        for label, rival in RIVALS.items():
             fitted = rival().fit(task.features, task.change)
             for stay, (rows, moves, last) in zip(unseen, task.unseen, strict=True):
                 if len(rows):
@@ -217,7 +200,8 @@ def _tasks(training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterC
     cells = [(signal, h) for signal in config.forecast_signals for h in range(len(config.horizons_s))]
     for signal, h in track(cells, "Fitting baselines"):
         if h == 0:
-            features, changes = (np.concatenate(part) for part in _tables(training, signal.name, config))
+            known_rows = (rows_of(stay, signal.name, config) for stay in training)
+            features, changes, _ = (np.concatenate(part) for part in zip(*known_rows, strict=True))
             new = [rows_of(stay, signal.name, config) for stay in unseen]
         known = ~np.isnan(changes[:, h])
         if known.any():
@@ -226,11 +210,6 @@ def _tasks(training: Sequence[Stay], unseen: Sequence[Stay], config: ForecasterC
                 (rows[keep], moves[keep, h], last[keep]) for keep, (rows, moves, last) in zip(kept, new, strict=True)
             ]
             yield _Task(signal, config.horizons_s[h], features[known], changes[known, h], asked)
-
-
-def _tables(stays: Sequence[Stay], signal: str, config: ForecasterConfig) -> tuple[list[Floats32], list[Floats32]]:
-    parts = [rows_of(stay, signal, config) for stay in stays]
-    return [part[0] for part in parts], [part[1] for part in parts]
 
 
 def _held(values: Floats) -> Floats:
