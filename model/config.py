@@ -27,7 +27,7 @@ class Witness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForecasterConfig(Task, frozen=True, kw_only=True):
-    """Frozen description of a forecaster; `vital_signs()` is the product's own, `univariate()` the smallest.
+    """Frozen description of a forecaster; `vital_signs()` is the product's own.
 
     The recent averages of a group's signals are candidates for each other's forecast.
 
@@ -75,11 +75,6 @@ def vital_signs() -> ForecasterConfig:
             Witness(name="nibp_mean", of="abp_mean", memory_s=3600.0),
         ),
     )
-
-
-def univariate(signal: Signal, *, step_s: int = 60, horizons_s: tuple[int, ...] = (60,)) -> ForecasterConfig:
-    """A forecaster of one signal of any kind."""
-    return ForecasterConfig(inputs=(signal,), signals=(signal.name,), step_s=step_s, horizons_s=horizons_s)
 
 
 def restricted(config: ForecasterConfig, names: Collection[str]) -> ForecasterConfig:

@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 import pytest
 
-from model.config import ForecasterConfig, univariate, vital_signs
+from model.config import ForecasterConfig, vital_signs
 from model.export import write_artifact
 from model.manifest import DEFAULT_ARTIFACT, read_manifest
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
-from tests.model.synthetic import NO_TRAINING, VALUE, untrained
+from tests.model.synthetic import NO_TRAINING, ONE_SIGNAL, untrained
 from tests.patients import ward
 from tests.waiting import eventually
 from tests.worker_process import WorkerProcess
@@ -50,7 +50,7 @@ def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(
     produce(kafka.bootstrap_servers, topics.readings, readings[:half])
     wait_for(lambda: worker.metric("vitalcast_forecasts_total") == half, worker)
 
-    shutil.copytree(write(univariate(VALUE), tmp_path / "other-task"), model, dirs_exist_ok=True)
+    shutil.copytree(write(ONE_SIGNAL, tmp_path / "other-task"), model, dirs_exist_ok=True)
     worker.hang_up()
     wait_for(lambda: "model_refused" in worker.log, worker)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
-from model.config import ForecasterConfig, univariate, vital_signs
+from model.config import ForecasterConfig, vital_signs
 from model.export import write_artifact
 from model.network import Forecaster
 from model.predictor import Predictor
 from model.train import fit
-from tests.model.synthetic import NO_TRAINING, VALUE, synthetic_stay, untrained
+from tests.model.synthetic import NO_TRAINING, ONE_SIGNAL, synthetic_stay, untrained
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,7 +28,7 @@ def vitals() -> ForecasterConfig:
 
 @pytest.fixture(scope="session")
 def value_config() -> ForecasterConfig:
-    return univariate(VALUE, horizons_s=(60, 300))
+    return msgspec.structs.replace(ONE_SIGNAL, horizons_s=(60, 300))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from schemas.signals import Signal
 from tests.recordings import write_recording
 
 VALUE = Signal(name="value", unit="1", low=-1000.0, high=1000.0, precision=0.1)
+ONE_SIGNAL = ForecasterConfig(inputs=(VALUE,), signals=("value",), horizons_s=(60,))
 MIDDLE = {"hr": 85, "resp": 19, "spo2": 96, "abp_sys": 120, "abp_dia": 60, "abp_mean": 80, "pulse": 85, "nibp_mean": 80}
 NO_TRAINING = Training(data="none", stays=(), held_out=(), seed=0, updates=0, revision="test", trained_at="")
 
