@@ -10,13 +10,12 @@ from typing import Any
 import orjson
 import pytest
 
-from model.config import ForecasterConfig, vital_signs
-from model.export import write_artifact
+from model.config import vital_signs
 from model.manifest import DEFAULT_ARTIFACT, read_manifest
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
-from tests.model.synthetic import NO_TRAINING, ONE_SIGNAL, untrained
+from tests.model.synthetic import ONE_SIGNAL, random_artifact
 from tests.patients import ward
 from tests.waiting import eventually
 from tests.worker_process import WorkerProcess
@@ -26,12 +25,6 @@ BEDS, MINUTES = 3, 80
 
 def encoded(readings: Iterable[tuple[str, dict[str, Any]]]) -> list[tuple[str, bytes]]:
     return [(stay_id, orjson.dumps(message)) for stay_id, message in readings]
-
-
-def write(config: ForecasterConfig, out: Path) -> Path:
-    """An artifact of random weights."""
-    write_artifact(untrained(config), config, NO_TRAINING, out, name="random", version="0")
-    return out
 
 
 def wait_for(condition: Callable[[], bool], worker: WorkerProcess) -> None:
@@ -50,11 +43,11 @@ def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(
     produce(kafka.bootstrap_servers, topics.readings, readings[:half])
     wait_for(lambda: worker.metric("vitalcast_forecasts_total") == half, worker)
 
-    shutil.copytree(write(ONE_SIGNAL, tmp_path / "other-task"), model, dirs_exist_ok=True)
+    shutil.copytree(random_artifact(ONE_SIGNAL, tmp_path / "other-task"), model, dirs_exist_ok=True)
     worker.hang_up()
     wait_for(lambda: "model_refused" in worker.log, worker)
 
-    shutil.copytree(write(vital_signs(), tmp_path / "random"), model, dirs_exist_ok=True)
+    shutil.copytree(random_artifact(vital_signs(), tmp_path / "random"), model, dirs_exist_ok=True)
     second = read_manifest(model).sha256[:12]
     worker.hang_up()
     wait_for(lambda: "model_changed" in worker.log, worker)
@@ -74,7 +67,7 @@ def test_a_new_artifact_is_taken_up_on_sighup_and_a_bad_one_is_refused(
 def test_a_shadow_model_is_scored_and_never_published(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter, tmp_path: Path, is_restarted: bool
 ) -> None:
-    worker = start_worker(shadow_model=write(vital_signs(), tmp_path / "random"))
+    worker = start_worker(shadow_model=random_artifact(vital_signs(), tmp_path / "random"))
     readings = encoded(ward(BEDS, MINUTES))
     half = len(readings) // 2
     if is_restarted:

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from model.export import write_artifact
 from stream_worker.settings import Settings
 from stream_worker.state_command import StateError, run_forget, run_show
 from stream_worker.stays import Stays
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, create_topics, produce, read_committed
-from tests.model.synthetic import NO_TRAINING, ONE_SIGNAL, untrained
+from tests.model.synthetic import ONE_SIGNAL, random_artifact
 from tests.patients import ward
 from tests.waiting import eventually
 from tests.worker_process import WorkerProcess, run_vitalcast
@@ -37,12 +36,6 @@ QUICKLY_COMPACTED = {
 def keys_in(servers: str, topics: Topics) -> set[bytes]:
     """All keys in the changelog's log, tombstones' too."""
     return {message.key or b"" for message in read_committed(servers, topics.changelog)}
-
-
-def write_one_signal(out: Path) -> Path:
-    """An artifact for another task, of random weights."""
-    write_artifact(untrained(ONE_SIGNAL), ONE_SIGNAL, NO_TRAINING, out, name="random", version="0")
-    return out
 
 
 def wait_for_stays(worker: WorkerProcess, number: int) -> None:
@@ -82,7 +75,7 @@ def test_a_stay_is_shown_forgotten_and_never_comes_back(
     assert str(newest["vitals"]["hr"]) in tables
     assert "icu" in tables
     assert "\x1b" not in tables
-    other = write_one_signal(tmp_path / "other")
+    other = random_artifact(ONE_SIGNAL, tmp_path / "other")
     run_show(Settings(**settings, model=other), STAY, Console(width=200), as_json=False)
     assert "a model with other signals" in capsys.readouterr().out
     run_forget(ours, STAY, Console(), within_s=60)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from model.config import ForecasterConfig, vital_signs
-from model.export import write_artifact
 from model.network import Forecaster
 from model.predictor import Predictor
 from model.train import fit
-from tests.model.synthetic import NO_TRAINING, ONE_SIGNAL, synthetic_stay, untrained
+from tests.model.synthetic import ONE_SIGNAL, random_artifact, synthetic_stay
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,9 +33,7 @@ def value_config() -> ForecasterConfig:
 @pytest.fixture(scope="session")
 def vitals_artifact(vitals: ForecasterConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default architecture with random weights."""
-    out = tmp_path_factory.mktemp("vitals")
-    write_artifact(untrained(vitals), vitals, NO_TRAINING, out, name="random", version="0")
-    return out
+    return random_artifact(vitals, tmp_path_factory.mktemp("vitals"))
 
 
 @pytest.fixture(scope="session")

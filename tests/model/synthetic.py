@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.config import ForecasterConfig
 from model.dataset import Stay, from_readings
+from model.export import write_artifact
 from model.features import Scaling
 from model.manifest import Training
 from model.network import Forecaster
@@ -70,3 +71,9 @@ def untrained(config: ForecasterConfig, seed: int = 0) -> Forecaster:
         for weight in forecaster.network.parameters():
             weight.normal_(0.0, 0.2)
     return forecaster.eval()
+
+
+def random_artifact(config: ForecasterConfig, out: Path) -> Path:
+    """The artifact of an untrained forecaster, in the folder `out`."""
+    write_artifact(untrained(config), config, NO_TRAINING, out, name="random", version="0")
+    return out
