@@ -46,10 +46,10 @@ def records(values: Iterable[bytes | None], first_offset: int = 0) -> list[FakeR
     return [FakeRecord(offset, value) for offset, value in enumerate(values, first_offset)]
 
 
-def new_pipeline(predictor: Any = None, **settings: Any) -> Pipeline:
+def new_pipeline(predictor: Any = None, *, publishes: bool = True, **settings: Any) -> Pipeline:
     """A pipeline with the arithmetic model and no stays; warms up after one step unless told otherwise."""
     used: Any = predictor or ArithmeticPredictor()
-    return Pipeline(Settings(**{"min_observed_steps": 1, **settings}), used)
+    return Pipeline(Settings(**{"min_observed_steps": 1, **settings}), used, publishes=publishes)
 
 
 def process(pipeline: Pipeline, chunk: Sequence[FakeRecord], partition: int = 0) -> ChunkResult:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import faust
 
-from stream_worker.pipeline import Pipeline
-from stream_worker.settings import Settings
 from stream_worker.stay_store import StayStore
 from stream_worker.stays import HEAD
-from tests.arithmetic_model import ArithmeticPredictor
 from tests.records import Changelog, new_pipeline, process, reading, records
 
 
@@ -20,9 +15,7 @@ def test_the_shadow_begins_anew_with_the_state_of_the_first() -> None:
     changelog.apply(process(new_pipeline(), records(both)))
     changelog.newest[HEAD + b"harmed"] = b"\xff" + changelog.newest[HEAD + b"harmed"][1:]
 
-    predictor: Any = ArithmeticPredictor()
-    settings = Settings(min_observed_steps=1)
-    live, shadow = Pipeline(settings, predictor), Pipeline(settings, predictor, publishes=False)
+    live, shadow = new_pipeline(), new_pipeline(publishes=False)
     store = StayStore(app, app.Table("stays"), live.stays, shadow.stays, lambda *_: None)
     store.forget_all()
     store.load(0, changelog.newest.items())

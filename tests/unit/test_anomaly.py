@@ -15,10 +15,8 @@ from torch import Tensor
 
 from stream_worker import anomaly
 from stream_worker.anomaly import FLAG_SCORE, LEVELS, Scale
-from stream_worker.pipeline import Pipeline
-from stream_worker.settings import Settings
 from tests.arithmetic_model import ArithmeticPredictor
-from tests.records import decoded, process, reading, records
+from tests.records import decoded, new_pipeline, process, reading, records
 
 SIGNALS = ("hr", "spo2", "abp_mean", "never_heard_of")
 SCALE = Scale.of(SIGNALS)
@@ -93,10 +91,8 @@ CALM = [80.0 + 0.7 * (-1) ** minute + 0.1 * (minute % 5) for minute in range(30)
 
 def scored(pressures: list[float | None]) -> list[dict[str, Any] | None]:
     """What is said of each mean pressure, one a minute; None: it was not scored."""
-    predictor: Any = LastValue()
-    pipeline = Pipeline(Settings(min_observed_steps=1), predictor)
     rows = [{"hr": 70.0} if p is None else {"hr": 70.0, "abp_mean": p} for p in pressures]
-    result = process(pipeline, records(reading("a", 60 * i, vitals) for i, vitals in enumerate(rows)))
+    result = process(new_pipeline(LastValue()), records(reading("a", 60 * i, vitals) for i, vitals in enumerate(rows)))
     return [message["anomalies"].get("abp_mean") for message in decoded(result.forecasts)]
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from stream_worker.pipeline import Pipeline
-from stream_worker.settings import Settings
 from stream_worker.state_command import describe_state
 from stream_worker.stays import BODY, HEAD, PARTITION
 from stream_worker.times import NEVER
@@ -24,9 +23,9 @@ def minutes(stay_id: str, first: int, last: int) -> list[bytes]:
 
 def recovered_with(manifest: Any, changelog: Changelog) -> tuple[Pipeline, int]:
     """A new process whose model has `manifest`; and how many stays it cannot use."""
-    predictor: Any = ArithmeticPredictor()
+    predictor = ArithmeticPredictor()
     predictor.manifest = manifest
-    pipeline = Pipeline(Settings(min_observed_steps=1), predictor)
+    pipeline = new_pipeline(predictor)
     return pipeline, pipeline.stays.load(0, dict(changelog.newest))
 
 
@@ -111,7 +110,7 @@ def test_a_change_of_the_model_is_as_a_restart_with_the_other_one() -> None:
     assert pipeline.change_model(other) == 1
     slot = pipeline.stays.find(0, "s")
     assert (pipeline.stays.scoring["due"][slot] == NEVER).all()  # the other's forecasts are not this one's to be scored
-    restarted = Pipeline(Settings(min_observed_steps=1), other)
+    restarted = new_pipeline(other)
     assert restarted.stays.load(0, dict(changelog.newest)) == 0
     assert restarted.chain.prime_outdated() == 1
     next_minutes = records(minutes("s", 30, 40), first_offset=30)
@@ -135,7 +134,7 @@ def test_what_a_change_of_the_model_resets_is_stored_with_the_model_whatever_com
     changelog.apply(process(pipeline, records([*minutes("s", 0, 30), reading("s", 1785, {"hr": 80, "abp_mean": 70})])))
     pipeline.change_model(other)
     changelog.apply(process(pipeline, records([first], first_offset=31)))
-    restarted = Pipeline(Settings(min_observed_steps=1), other)
+    restarted = new_pipeline(other)
     assert restarted.stays.load(0, dict(changelog.newest)) == 0
     restarted.chain.prime_outdated()
     scorings = [each.stays.scoring[each.stays.find(0, "s")] for each in (pipeline, restarted)]
@@ -161,9 +160,9 @@ def test_the_records_of_another_task_are_not_guessed_at() -> None:
 
 
 def test_a_pipeline_that_does_not_publish_is_scored_like_one_that_does() -> None:
-    predictor: Any = ArithmeticPredictor()
-    shadow = Pipeline(Settings(min_observed_steps=1), predictor, publishes=False)
-    live, silent = (process(each, records(minutes("s", 0, 50))) for each in (new_pipeline(), shadow))
+    live, silent = (
+        process(new_pipeline(publishes=publishes), records(minutes("s", 0, 50))) for publishes in (True, False)
+    )
     assert live.scored is not None
     assert silent.scored is not None
     assert live.scored.covered.any()
@@ -227,18 +226,12 @@ def test_a_model_of_any_one_signal_is_served() -> None:
             centre = np.float32(1) * x[:, 0]
             return centre[:, None, None, None].repeat(1, 1, 3, 3), state
 
-    predictor: Any = OneSignal()
+    predictor = OneSignal()
     predictor.manifest = manifest
-    pipeline = Pipeline(Settings(), predictor)
     sent = [reading("s", 60 * i, {"value": -1.25 + 1000 * i}) for i in range(5)]
-    result = pipeline.process({0: records(sent)}, NOW_US)[0]
-    assert [f["signals"]["value"]["last"] for f in decoded(result.forecasts)] == [
-        -1.25,
-        998.75,
-        1998.75,
-        2998.75,
-        3998.75,
-    ]
+    result = process(new_pipeline(predictor), records(sent))
+    told = [f["signals"]["value"]["last"] for f in decoded(result.forecasts)]
+    assert told == [-1.25, 998.75, 1998.75, 2998.75, 3998.75]
 
 
 def test_a_partition_is_forgotten_with_what_its_stays_share() -> None:
