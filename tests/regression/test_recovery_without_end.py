@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from types import SimpleNamespace
 
 import faust
 from aiokafka import TopicPartition
@@ -23,7 +23,7 @@ def test_a_recovery_that_does_not_end_is_a_failure() -> None:
 
     async def recover() -> None:
         app = faust.App("app", broker="memory://", broker_request_timeout=0.1)
-        app.chunk_options = cast(Any, type("", (), {"on_failure": failures.append}))
+        app.chunk_options = SimpleNamespace(on_failure=failures.append)
         recovery = Endless(app, app.tables)
         await recovery._build_offsets(None, {TopicPartition("changelog", 0)}, {}, "active")
 

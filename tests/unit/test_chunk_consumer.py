@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import faust
 import pytest
@@ -29,7 +29,7 @@ async def nothing(*_: object) -> None:
 def a_consumer() -> Iterator[ChunkConsumer]:
     """Of an application that does nothing; in no group."""
     app = faust.App("app", broker="kafka://")
-    app.chunk_options = cast(Any, type("", (), {"on_revoked": lambda: None, "on_assigned": lambda _: None}))
+    app.chunk_options = SimpleNamespace(on_revoked=lambda: None, on_assigned=lambda _: None)
     consumer: ChunkConsumer = ChunkTransport(app.conf.broker, app).create_consumer(
         callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing
     )
