@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from aiokafka import TopicPartition
 
-from model.manifest import Manifest
 from stream_worker.agent import ReadingsAgent
 from stream_worker.chunks import Work
 from stream_worker.health import Health
@@ -47,8 +46,7 @@ async def chunk_then_tick(agent: ReadingsAgent, lanes: list[FullLane]) -> None:
 
 def test_no_lane_commits_a_position_before_it_has_the_outputs() -> None:
     pipeline, lanes = new_pipeline(), [FullLane(0), FullLane(1)]
-    manifest: Manifest = pipeline.model
-    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(manifest, "test"), Health())
+    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "test"), Health())
     agent.partitions = frozenset({0, 1})
     asyncio.run(chunk_then_tick(agent, lanes))
     for lane in lanes:

@@ -14,7 +14,6 @@ from stream_worker.chunks import Work
 from stream_worker.metrics import Metrics
 from stream_worker.stay_store import StayStore
 from stream_worker.stays import HEAD, Stays
-from tests.arithmetic_model import ArithmeticPredictor
 from tests.records import NOW_US, Changelog, FakeRecord, new_pipeline, process, reading, records
 
 
@@ -53,9 +52,8 @@ class KeptLane:
 
 def start(changelog: Changelog) -> tuple[ReadingsAgent, Stays]:
     """A worker's agent, its state read from the changelog."""
-    predictor: Any = ArithmeticPredictor()
     pipeline = new_pipeline()
-    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(predictor.manifest, "0"), health.Health())
+    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "0"), health.Health())
     app = faust.App("app", broker="memory://")
     store = StayStore(app, app.Table("stays"), pipeline.stays, None, agent.on_recovered)
     store.forget_all()
