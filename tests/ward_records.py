@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.alert import Alert
 from schemas.forecast import Forecast, ModelReference, SignalForecast, Source
-from schemas.reading import Reading
+from schemas.reading import STAY_EVENT_V1, LimitRange, Reading, StayEvent
 from stream_worker.ward import Ward
 
 T0 = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -23,6 +23,16 @@ def at(minutes: float) -> datetime:
 def reading(stay_id: str = "a", minutes: float = 0, **vitals: float) -> Reading:
     """A reading with these vitals."""
     return Reading(stay_id=stay_id, observed_at=at(minutes), vitals=dict(vitals))
+
+
+def ended(minutes: float, stay_id: str = "a") -> StayEvent:
+    """The end of a stay."""
+    return StayEvent(schema=STAY_EVENT_V1, stay_id=stay_id, at=at(minutes), event="ended")
+
+
+def own_limits(minutes: float, **limits: LimitRange) -> StayEvent:
+    """Limits of the stay's own."""
+    return StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(minutes), event="limits", limits=limits)
 
 
 def forecast(stay_id: str = "a", minutes: float = 0, median: float = 70.0, signal: str = "abp_mean") -> Forecast:

@@ -11,7 +11,7 @@ import pytest
 
 from schemas.alert import Alert
 from schemas.forecast import Forecast, Source
-from schemas.reading import STAY_EVENT_V1, LimitRange, Reading, StayEvent
+from schemas.reading import LimitRange, Reading, StayEvent
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.settings import Settings
 from stream_worker.view.bed_page import bed_page, evidence, quality
@@ -20,7 +20,7 @@ from stream_worker.view.link import page_board
 from stream_worker.view.server import changes
 from stream_worker.view.tiles import row, sparks, state_of, tile
 from stream_worker.ward import Message, Record
-from tests.ward_records import STALE_AFTER, alert, at, forecast, reading
+from tests.ward_records import STALE_AFTER, alert, at, ended, forecast, own_limits, reading
 
 
 def board_of(*records: Record) -> Board:
@@ -82,10 +82,7 @@ def test_a_value_that_is_doubted_is_shown_and_scores_nothing() -> None:
 
 
 def test_limits_of_a_stay_that_ended_do_not_come_back_with_its_past() -> None:
-    limits = {"hr": LimitRange(low=30.0)}
-    own = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(0), event="limits", limits=limits)
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="ended")
-    records: list[Record] = [own, ended, reading(minutes=2, hr=80)]
+    records: list[Record] = [own_limits(0, hr=LimitRange(low=30.0)), ended(1), reading(minutes=2, hr=80)]
     for order in ((0, 1, 2), (2, 0, 1), (2, 1, 0)):
         board = board_of()
         for offset in order:
@@ -144,13 +141,11 @@ def test_open_alerts_come_first_the_most_urgent_of_them_before_all() -> None:
 
 
 def test_nothing_of_a_stay_that_ended_is_shown_of_the_one_that_has_its_id_now() -> None:
-    own = {"hr": LimitRange(high=160)}
-    limits = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="limits", limits=own)
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
+    limits = own_limits(1, hr=LimitRange(high=160))
     cleared = alert("old", minutes=5, revision=1, state="cleared", clear_reason="stay_ended")
     before: list[Record] = [reading(minutes=0, hr=150, temp=40), alert("old"), forecast(minutes=0), limits]
     now: list[Record] = [reading(minutes=10, hr=60), alert("new", minutes=10), forecast(minutes=10)]
-    log = list(enumerate([*before, reading(minutes=4, hr=150), ended, cleared, *now]))
+    log = list(enumerate([*before, reading(minutes=4, hr=150), ended(5), cleared, *now]))
 
     def page(records: Iterable[tuple[int, Record]]) -> dict[str, Any]:
         board = board_of()
@@ -181,10 +176,7 @@ def test_evidence_of_unknown_kinds_is_written_as_it_is() -> None:
 
 
 def test_limits_follow_the_stays_own_events() -> None:
-    event = StayEvent(
-        schema=STAY_EVENT_V1, stay_id="a", at=at(1), event="limits", limits={"abp_mean": LimitRange(low=60, high=None)}
-    )
-    board = board_of(reading(abp_mean=70), event)
+    board = board_of(reading(abp_mean=70), own_limits(1, abp_mean=LimitRange(low=60, high=None)))
     assert bed_page(board, "a")["history:abp_mean"]["limits"] == [
         {"at": 60, "priority": "medium"},
         {"at": 50, "priority": "high"},
@@ -192,18 +184,13 @@ def test_limits_follow_the_stays_own_events() -> None:
 
 
 def test_limits_that_contradict_those_in_force_are_not_shown_as_the_worker_refuses_them() -> None:
-    own = {"abp_mean": LimitRange(low=60)}
-    limits = [
-        StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(i), event="limits", limits=given)
-        for i, given in enumerate((own, {"abp_mean": LimitRange(high=50)}))
-    ]
+    limits = [own_limits(i, abp_mean=given) for i, given in enumerate((LimitRange(low=60), LimitRange(high=50)))]
     board = board_of(reading(abp_mean=70), *limits)
     assert (board.limits("a")["abp_mean"].low, board.limits("a")["abp_mean"].high) == (60, None)
 
 
 def test_a_stay_that_ended_is_forgotten_its_last_alerts_too() -> None:
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
-    board = board_of(reading(hr=80), alert(), ended, alert(revision=1, state="cleared", clear_reason="stay_ended"))
+    board = board_of(reading(hr=80), alert(), ended(5), alert(revision=1, state="cleared", clear_reason="stay_ended"))
     assert board.past("a").alerts == {}
 
 
@@ -279,17 +266,13 @@ def test_only_changes_are_sent() -> None:
 
 
 def test_the_past_may_be_read_after_the_present() -> None:
-    def limits(minutes: float, low: float) -> StayEvent:
-        override = {"abp_mean": LimitRange(low=low)}
-        return StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(minutes), event="limits", limits=override)
-
     def came(record: Record, timestamp_ms: int) -> None:
         board.apply(record, Message("t", 0, timestamp_ms, timestamp_ms, b"{}"))
 
     board = board_of()
     came(reading(minutes=0, abp_mean=70), 9000)
-    came(limits(0, 60), 9001)
-    came(limits(-30, 55), 4000)
+    came(own_limits(0, abp_mean=LimitRange(low=60)), 9001)
+    came(own_limits(-30, abp_mean=LimitRange(low=55)), 4000)
     came(reading(minutes=-30, abp_mean=80), 4001)
     past = board.past("a")
     assert past.track("abp_mean").values == {minute_of(at(-30)): 80, minute_of(at(0)): 70}

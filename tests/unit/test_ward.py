@@ -12,11 +12,11 @@ from msgspec import structs
 from schemas.alert import Heartbeat
 from schemas.codec import encode
 from schemas.forecast import Source
-from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
+from schemas.reading import Reading
 from stream_worker.settings import Settings
 from stream_worker.ward import Band, Message, Ward, usable_values
 from stream_worker.ward_feed import take_in
-from tests.ward_records import T0, alert, at, forecast, reading, ward_of
+from tests.ward_records import T0, alert, at, ended, forecast, reading, ward_of
 
 
 def ids(ward: Ward) -> list[str]:
@@ -100,33 +100,29 @@ def test_a_stay_known_by_its_alert_alone_is_a_bed_until_the_alert_clears() -> No
 
 
 def test_an_ended_stay_leaves_and_its_last_forecasts_do_not_bring_it_back() -> None:
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
-    ward = ward_of(reading(minutes=4, hr=80), ended, forecast(minutes=4))
+    ward = ward_of(reading(minutes=4, hr=80), ended(5), forecast(minutes=4))
     assert ward.beds == {}
     ward.apply(reading(minutes=60, hr=81))
     assert list(ward.beds) == ["a"]
 
 
 def test_an_earlier_end_that_is_read_later_does_not_bring_a_stay_back() -> None:
-    ends = [StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(minutes), event="ended") for minutes in (10, 5)]
-    assert ward_of(*ends, reading(minutes=7, hr=80)).beds == {}
+    assert ward_of(ended(10), ended(5), reading(minutes=7, hr=80)).beds == {}
 
 
 def test_a_stay_ends_when_the_event_comes_whatever_its_time() -> None:
     """As the worker ends it: a discharge is often written down with an earlier time."""
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(5), event="ended")
     ward = ward_of()
     ward.apply(reading(minutes=9, hr=80), Message("t", 0, 0, 0, b""))
-    ward.apply(ended, Message("t", 0, 2, 0, b""))
+    ward.apply(ended(5), Message("t", 0, 2, 0, b""))
     ward.apply(forecast(minutes=9))  # of the reading at offset 1
     assert ward.beds == {}
 
 
 def test_a_stay_that_goes_on_after_its_end_is_shown_whatever_its_times() -> None:
     """As a replay of old recordings is, after `vitalcast state forget`."""
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(100_000), event="ended")
     ward = ward_of()
-    for offset, record in ((1, reading(minutes=0, hr=80)), (2, ended), (3, reading(minutes=1, hr=81))):
+    for offset, record in ((1, reading(minutes=0, hr=80)), (2, ended(100_000)), (3, reading(minutes=1, hr=81))):
         ward.apply(record, Message("t", 0, offset, 0, b""))
     assert ward.beds["a"].values["hr"].value == 81
     ward.apply(forecast(minutes=0))  # of the reading at offset 1, which came before the end
@@ -156,9 +152,8 @@ def test_an_earlier_revision_does_not_replace_a_later_one() -> None:
 
 def test_an_end_in_the_future_which_the_worker_refuses_is_none() -> None:
     settings = Settings()
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(60), event="ended")
     ward = ward_of()
-    for offset, record in enumerate((ended, reading(minutes=0, hr=80))):
+    for offset, record in enumerate((ended(60), reading(minutes=0, hr=80))):
         sent = {"offset": offset, "timestamp": int(at(0).timestamp() * 1000), "value": encode(record)}
         take_in(ward, SimpleNamespace(topic=settings.readings_topic, partition=0, **sent), settings)
     assert list(ward.beds) == ["a"]
@@ -174,14 +169,13 @@ def test_a_record_stamped_with_a_time_to_come_makes_no_stay_forgotten() -> None:
 
 
 def test_what_nobody_has_heard_of_for_long_is_forgotten() -> None:
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="ended", at=at(1), event="ended")
     ward = Ward(stale_after=timedelta(minutes=15), forget_after=timedelta(days=1))
     hour_ms = 3_600_000
     for hour, record in (
         (0, reading("gone", 0, hr=80)),
         (0, reading("open", 0, hr=80)),
         (0, alert(stay_id="open")),
-        (0, ended),
+        (0, ended(1, "ended")),
         (2, reading("of years ago", -1_000_000, hr=80)),
         (25, reading("here", 0, hr=80)),
     ):
@@ -248,10 +242,9 @@ def test_a_worker_that_was_never_heard_from_is_told_once_it_should_have_been() -
 
 
 def test_the_past_may_be_read_after_the_present() -> None:
-    ended = StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(-60), event="ended")
     old = Reading(stay_id="a", observed_at=at(-5), vitals={"hr": 99.0, "temp": 37.0}, care_unit="before")
     new = Reading(stay_id="a", observed_at=at(0), vitals={"hr": 80.0}, care_unit="now")
-    ward = ward_of(new, forecast(minutes=0, median=70), forecast(minutes=-5, median=90), old, ended)
+    ward = ward_of(new, forecast(minutes=0, median=70), forecast(minutes=-5, median=90), old, ended(-60))
     bed = ward.beds["a"]
     assert {name: observed.value for name, observed in bed.values.items()} == {"hr": 80, "temp": 37}
     assert bed.care_unit == "now"
