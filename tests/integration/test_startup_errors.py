@@ -13,7 +13,7 @@ from model.manifest import DEFAULT_ARTIFACT
 from stream_worker.embedded import embedded_broker
 from tests.kafka_broker import Broker, free_port
 from tests.kafka_client import Topics, create_topics
-from tests.worker_process import refusal, run_vitalcast
+from tests.worker_process import refusal
 
 
 def test_broker_that_does_not_answer(tmp_path: Path) -> None:
@@ -91,9 +91,3 @@ def test_bad_settings_file(tmp_path: Path) -> None:
 def test_settings_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "vitalcast.toml").write_bytes(b"app_id = '\xff'")
     assert "vitalcast.toml: cannot be read" in refusal(tmp_path, {}, code=2)
-
-
-def test_unknown_flag(tmp_path: Path) -> None:
-    done = run_vitalcast("worker", "--nonsense", folder=tmp_path)
-    assert done.returncode == 2
-    assert "--nonsense" in done.stderr
