@@ -1,11 +1,11 @@
 // The bed page: a fan chart for each signal, alerts with their lives, forecast quality, raw messages.
 // Plotly gets numbers only: it reads markup in texts, and a sender's texts are set as text nodes instead.
 
-import { duration, el, setText, setTime, SHAPE, STATE, TREND, utc } from "./words.js";
+import { choices, duration, el, setText, setTime, SHAPE, STATE, TREND, utc } from "./words.js";
 
 const HOUR_MS = 3_600_000;
 const SYMBOL = { high: "diamond", medium: "triangle-up", low: "circle", info: "circle-open" };
-const SPANS = [1, 2, 4];
+const SPANS = { 1: "1 h", 2: "2 h", 4: "4 h" };
 const GAP_MS = 11 * 60_000; // as in the ward's sparklines: beyond two of the slowest usual readings
 let library = null;
 
@@ -51,17 +51,11 @@ export class Bed {
 
   spans() {
     const node = el("span", "bar");
-    for (const hours of SPANS) {
-      const button = el("button", "", `${hours} h`);
-      button.type = "button";
-      button.setAttribute("aria-pressed", String(hours === this.hours));
-      button.addEventListener("click", () => {
-        this.hours = hours;
-        for (const other of node.children) other.setAttribute("aria-pressed", String(other === button));
-        this.repaint();
-      });
-      node.append(button);
-    }
+    const buttons = choices(SPANS, String(this.hours), (hours) => {
+      this.hours = Number(hours);
+      this.repaint();
+    });
+    node.append(...buttons);
     return node;
   }
 

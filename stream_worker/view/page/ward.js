@@ -1,10 +1,9 @@
 // The ward page: a tile for each bed, in the order of need that the server gives.
 
-import { duration, el, setText, SHAPE, STATE, TREND, utc } from "./words.js";
+import { choices, duration, el, setText, SHAPE, STATE, TREND, utc } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const OLD_AFTER_MS = 90_000; // a value older than this shows its age
-const RANK = { high: 0, medium: 1, low: 2, info: 3 };
 const FILTERS = { all: "All", alerts: "With alerts", stale: "No data" };
 
 // From the reading's time in Kafka to the screen, of the newest 2,000 updates; for measurements.
@@ -23,21 +22,12 @@ export class Ward {
     this.grid = el("div", "grid");
     this.empty = el("p", "empty", "Waiting for readings …");
     const bar = el("nav", "bar");
-    this.buttons = Object.entries(FILTERS).map(([name, text]) => this.button(name, text));
-    bar.append(this.search, ...this.buttons);
-    root.replaceChildren(bar, this.grid, this.empty);
-  }
-
-  button(name, text) {
-    const button = el("button", "", text);
-    button.type = "button";
-    button.setAttribute("aria-pressed", String(name === this.filter));
-    button.addEventListener("click", () => {
+    const buttons = choices(FILTERS, this.filter, (name) => {
       this.filter = name;
-      for (const other of this.buttons) other.setAttribute("aria-pressed", String(other === button));
       this.sift();
     });
-    return button;
+    bar.append(this.search, ...buttons);
+    root.replaceChildren(bar, this.grid, this.empty);
   }
 
   close() {
@@ -171,7 +161,7 @@ class Tile {
 
   matches(words, filter) {
     if (!this.now) return false;
-    if (filter === "alerts" && !(this.now.alerts[0]?.priority in RANK)) return false;
+    if (filter === "alerts" && !this.now.alerts.length) return false;
     if (filter === "stale" && !["stale", "unseen"].includes(this.now.state)) return false;
     return !words || `${this.now.name} ${this.now.unit}`.toLowerCase().includes(words);
   }

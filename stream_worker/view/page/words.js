@@ -21,6 +21,21 @@ export function el(name, className = "", text = "") {
   return node;
 }
 
+// Buttons of which one is pressed, by name; `choose` is told of another one.
+export function choices(texts, chosen, choose) {
+  const buttons = Object.entries(texts).map(([name, text]) => {
+    const button = el("button", "", text);
+    button.type = "button";
+    button.setAttribute("aria-pressed", String(name === chosen));
+    button.addEventListener("click", () => {
+      for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
+      choose(name);
+    });
+    return button;
+  });
+  return buttons;
+}
+
 // Writing an equal text again would still cost the browser a layout.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
