@@ -46,9 +46,9 @@ def evaluate_degraded(predictor: Predictor, stays: Sequence[Stay], seed: int = 0
     return evaluate_copies(predictor, list(copies(stays, config_of(predictor.manifest), np.random.default_rng(seed))))
 
 
-def evaluate_sparse(predictor: Predictor, stays: Sequence[Stay], seed: int = 0) -> dict[str, tuple[Score, ...]]:
+def evaluate_sparse(predictor: Predictor, stays: Sequence[Stay]) -> dict[str, tuple[Score, ...]]:
     """Scores where readings come every step, every second and fifth step, and irregularly, by that name."""
-    config, random = config_of(predictor.manifest), np.random.default_rng(seed)
+    config, random = config_of(predictor.manifest), np.random.default_rng(0)
     step_s = config.step_s
     drawn = {f"every {n * step_s} s": [rare(stay, n, config) for stay in stays] for n in (1, 2, 5)}
     drawn[f"irregular, {3 * step_s} s in the mean"] = [irregular(stay, 3.0, config, random) for stay in stays]

@@ -75,7 +75,7 @@ class Call(NamedTuple):
 class Chain:
     """Runs the model for stays, and keeps what it computed for as long as it holds."""
 
-    def __init__(self, stays: Stays, predictor: Predictor, *, is_adaptive: bool = True) -> None:
+    def __init__(self, stays: Stays, predictor: Predictor, *, is_adaptive: bool) -> None:
         self._stays = stays
         self._predictor = predictor
         self._calibrator = Calibrator(predictor.manifest.quantile_levels) if is_adaptive else None

@@ -45,10 +45,10 @@ class Due(NamedTuple):
 class Progress(NamedTuple):
     """How far a replay is: rows sent and skipped (no value in them), and seconds of recorded time."""
 
-    sent: int = 0
-    skipped: int = 0
-    failed: int = 0
-    after_s: float = 0.0
+    sent: int
+    skipped: int
+    failed: int
+    after_s: float
 
 
 def with_values(paths: Sequence[Path], say: Callable[[str], None]) -> list[Path]:

@@ -23,7 +23,7 @@ LAG_POLL_S: Final = 0.05
 class Sender:
     """Sends encoded records to the readings topic, a stay to the partition that Java's default partitioner gives it."""
 
-    def __init__(self, settings: Settings, backpressure: LagLimit | None = None) -> None:
+    def __init__(self, settings: Settings, backpressure: LagLimit | None) -> None:
         self._settings = settings
         self._topic = settings.readings_topic
         self._producer = clients.producer(settings)

@@ -225,7 +225,7 @@ def show(
         _follow(ward, feed, stop, PLAIN_EVERY_S, check, lambda: _print_plain(ward, feed))
 
 
-def run_watch(settings: Settings, console: Console, duration_s: float | None = None) -> None:
+def run_watch(settings: Settings, console: Console, duration_s: float | None) -> None:
     """Show the ward of the settings' topics until Ctrl-C, or for so many seconds.
 
     Raises: BrokerUnreachableError, KafkaFaultError.

@@ -18,7 +18,7 @@ from stream_worker.backtest.episodes import HYPOTENSION, recording_of
 from stream_worker.backtest.feed import run_all
 from stream_worker.backtest.measures import Bin, EpisodesFound, Measures, Warned, spans_of
 from stream_worker.backtest.page import write_page
-from stream_worker.backtest.report import BacktestReport, report_of, unseen_of
+from stream_worker.backtest.report import report_of, unseen_of
 from stream_worker.limits import limits_of
 from stream_worker.replay import with_values
 from stream_worker.settings import Settings
@@ -27,9 +27,7 @@ REPORT_FILE = "backtest.json"
 PAGE_FILE = "backtest.html"
 
 
-def run_backtest(
-    settings: Settings, paths: Sequence[Path], out: Path, console: Console, *, with_curve: bool = False
-) -> BacktestReport:
+def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: Console, *, with_curve: bool) -> None:
     """Backtest the default pipeline of `settings`, print the tables and write the report to the folder `out`.
 
     Raises: RecordingError, ArtifactError.
@@ -64,7 +62,6 @@ def run_backtest(
     page = out / PAGE_FILE
     write_page(page, report, recordings, spans, run.threats, manifest.horizons_s, limits)
     console.print(f"Report: {page} (figures: {path})", highlight=False, soft_wrap=True)
-    return report
 
 
 def show(group: Measures, console: Console) -> None:

@@ -21,7 +21,7 @@ class ReaderError(Exception):
     """What reads the topics for the page has failed; the message is one line for the user and quotes no record."""
 
 
-def run_view(settings: Settings, console: Console, duration_s: float | None = None) -> None:
+def run_view(settings: Settings, console: Console, duration_s: float | None) -> None:
     """Serve the page of the settings' topics until Ctrl-C, or for so many seconds.
 
     Raises: SettingsError, BrokerUnreachableError, KafkaFaultError, PortTakenError, ReaderError.
