@@ -1,4 +1,4 @@
-"""The command line: what a user reads, exit codes, one-line errors. Each command is run as a user runs it."""
+"""The command line: what a user reads, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -27,6 +29,24 @@ from tests.worker_process import run_vitalcast
 COMMANDS = tuple(getattr(get_command(app), "commands", ()))
 SUBCOMMANDS = (["topics", "create"], ["topics", "check"], ["state", "show"], ["state", "forget"])
 CLOSED = "127.0.0.1:1"  # nothing listens on port 1
+
+Command = Callable[..., tuple[Any, list[str]]]
+
+
+@pytest.fixture
+def vitalcast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command in an empty folder, in this process; returns its exit code and the lines on stderr."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> tuple[Any, list[str]]:
+        monkeypatch.setattr("sys.argv", ["vitalcast", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err.splitlines()
+
+    return run
 
 
 def test_help_names_every_command_and_says_what_it_is_for() -> None:
@@ -79,36 +99,25 @@ def test_help_needs_neither_torch_nor_faust_nor_kafka() -> None:
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line(
-    arguments: list[str],
-    code: int,
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], code: int, words: str, vitalcast: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.csv").touch()
+    Path("a.csv").touch()
     monkeypatch.setenv("VITALCAST_VIEW_PORT", "0")  # the default one may be somebody's
-    monkeypatch.setattr("sys.argv", ["vitalcast", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == code
-    (line,) = capsys.readouterr().err.splitlines()
+    ended, (line,) = vitalcast(*arguments)
+    assert ended == code
     assert line.startswith("vitalcast: ")
     assert words in line
 
 
-def test_an_unknown_option_is_wrong_use(tmp_path: Path) -> None:
-    result = run_vitalcast("worker", "--no-such-option", folder=tmp_path)
-    assert result.returncode == 2
-    assert "--no-such-option" in result.stderr
+def test_an_unknown_option_is_wrong_use(vitalcast: Command) -> None:
+    code, lines = vitalcast("worker", "--no-such-option")
+    assert code == 2
+    assert "--no-such-option" in lines[-1]
 
 
 @pytest.mark.parametrize("arguments", [["view", "--duration"], ["watch", "--duration"], ["simulate", "--history"]])
-def test_a_time_without_end_is_wrong_use(arguments: list[str], tmp_path: Path) -> None:
-    result = run_vitalcast(*arguments, "inf", "-b", CLOSED, folder=tmp_path)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
+def test_a_time_without_end_is_wrong_use(arguments: list[str], vitalcast: Command) -> None:
+    assert vitalcast(*arguments, "inf", "-b", CLOSED)[0] == 2
 
 
 def test_the_version_names_the_default_model() -> None:
@@ -142,10 +151,13 @@ def test_the_port_that_was_asked_for_is_not_exchanged_for_another(tmp_path: Path
         ({"dead_letters_topic": "vitals.readings"}, "each topic needs a name of its own"),
     ],
 )
-def test_a_variable_that_cannot_be_used_is_one_line(variables: dict[str, str], words: str, tmp_path: Path) -> None:
-    result = run_vitalcast("settings", folder=tmp_path, settings=variables)
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
+def test_a_variable_that_cannot_be_used_is_one_line(
+    variables: dict[str, str], words: str, vitalcast: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"VITALCAST_{name.upper()}", value)
+    code, (line,) = vitalcast("settings")
+    assert code == 2
     assert words in line
 
 
@@ -159,13 +171,9 @@ def test_variables_that_do_nothing_are_told_of() -> None:
     ]
 
 
-def test_a_line_of_the_settings_file_that_is_no_setting_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "vitalcast.toml").write_text('bootstrap_server = "kafka:9092"\n')
-    result = run_vitalcast("settings", folder=tmp_path)
-    assert (result.returncode, result.stderr) == (
-        2,
-        "vitalcast: bootstrap_server: no such setting; is it bootstrap_servers?\n",
-    )
+def test_a_line_of_the_settings_file_that_is_no_setting_is_refused(vitalcast: Command) -> None:
+    Path("vitalcast.toml").write_text('bootstrap_server = "kafka:9092"\n')
+    assert vitalcast("settings") == (2, ["vitalcast: bootstrap_server: no such setting; is it bootstrap_servers?"])
 
 
 def test_the_table_of_topics_has_a_head_for_each_cell(
@@ -239,23 +247,13 @@ ODD_RECORDINGS: dict[str, list[str]] = {
         *((command, name) for command in ("train", "evaluate") for name in ODD_RECORDINGS),
     ],
 )
-def test_recordings_that_cannot_be_used_are_told_of_in_one_line(
-    command: str,
-    name: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_recordings_that_cannot_be_used_are_told_of_in_one_line(command: str, name: str, vitalcast: Command) -> None:
     for stay in ("a", "b"):
-        (tmp_path / f"{stay}.csv").write_text("\n".join(["time,hr,spo2", *ODD_RECORDINGS[name]]) + "\n")
+        Path(f"{stay}.csv").write_text("\n".join(["time,hr,spo2", *ODD_RECORDINGS[name]]) + "\n")
     options = {"train": ["--updates", "2", "--hold-out", "0"], "evaluate": [], "backtest": []}[command]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["vitalcast", command, "a.csv", "b.csv", "--out", "out", *options])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("vitalcast: ")
+    code, lines = vitalcast(command, "a.csv", "b.csv", "--out", "out", *options)
+    assert code == 1
+    assert lines[-1].startswith("vitalcast: ")
 
 
 def damaged(recording: bytes) -> bytes:
