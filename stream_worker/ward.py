@@ -49,12 +49,7 @@ class Message(NamedTuple):
 
 
 SHOWN_HORIZON_S: Final = 900  # of the forecast that stands beside a value, and whose past is kept
-NOWHERE: Final = -1  # the offset of what did not come from Kafka
-
-
-def offset_of(message: Message | None) -> int:
-    """The offset of a record, or NOWHERE."""
-    return NOWHERE if message is None else message.offset
+NONE_YET: Final = -1  # before any offset
 
 
 class Observed(NamedTuple):
@@ -62,33 +57,12 @@ class Observed(NamedTuple):
 
     value: float
     at: datetime
-    offset: int = NOWHERE
-
-
-class Place(NamedTuple):
-    """Where a record of a stay came: its offset, and its time, which counts where there is no offset. The later is
-    larger.
-    """
-
     offset: int
-    at: datetime
-
-    def is_after(self, offset: int, at: datetime) -> bool:
-        """Whether it came after the record at `offset`, which was observed `at`."""
-        return at <= self.at if NOWHERE in (offset, self.offset) else offset < self.offset
 
 
-def place_of(record: OfStay, message: Message | None) -> Place:
-    """Where the reading or event came that the record is, or comes from."""
-    match record:
-        case Reading():
-            return Place(offset_of(message), record.observed_at)
-        case StayEvent():
-            return Place(offset_of(message), record.at)
-        case Forecast():
-            return Place(record.source.offset, record.issued_at)
-        case Alert():
-            return Place(record.source.offset, record.event_at)
+def offset_of(record: OfStay, message: Message) -> int:
+    """The offset of the reading or event that the record is, or comes from."""
+    return record.source.offset if isinstance(record, Forecast | Alert) else message.offset
 
 
 def nearest(numbers: Sequence[float], wanted: float) -> int:
@@ -102,11 +76,11 @@ class Bed:
     def __init__(self, stay_id: str) -> None:
         self.stay_id = stay_id
         self.care_unit: str | None = None
-        self.unit_told: Place | None = None  # by which reading
+        self.unit_told: tuple[int, datetime] | None = None  # offset and time of the reading that did
         self.values: dict[str, Observed] = {}
         self.forecast: Forecast | None = None
-        self.offset = NOWHERE  # of its newest reading, known by its forecast perhaps
-        self.read_until = NOWHERE  # likewise, of those that were read
+        self.offset = NONE_YET  # of its newest reading, known by its forecast perhaps
+        self.read_until = NONE_YET  # likewise, of those that were read
 
     def take(self, signal: str, observed: Observed) -> None:
         """Show a value, unless a newer one is shown."""
@@ -122,16 +96,16 @@ class Bed:
         if not reading.care_unit:
             return
         told = self.unit_told
-        newest = told.at if told is not None and offset < self.read_until else self.newest
+        newest = told[1] if told is not None and offset < self.read_until else self.newest
         if told is None or newest is None or newest <= reading.observed_at:
-            self.care_unit, self.unit_told = reading.care_unit, Place(offset, reading.observed_at)
+            self.care_unit, self.unit_told = reading.care_unit, (offset, reading.observed_at)
 
-    def forget_before(self, end: Place) -> None:
-        """Let go of what was before the stay's end, which is read later than what came after it."""
-        self.values = {name: seen for name, seen in self.values.items() if not end.is_after(seen.offset, seen.at)}
-        if self.unit_told is not None and end.is_after(*self.unit_told):
+    def forget_before(self, end: int) -> None:
+        """Let go of what was before the stay's end, at that offset, which is read later than what came after it."""
+        self.values = {name: seen for name, seen in self.values.items() if seen.offset >= end}
+        if self.unit_told is not None and self.unit_told[0] < end:
             self.care_unit = self.unit_told = None
-        if self.forecast is not None and end.is_after(self.forecast.source.offset, self.forecast.issued_at):
+        if self.forecast is not None and self.forecast.source.offset < end:
             self.forecast = None
 
     @property
@@ -174,17 +148,17 @@ class Ward:
         self._alerts: dict[str, Alert] = {}
         self._told_ms: dict[str, int] = {}  # when each was told last
         self._heartbeats: dict[int, Heartbeat] = {}
-        self._ended: dict[str, Place] = {}
+        self._ended: dict[str, int] = {}  # the offset of each stay's last end
 
-    def apply(self, record: Record, message: Message | None = None) -> None:
+    def apply(self, record: Record, message: Message) -> None:
         """Take in one record of any topic, and how it came. Topics may be interleaved in any way."""
         match record:
             case Reading() | Forecast() if self._is_of_before(record, message):
                 pass
             case Reading():
-                self._place_reading(record, message)
+                self._place_reading(record, message.offset)
             case StayEvent():
-                self._place_event(record, message)
+                self._place_event(record, message.offset)
             case Forecast():
                 self._place_forecast(record)
             case Alert():
@@ -193,16 +167,15 @@ class Ward:
                 self._heartbeats[record.partition] = record
             case DeadLetter():
                 pass
-        if message is not None:
-            if isinstance(record, Reading | StayEvent | Forecast):
-                heard_ms = self._heard_ms.get(record.stay_id, message.timestamp_ms)
-                self._heard_ms[record.stay_id] = max(heard_ms, message.timestamp_ms)
-            if isinstance(record, Alert):
-                self._told_ms[record.alert_id] = message.timestamp_ms
-            self._newest_ms = max(self._newest_ms, message.timestamp_ms)
-            if self._newest_ms - self._forgot_ms >= FORGET_EVERY_MS:
-                self._forgot_ms = self._newest_ms
-                self._forget()
+        if isinstance(record, Reading | StayEvent | Forecast):
+            heard_ms = self._heard_ms.get(record.stay_id, message.timestamp_ms)
+            self._heard_ms[record.stay_id] = max(heard_ms, message.timestamp_ms)
+        if isinstance(record, Alert):
+            self._told_ms[record.alert_id] = message.timestamp_ms
+        self._newest_ms = max(self._newest_ms, message.timestamp_ms)
+        if self._newest_ms - self._forgot_ms >= FORGET_EVERY_MS:
+            self._forgot_ms = self._newest_ms
+            self._forget()
 
     def clear(self) -> None:
         """Begin anew, as if nothing had come yet."""
@@ -314,8 +287,7 @@ class Ward:
             for beat in self._heartbeats.values()
         )
 
-    def _place_reading(self, reading: Reading, message: Message | None) -> None:
-        offset = offset_of(message)
+    def _place_reading(self, reading: Reading, offset: int) -> None:
         bed = self._bed(reading.stay_id)
         bed.see_unit(reading, offset)
         bed.read_until = max(bed.read_until, offset)
@@ -324,15 +296,14 @@ class Ward:
             bed.take(signal, Observed(value, reading.observed_at, offset))
         self._see(reading.observed_at)
 
-    def _place_event(self, event: StayEvent, message: Message | None) -> None:
+    def _place_event(self, event: StayEvent, end: int) -> None:
         if event.event != "ended":
             return
-        end = place_of(event, message)
         self._ended[event.stay_id] = max(end, self._ended.get(event.stay_id, end))
         bed = self.beds.get(event.stay_id)
         if bed is None:
             return
-        if end.is_after(bed.offset, bed.newest or end.at):
+        if bed.offset < end:
             del self.beds[event.stay_id]
         else:
             bed.forget_before(end)
@@ -357,13 +328,13 @@ class Ward:
     def _bed(self, stay_id: str) -> Bed:
         return self.beds.setdefault(stay_id, Bed(stay_id))
 
-    def _is_of_before(self, record: OfStay, message: Message | None) -> bool:
+    def _is_of_before(self, record: OfStay, message: Message) -> bool:
         """Whether it belongs to a stay that has ended, though its id may be another one's by now.
 
         A stay's last forecasts arrive after the event.
         """
         end = self._ended.get(record.stay_id)
-        return end is not None and end.is_after(*place_of(record, message))
+        return end is not None and offset_of(record, message) < end
 
     def _see(self, at: datetime) -> None:
         self.newest = at if self.newest is None else max(self.newest, at)

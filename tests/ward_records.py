@@ -8,7 +8,7 @@ from typing import Any
 from schemas.alert import Alert
 from schemas.forecast import Forecast, ModelReference, SignalForecast, Source
 from schemas.reading import STAY_EVENT_V1, LimitRange, Reading, StayEvent
-from stream_worker.ward import Ward
+from stream_worker.ward import Message, Ward
 
 T0 = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 SOURCE = Source("vitals.readings", 0, 1)
@@ -73,9 +73,14 @@ def alert(alert_id: str = "x", stay_id: str = "a", minutes: float = 0, **changes
     return Alert(alert_id=alert_id, stay_id=stay_id, **{**known, **changes})
 
 
+def came(offset: int = 1, timestamp_ms: int = 0) -> Message:
+    """How a record came."""
+    return Message(SOURCE.topic, 0, offset, timestamp_ms, b"{}")
+
+
 def ward_of(*records: Any) -> Ward:
-    """A ward that has seen these records."""
+    """A ward that has seen these records, at offsets from that of SOURCE on."""
     ward = Ward(STALE_AFTER, timedelta(days=1))
-    for record in records:
-        ward.apply(record)
+    for offset, record in enumerate(records, SOURCE.offset):
+        ward.apply(record, came(offset))
     return ward

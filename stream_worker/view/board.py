@@ -20,18 +20,14 @@ from schemas.forecast import Forecast
 from schemas.reading import LimitRange, Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.limits import AlertLimits, SignalLimits, can_add, limits_of
-from stream_worker.times import MINUTE_US, to_time
 from stream_worker.ward import (
     HEARTBEAT,
     SHOWN_HORIZON_S,
     Message,
     OfStay,
-    Place,
     Record,
     Ward,
     nearest,
-    offset_of,
-    place_of,
     usable_values,
 )
 
@@ -88,7 +84,7 @@ class Past:
         self.tracks: dict[str, Track] = {}
         self.alerts: dict[str, list[Alert]] = {}  # revisions by alert_id, in order
         self.messages: list[Message] = []  # by Kafka timestamp
-        self.limits: dict[str, tuple[Place, LimitRange]] = {}  # the stay's own, and where they came
+        self.limits: dict[str, tuple[int, LimitRange]] = {}  # the stay's own, and the offset they came at
         self.changed_ms = 0  # Kafka timestamp of the newest reading
         self._came: dict[int, int] = {}  # by minute: the newest offset of what was told in it
 
@@ -97,22 +93,16 @@ class Past:
         self._came[minute] = max(offset, self._came.get(minute, offset))
         _trim(self._came, HISTORY_MIN)
 
-    def forget_before(self, end: Place, end_ms: int) -> None:
+    def forget_before(self, end: int, end_ms: int) -> None:
         """Let go of what was before the stay's end, which is read later than what came after it.
 
-        end_ms : when the end came, by Kafka.
+        end, end_ms : where and when the end came, by Kafka.
         """
-        since = {
-            minute for minute, offset in self._came.items() if not end.is_after(offset, to_time(minute * MINUTE_US))
-        }
+        since = {minute for minute, offset in self._came.items() if offset >= end}
         for track in self.tracks.values():
             track.keep(since)
         self.tracks = {name: track for name, track in self.tracks.items() if track.values or track.due}
-        self.alerts = {
-            name: revisions
-            for name, revisions in self.alerts.items()
-            if not end.is_after(revisions[0].source.offset, revisions[0].event_at)
-        }
+        self.alerts = {name: known for name, known in self.alerts.items() if known[0].source.offset >= end}
         self.limits = {signal: own for signal, own in self.limits.items() if own[0] > end}
         self.messages = [message for message in self.messages if message.timestamp_ms >= end_ms]
 
@@ -147,7 +137,7 @@ class Board(Ward):
         self._handles: dict[str, str] = {}
         self._stay_ids: dict[str, str] = {}
 
-    def apply(self, record: Record, message: Message | None = None) -> None:
+    def apply(self, record: Record, message: Message) -> None:
         """Take in one record. Repeats, as after reading back once more, change nothing but the minute's mean."""
         with self.lock:
             super().apply(record, message)
@@ -171,7 +161,7 @@ class Board(Ward):
         for stay_id in self._handles.keys() - self.beds.keys() - alerting:
             del self._stay_ids[self._handles.pop(stay_id)]
 
-    def _keep(self, record: Record, message: Message | None) -> None:
+    def _keep(self, record: Record, message: Message) -> None:
         match record:
             case Heartbeat() | DeadLetter():
                 return
@@ -188,13 +178,12 @@ class Board(Ward):
                 self._keep_forecast(record)
             case Alert():
                 self._keep_alert(record)
-        if message is not None:
-            past = self._pasts.get(record.stay_id)
-            if past is not None and message not in past.messages:
-                insort(past.messages, message, key=lambda known: known.timestamp_ms)
-                del past.messages[:-MESSAGES_KEPT]
+        past = self._pasts.get(record.stay_id)
+        if past is not None and message not in past.messages:
+            insort(past.messages, message, key=lambda known: known.timestamp_ms)
+            del past.messages[:-MESSAGES_KEPT]
 
-    def _is_of_before(self, record: OfStay, message: Message | None) -> bool:
+    def _is_of_before(self, record: OfStay, message: Message) -> bool:
         if isinstance(record, Alert) and record.state == "cleared":  # by the stay's end at the latest
             return record.alert_id not in self.past(record.stay_id).alerts  # its beginning is not known then
         return super()._is_of_before(record, message)
@@ -228,33 +217,32 @@ class Board(Ward):
     def _remember(self, stay_id: str) -> Past:
         return self._pasts.setdefault(stay_id, Past())
 
-    def _keep_reading(self, reading: Reading, message: Message | None) -> None:
+    def _keep_reading(self, reading: Reading, message: Message) -> None:
         if reading.stay_id not in self.beds:
             return
         past = self._remember(reading.stay_id)
         minute, quality = minute_of(reading.observed_at), reading.quality or {}
-        past.note(minute, offset_of(message))
+        past.note(minute, message.offset)
         for signal, value in usable_values(reading).items():
             past.track(signal).add(minute, value, is_doubted=quality.get(signal) == "questionable")
-        if message is not None:
-            past.changed_ms = max(past.changed_ms, message.timestamp_ms)
+        past.changed_ms = max(past.changed_ms, message.timestamp_ms)
 
-    def _end(self, event: StayEvent, message: Message | None) -> None:
+    def _end(self, event: StayEvent, message: Message) -> None:
         past = self._pasts.get(event.stay_id)
         if past is not None:
-            past.forget_before(place_of(event, message), 0 if message is None else message.timestamp_ms)
+            past.forget_before(message.offset, message.timestamp_ms)
             if event.stay_id not in self.beds and not past.alerts:
                 del self._pasts[event.stay_id]
 
-    def _keep_limits(self, event: StayEvent, message: Message | None) -> None:
-        place, limits = place_of(event, message), event.limits or {}
+    def _keep_limits(self, event: StayEvent, message: Message) -> None:
+        limits = event.limits or {}
         if self._signals is not None and not limits.keys() <= self._signals:
             return  # the worker refuses all of it
         if limits and can_add(self._limits, *self._own_limits(event.stay_id), limits):
             known = self._remember(event.stay_id).limits
             for signal, override in limits.items():
-                if signal not in known or known[signal][0] <= place:
-                    known[signal] = place, override
+                if signal not in known or known[signal][0] <= message.offset:
+                    known[signal] = message.offset, override
 
     def _keep_forecast(self, forecast: Forecast) -> None:
         if forecast.stay_id not in self.beds or not forecast.horizons_s or not forecast.quantile_levels:

@@ -84,7 +84,7 @@ class Served:
     def heartbeat(self, ago_s: float = 0, state: Literal["running", "stopping"] = "running") -> None:
         """What the worker said of itself."""
         at = datetime.now(UTC) - timedelta(seconds=ago_s)
-        self.board.apply(Heartbeat(partition=0, produced_at=at, newest_observed_at=at, state=state))
+        self.apply(Heartbeat(partition=0, produced_at=at, newest_observed_at=at, state=state))
 
     @contextmanager
     def worker(self) -> Iterator[None]:

@@ -19,14 +19,14 @@ from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SI
 from stream_worker.view.link import page_board
 from stream_worker.view.server import changes
 from stream_worker.view.tiles import row, sparks, state_of, tile
-from stream_worker.ward import Message, Record
-from tests.ward_records import STALE_AFTER, alert, at, ended, forecast, own_limits, reading
+from stream_worker.ward import Record
+from tests.ward_records import STALE_AFTER, alert, at, came, ended, forecast, own_limits, reading
 
 
 def board_of(*records: Record) -> Board:
     board = Board({"default": DEFAULT_LIMITS}, STALE_AFTER, forget_after=timedelta(days=1))
     for offset, record in enumerate(records):
-        board.apply(record, Message("t", 0, offset, 1000 + offset, b"{}"))
+        board.apply(record, came(offset, 1000 + offset))
     return board
 
 
@@ -86,7 +86,7 @@ def test_limits_of_a_stay_that_ended_do_not_come_back_with_its_past() -> None:
     for order in ((0, 1, 2), (2, 0, 1), (2, 1, 0)):
         board = board_of()
         for offset in order:
-            board.apply(records[offset], Message("t", 0, offset, 1000 + offset, b"{}"))
+            board.apply(records[offset], came(offset, 1000 + offset))
         assert board.limits("a")["hr"].low == 50
 
 
@@ -154,7 +154,7 @@ def test_nothing_of_a_stay_that_ended_is_shown_of_the_one_that_has_its_id_now() 
             derived = isinstance(record, Forecast | Alert)
             board.apply(
                 msgspec.structs.replace(record, source=source) if derived else record,
-                Message("t", 0, offset, offset, b""),
+                came(offset, offset),
             )
         shown = bed_page(board, "a")
         assert min(message["at"] for message in shown.pop("messages")) > 5
@@ -203,9 +203,9 @@ def test_a_stay_unheard_of_for_a_day_is_forgotten_unless_it_has_an_open_alert() 
         (0, alert("x", "b")),
         (2, reading("c", hr=80)),
     ):
-        board.apply(record, Message("t", 0, hour, hour * hour_ms, b"{}"))
+        board.apply(record, came(hour, hour * hour_ms))
     handle = board.handle("a")
-    board.apply(reading("d", hr=80), Message("t", 0, 25, 25 * hour_ms, b"{}"))
+    board.apply(reading("d", hr=80), came(25, 25 * hour_ms))
     assert sorted(board.beds) == ["b", "c", "d"]
     assert board.stay_of(handle) is None
     assert not board.past("a").tracks
@@ -239,9 +239,9 @@ def test_a_trend_is_a_change_that_is_more_than_doubt(median: float, word: str) -
 def test_a_bed_says_what_is_missing() -> None:
     board = board_of(reading(hr=80))
     assert state_of(board, board.beds["a"]) == "no_forecast"
-    board.apply(forecast())
+    board.apply(forecast(), came())
     assert state_of(board, board.beds["a"]) == "ok"
-    board.apply(reading("b", minutes=16, hr=80))
+    board.apply(reading("b", minutes=16, hr=80), came(2))
     assert state_of(board, board.beds["a"]) == "stale"
     never_read = board_of(forecast())
     assert state_of(never_read, never_read.beds["a"]) == "unseen"
@@ -255,7 +255,7 @@ def test_cuff_pressure_stands_in_for_the_arterial_line() -> None:
 
 def test_what_is_read_back_once_more_is_there_once() -> None:
     board = board_of(reading(hr=80))
-    board.apply(reading(hr=80), Message("t", 0, 0, 1000, b"{}"))
+    board.apply(reading(hr=80), came(0, 1000))
     assert len(board.past("a").messages) == 1
 
 
@@ -266,14 +266,14 @@ def test_only_changes_are_sent() -> None:
 
 
 def test_the_past_may_be_read_after_the_present() -> None:
-    def came(record: Record, timestamp_ms: int) -> None:
-        board.apply(record, Message("t", 0, timestamp_ms, timestamp_ms, b"{}"))
-
     board = board_of()
-    came(reading(minutes=0, abp_mean=70), 9000)
-    came(own_limits(0, abp_mean=LimitRange(low=60)), 9001)
-    came(own_limits(-30, abp_mean=LimitRange(low=55)), 4000)
-    came(reading(minutes=-30, abp_mean=80), 4001)
+    for timestamp_ms, record in (
+        (9000, reading(minutes=0, abp_mean=70)),
+        (9001, own_limits(0, abp_mean=LimitRange(low=60))),
+        (4000, own_limits(-30, abp_mean=LimitRange(low=55))),
+        (4001, reading(minutes=-30, abp_mean=80)),
+    ):
+        board.apply(record, came(timestamp_ms, timestamp_ms))
     past = board.past("a")
     assert past.track("abp_mean").values == {minute_of(at(-30)): 80, minute_of(at(0)): 70}
     assert board.limits("a")["abp_mean"].low == 60

@@ -14,9 +14,9 @@ from schemas.codec import encode
 from schemas.forecast import Source
 from schemas.reading import Reading
 from stream_worker.settings import Settings
-from stream_worker.ward import Band, Message, Ward, usable_values
+from stream_worker.ward import Band, Ward, usable_values
 from stream_worker.ward_feed import take_in
-from tests.ward_records import T0, alert, at, ended, forecast, reading, ward_of
+from tests.ward_records import T0, alert, at, came, ended, forecast, reading, ward_of
 
 
 def ids(ward: Ward) -> list[str]:
@@ -73,11 +73,11 @@ def test_an_older_forecast_does_not_replace_a_newer_one() -> None:
 def test_open_alerts_follow_raised_updated_cleared() -> None:
     ward = ward_of(alert("x"), alert("y", priority="high"))
     assert ids(ward) == ["y", "x"]
-    ward.apply(alert("x", revision=1, state="updated", priority="high", minutes=5))
+    ward.apply(alert("x", revision=1, state="updated", priority="high", minutes=5), came())
     assert ids(ward) == ["x", "y"]  # same priority now, and newer
-    ward.apply(alert("y", revision=1, state="cleared", priority="high", clear_reason="recovered"))
+    ward.apply(alert("y", revision=1, state="cleared", priority="high", clear_reason="recovered"), came())
     assert ids(ward) == ["x"]
-    ward.apply(alert("x", revision=2, state="cleared", clear_reason="recovered"))
+    ward.apply(alert("x", revision=2, state="cleared", clear_reason="recovered"), came())
     assert ids(ward) == []
 
 
@@ -95,37 +95,34 @@ def test_beds_are_sorted_by_need() -> None:
 def test_a_stay_known_by_its_alert_alone_is_a_bed_until_the_alert_clears() -> None:
     ward = ward_of(alert("x", "z"))
     assert [(bed.stay_id, len(alerts)) for bed, alerts in ward.by_need()] == [("z", 1)]
-    ward.apply(alert("x", "z", revision=1, state="cleared"))
+    ward.apply(alert("x", "z", revision=1, state="cleared"), came())
     assert ward.by_need() == []
 
 
 def test_an_ended_stay_leaves_and_its_last_forecasts_do_not_bring_it_back() -> None:
     ward = ward_of(reading(minutes=4, hr=80), ended(5), forecast(minutes=4))
     assert ward.beds == {}
-    ward.apply(reading(minutes=60, hr=81))
+    ward.apply(reading(minutes=60, hr=81), came(4))
     assert list(ward.beds) == ["a"]
 
 
 def test_an_earlier_end_that_is_read_later_does_not_bring_a_stay_back() -> None:
-    assert ward_of(ended(10), ended(5), reading(minutes=7, hr=80)).beds == {}
+    ward = ward_of()
+    for offset, record in ((3, ended(10)), (1, ended(5)), (2, reading(minutes=7, hr=80))):
+        ward.apply(record, came(offset))
+    assert ward.beds == {}
 
 
 def test_a_stay_ends_when_the_event_comes_whatever_its_time() -> None:
     """As the worker ends it: a discharge is often written down with an earlier time."""
-    ward = ward_of()
-    ward.apply(reading(minutes=9, hr=80), Message("t", 0, 0, 0, b""))
-    ward.apply(ended(5), Message("t", 0, 2, 0, b""))
-    ward.apply(forecast(minutes=9))  # of the reading at offset 1
-    assert ward.beds == {}
+    assert ward_of(reading(minutes=9, hr=80), ended(5), forecast(minutes=9)).beds == {}
 
 
 def test_a_stay_that_goes_on_after_its_end_is_shown_whatever_its_times() -> None:
     """As a replay of old recordings is, after `vitalcast state forget`."""
-    ward = ward_of()
-    for offset, record in ((1, reading(minutes=0, hr=80)), (2, ended(100_000)), (3, reading(minutes=1, hr=81))):
-        ward.apply(record, Message("t", 0, offset, 0, b""))
+    ward = ward_of(reading(minutes=0, hr=80), ended(100_000), reading(minutes=1, hr=81))
     assert ward.beds["a"].values["hr"].value == 81
-    ward.apply(forecast(minutes=0))  # of the reading at offset 1, which came before the end
+    ward.apply(forecast(minutes=0), came())  # of the reading at offset 1, which came before the end
     assert ward.beds["a"].forecast is None
 
 
@@ -136,7 +133,7 @@ def test_the_past_of_a_models_own_signal_does_not_replace_its_present() -> None:
 
 def test_pressures_that_contradict_each_other_are_not_shown() -> None:
     ward = ward_of(reading(minutes=0, abp_sys=120, abp_dia=60, abp_mean=80))
-    ward.apply(reading(minutes=1, abp_sys=80, abp_dia=120, abp_mean=62, hr=70))
+    ward.apply(reading(minutes=1, abp_sys=80, abp_dia=120, abp_mean=62, hr=70), came(2))
     assert {name: known.value for name, known in ward.beds["a"].values.items()} == {
         "abp_sys": 120,
         "abp_dia": 60,
@@ -179,9 +176,9 @@ def test_what_nobody_has_heard_of_for_long_is_forgotten() -> None:
         (2, reading("of years ago", -1_000_000, hr=80)),
         (25, reading("here", 0, hr=80)),
     ):
-        ward.apply(record, Message("t", 0, hour, hour * hour_ms, b""))
+        ward.apply(record, came(1 + hour, hour * hour_ms))
     assert set(ward.beds) == {"open", "of years ago", "here"}
-    ward.apply(reading("ended", 1, hr=80))  # long over, and no longer remembered as such
+    ward.apply(reading("ended", 1, hr=80), came(0))  # long over, and no longer remembered as such
     assert "ended" in ward.beds
 
 
@@ -244,7 +241,15 @@ def test_a_worker_that_was_never_heard_from_is_told_once_it_should_have_been() -
 def test_the_past_may_be_read_after_the_present() -> None:
     old = Reading(stay_id="a", observed_at=at(-5), vitals={"hr": 99.0, "temp": 37.0}, care_unit="before")
     new = Reading(stay_id="a", observed_at=at(0), vitals={"hr": 80.0}, care_unit="now")
-    ward = ward_of(new, forecast(minutes=0, median=70), forecast(minutes=-5, median=90), old, ended(-60))
+    ward = ward_of()
+    for offset, record in (
+        (2, new),
+        (2, forecast(minutes=0, median=70)),
+        (1, forecast(minutes=-5, median=90)),
+        (1, old),
+        (0, ended(-60)),
+    ):
+        ward.apply(record, came(offset))
     bed = ward.beds["a"]
     assert {name: observed.value for name, observed in bed.values.items()} == {"hr": 80, "temp": 37}
     assert bed.care_unit == "now"
@@ -261,18 +266,18 @@ def test_of_a_past_that_is_read_after_the_present_the_newest_counts() -> None:
     forecasts = [structs.replace(forecast(median=70 + i), source=Source("vitals.readings", 0, i)) for i in range(4)]
     ward = ward_of()
     for offset in (3, 0, 1, 2):
-        ward.apply(readings[offset], Message("vitals.readings", 0, offset, 0, b""))
-        ward.apply(forecasts[offset], Message("vitals.forecasts", 0, offset, 0, b""))
+        ward.apply(readings[offset], came(offset))
+        ward.apply(forecasts[offset], came(offset))
     assert ward.beds["a"].care_unit == "now"
     assert ward.beds["a"].forecast == forecasts[3]
 
 
 def test_stale_is_what_the_settings_say() -> None:
     ward = Ward(stale_after=timedelta(minutes=3), forget_after=timedelta(days=1))
-    ward.apply(reading("a", 0, hr=80))
-    ward.apply(reading("b", 3, hr=80))
+    ward.apply(reading("a", 0, hr=80), came(1))
+    ward.apply(reading("b", 3, hr=80), came(2))
     assert not ward.is_stale(ward.beds["a"])
-    ward.apply(reading("b", 4, hr=80))
+    ward.apply(reading("b", 4, hr=80), came(3))
     assert ward.is_stale(ward.beds["a"])
 
 
@@ -280,7 +285,7 @@ def test_a_forecast_for_a_time_that_has_come_is_none() -> None:
     ward = ward_of(reading("a", 0, abp_mean=70), forecast("a", 0), reading("b", 14, hr=80))
     bed = ward.beds["a"]
     assert ward.band(bed, "abp_mean", 900) == Band(70, 65, 75, 900)
-    ward.apply(reading("b", 15, hr=80))
+    ward.apply(reading("b", 15, hr=80), came(4))
     assert ward.band(bed, "abp_mean", 900) is None
 
 
@@ -288,6 +293,6 @@ def test_a_stand_in_is_shown_while_the_first_is_not_observed() -> None:
     ward = ward_of(reading(minutes=0, nibp_mean=80), reading(minutes=1, abp_mean=70))
     bed = ward.beds["a"]
     assert ward.shown(bed, ("abp_mean", "nibp_mean")) == "abp_mean"
-    ward.apply(reading(minutes=20, nibp_mean=81))
+    ward.apply(reading(minutes=20, nibp_mean=81), came(3))
     assert ward.shown(bed, ("abp_mean", "nibp_mean")) == "nibp_mean"
     assert ward.shown(bed, ("resp",)) is None
