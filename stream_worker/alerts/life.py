@@ -94,6 +94,10 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
     """Move a stay's alerts by what was found at one reading; `entries` is changed in place."""
     transitions: list[Transition] = []
     for finding in findings:
+        entry = entries.get(finding.key)
+        if finding.held == "suspect" and finding.presence != "unknown" and entry is not None and is_open(entry):
+            transitions.extend(_stand(entry, finding, moment.at_us))
+            continue
         if finding.came_true_us is not None:
             transitions.extend(_supersede(entries, finding.key, finding.came_true_us, moment.at_us))
             continue
@@ -151,16 +155,16 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
     if finding.presence == "unknown":
         return _move_unknown(entries, finding, entry, moment)
     entry.judge(at_us)
-    is_new_day = _days(entry, at_us) > _days(entry, entry.found_us)
+    found_us = entry.found_us
     if finding.severe_delay_s is None:
         entry.severe_since_us = None
-    elif entry.severe_since_us is None or at_us - entry.found_us > BREAK_US:
+    elif entry.severe_since_us is None or at_us - found_us > BREAK_US:
         entry.severe_since_us = at_us
     if finding.presence == "on" and finding.is_seen:
-        entry.found_us = max(entry.found_us, at_us)
+        entry.found_us = max(found_us, at_us)
     is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
     if entry.raised_offset is not None:
-        return _move_open(entries, finding, entry, at_us, is_high=is_high, is_new_day=is_new_day)
+        return _move_open(entries, finding, entry, at_us, is_high=is_high, found_us=found_us)
     follow(entry, at_us, is_on=finding.presence == "on", since_us=finding.since_us)
     if entry.since_us == NEVER:
         entry.is_held = False
@@ -172,11 +176,12 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
     return _raise(entry, finding, moment, is_high=is_high)
 
 
-def _days(entry: AlertEntry, at_us: int) -> int:
-    """How many times TOLD_EVERY_S has passed since the alert was raised; 0 before, and where that is not known."""
-    if entry.raised_us == NEVER:
-        return 0
-    return max(0, at_us - entry.raised_us) // int(TOLD_EVERY_S * SECOND_US)
+def _is_new_day(entry: AlertEntry, at_us: int, found_us: int) -> bool:
+    """Whether TOLD_EVERY_S, counted from when the alert was raised, has passed again since it was found last."""
+    if entry.raised_us == NEVER:  # an earlier version raised it
+        return False
+    day, day_before = (max(0, us - entry.raised_us) // int(TOLD_EVERY_S * SECOND_US) for us in (at_us, found_us))
+    return day > day_before
 
 
 def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
@@ -227,8 +232,17 @@ def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | Non
         excursion.returned_us, excursion.recovered_since_us = 0, None
 
 
+def _stand(entry: AlertEntry, finding: Finding, at_us: int) -> Iterator[Transition]:
+    """What a sensor says that cannot be believed ends no open alert and changes none; it is told daily all the same."""
+    entry.judge(at_us)
+    if finding.came_true_us is None and _is_new_day(entry, at_us, entry.found_us):
+        entry.found_us, entry.severe_since_us = at_us, None
+        entry.revision += 1
+        yield _transition(finding, entry, at_us, "updated")
+
+
 def _move_open(
-    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool, is_new_day: bool
+    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool, found_us: int
 ) -> Transition | None:
     if finding.presence == "off":
         if entry.recovered_since_us is None:
@@ -244,7 +258,7 @@ def _move_open(
     )
     if entry.limit is None:  # an earlier version did not keep it
         entry.limit = finding.limit
-    if not becomes_high and not has_moved and finding.limit == entry.limit and not is_new_day:
+    if not becomes_high and not has_moved and finding.limit == entry.limit and not _is_new_day(entry, at_us, found_us):
         return None
     if becomes_high:
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over

@@ -55,7 +55,7 @@ class LimitRule(NamedTuple):
 
     signal: str
     side: Side
-    mild: float | None
+    mild: float
     severe: float | None
     limits: SignalLimits
     limit_key: AlertKey
@@ -65,8 +65,6 @@ class LimitRule(NamedTuple):
 
     def is_beyond(self, value: float, margin: float = 0.0) -> bool:
         """Whether `value` is beyond the mild limit, or nearer to it than `margin`."""
-        if self.mild is None:
-            return False
         return value < self.mild + margin if self.side == "low" else value > self.mild - margin
 
     def concerns(self, seen: Observation) -> bool:
@@ -88,19 +86,20 @@ class LimitRules(NamedTuple):
 
     @classmethod
     def of(cls, rules: Iterable[LimitRule]) -> LimitRules:
-        """The rules with their keys; a side without a limit announces nothing."""
+        """The rules with their keys."""
         each = tuple(rules)
-        announced = (rule.forecast_key for rule in each if rule.mild is not None)
-        return cls(each, frozenset([*(rule.limit_key for rule in each), *announced]))
+        return cls(each, frozenset(key for rule in each for key in (rule.limit_key, rule.forecast_key)))
 
 
 def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> LimitRules:
-    """The rules for `limits`, by signal."""
+    """The rules for `limits`, by signal; a side without a limit has none."""
+    sides: tuple[Side, ...] = "low", "high"
     return LimitRules.of(
         LimitRule(
             signal,
             side,
-            *((own.low, own.severe_low) if side == "low" else (own.high, own.severe_high)),
+            mild,
+            own.severe_low if side == "low" else own.severe_high,
             own,
             AlertKey("limit", signal, side),
             AlertKey("forecast_limit", signal, side),
@@ -108,7 +107,8 @@ def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> Lim
             rests,
         )
         for signal, own in limits.items()
-        for side in ("low", "high")
+        for side, mild in zip(sides, (own.low, own.high), strict=True)
+        if mild is not None
     )
 
 
@@ -167,10 +167,6 @@ def _findings(
 ) -> Iterator[Finding]:
     for finding in chain(_limits(entries, seen, rules.each), _anomaly(entries, seen)):
         if finding.key.signal in suspect:
-            entry = entries.get(finding.key)
-            if finding.presence != "unknown" and entry is not None and is_open(entry):
-                entry.judge(seen.at_us)
-                continue  # what a sensor says that cannot be believed ends no alert either
             finding.held = "suspect"
         yield finding
     yield from _without_limit(entries, rules.keys)
@@ -222,8 +218,6 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
 def _forecast_limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | None:
     key, entry, value = rule.forecast_key, entries.get(rule.forecast_key), seen.values.get(rule.signal)
     ahead = seen.outlooks.get((rule.signal, rule.side))
-    if rule.mild is None:
-        return None  # its alert is ended by `_without_limit`
     if value is None or ahead is None:
         return None if entry is None else Finding(key, "unknown", "medium")
     if rule.is_beyond(value):

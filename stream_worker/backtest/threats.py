@@ -79,6 +79,8 @@ def announced_at(threats: Threats, limits: SignalLimits, rests: Rests = RESTS) -
     """When the rules would have raised and cleared forecast alerts with `limits`, in minutes since the epoch."""
     signal, side = HYPOTENSION.signal, HYPOTENSION.side
     own = [rule for rule in rules.limit_rules({signal: limits}, rests).each if rule.side == side]
+    if not own:
+        return []  # the limit is lifted
     of_side = rules.LimitRules.of(own)
     bar = own[0].threshold - rules.FORECAST_ONSET
     entries: Entries = {}

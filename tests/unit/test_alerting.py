@@ -63,6 +63,16 @@ def test_an_alert_that_stays_open_is_told_once_a_day() -> None:
     assert [at - raised for at in told] == [timedelta(days=1), timedelta(days=2)]
 
 
+def test_an_open_alert_of_a_sensor_that_cannot_be_believed_is_told_once_a_day() -> None:
+    def at(i: int, pressure: float) -> bytes:
+        return reading("s", 300 * i - 200_000, {**CALM, "hr": 80 + i % 2, "abp_mean": pressure})
+
+    alerts = run(*(at(i, 60 + i % 2) for i in range(3)), *(at(i, 60.0) for i in range(3, 660)))
+    assert states(alerts, "limit") == [("raised", 0, "medium", None), *(("updated", n, "medium", None) for n in (1, 2))]
+    raised, *told = (datetime.fromisoformat(alert["event_at"]) for alert in alerts if alert["kind"] == "limit")
+    assert [at - raised for at in told] == [timedelta(days=1), timedelta(days=2)]
+
+
 def test_a_brief_mild_excursion_is_no_alert() -> None:
     assert states(run(*minutes("s", 80, 60, 60, 60, 80, 80)), "limit") == []
 
@@ -121,6 +131,13 @@ def test_a_limit_that_was_lifted_or_loosened_raises_nothing_of_what_was_below_it
         for after in (pipeline, changelog.recover()):
             found = process(after, records([reading("s", 240, {"hr": 80})], first_offset=len(lifted)))
             assert (found.outcomes, decoded(found.alerts)) == ({"accepted": 1}, [])
+
+
+def test_an_alert_whose_limit_is_lifted_is_cleared_whatever_its_sensor() -> None:
+    flat = [reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": 60.0}) for i in range(20)]
+    lifted = event("s", 60 * 19, "limits", limits={"abp_mean": {"low": None}})
+    alerts = run(*flat[:-1], lifted, flat[-1])
+    assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
 
 
 def test_an_alert_whose_limit_is_gone_is_cleared() -> None:

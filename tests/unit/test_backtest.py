@@ -207,6 +207,7 @@ def test_the_rule_is_replayed_from_what_it_saw() -> None:
     times = announced_at(announcing(stay, [0, 10, 11, 12, 100, 101]), limits)
     # The first alone is not sustained. An hour must pass; the odds end both.
     assert [(raised - stay.start, cleared - stay.start) for raised, cleared in times] == [(11, 13), (101, 102)]
+    assert announced_at(announcing(stay, [10, 11]), limits.changed({"low": None})) == []
 
 
 def test_thresholds_are_judged_on_stays_they_were_not_chosen_on() -> None:
