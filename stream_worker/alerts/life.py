@@ -238,7 +238,7 @@ def _stand(entry: AlertEntry, finding: Finding, at_us: int) -> Iterator[Transiti
     if finding.came_true_us is None and _is_new_day(entry, at_us, entry.found_us):
         entry.found_us, entry.severe_since_us = at_us, None
         entry.revision += 1
-        yield _transition(finding, entry, at_us, "updated")
+        yield _transition(finding.key, entry, at_us, "updated", finding.evidence)
 
 
 def _move_open(

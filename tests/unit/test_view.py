@@ -94,7 +94,7 @@ def test_limits_that_the_worker_refuses_for_an_unknown_signal_are_not_shown() ->
     board = page_board(Settings())
     for known, signal in ((False, "furlongs"), (True, "spo2")):
         limits = {"hr": LimitRange(low=30.0), signal: LimitRange(low=80.0)}
-        board.apply(StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=at(0), event="limits", limits=limits))
+        board.apply(own_limits(0, **limits), came())
         assert board.limits("a")["hr"].low == (30 if known else 50)
 
 
@@ -123,9 +123,9 @@ def test_an_alert_keeps_its_life_and_says_its_evidence() -> None:
 
 def test_an_alert_whose_end_never_comes_is_not_open_for_ever() -> None:
     board = board_of()
-    board.apply(alert("lost"), Message("t", 0, 0, 0, b""))
+    board.apply(alert("lost"), came(0, 0))
     for hour in (0, 49):
-        board.apply(reading(minutes=hour * 60, hr=80), Message("t", 0, 1, hour * 3_600_000, b""))
+        board.apply(reading(minutes=hour * 60, hr=80), came(1, hour * 3_600_000))
     assert bed_page(board, "a")["alerts"] == []
 
 

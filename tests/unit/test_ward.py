@@ -188,10 +188,10 @@ def test_an_alert_whose_end_never_comes_is_let_go() -> None:
     hour_ms = 3_600_000
     for hour in range(50):
         if hour == 0:
-            ward.apply(alert("lost"), Message("t", 0, 0, 0, b""))
+            ward.apply(alert("lost"), came(0, 0))
         if hour % 24 == 0:
-            ward.apply(alert("open", revision=hour), Message("t", 0, hour, hour * hour_ms, b""))
-        ward.apply(reading(minutes=hour * 60, hr=80), Message("t", 0, hour, hour * hour_ms, b""))
+            ward.apply(alert("open", revision=hour), came(hour, hour * hour_ms))
+        ward.apply(reading(minutes=hour * 60, hr=80), came(hour, hour * hour_ms))
         assert ids(ward) == (["lost", "open"] if hour <= 48 else ["open"])
 
 
