@@ -214,8 +214,7 @@ def draw_fan(
     axis.plot(ahead, fan[:, fan.shape[1] // 2], color=MODEL, lw=1.6)
     axis.axvline(0, color=LAST, lw=0.8)
     axis.set_xlabel("min from the forecast")
-    unit = config.inputs[column].unit.replace("[", "").replace("]", "")  # UCUM's mm[Hg]
-    axis.set_ylabel(f"{signal}, {unit}")
+    axis.set_ylabel(f"{signal}, {config.inputs[column].written_unit}")
 
 
 def panels(count: int) -> tuple[Figure, list[Axes]]:

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+_WRITTEN: Final = {"mm[Hg]": "mmHg", "Cel": "°C"}  # what people write otherwise than UCUM
+
 
 class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One vital sign: its canonical unit, the closed range of plausible values, and the precision it is written in."""
@@ -27,6 +29,11 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def title(self) -> str:
         """The name a clinician reads: the label, or the wire name where there is none."""
         return self.label or self.name
+
+    @property
+    def written_unit(self) -> str:
+        """The unit as people write it."""
+        return _WRITTEN.get(self.unit, self.unit)
 
     @property
     def scale(self) -> tuple[str, float, float, float]:

@@ -27,7 +27,6 @@ SENTENCES: Final = {
     "cleared": "{name}: {alert} {reason}",
 }
 NAMES: Final = {name: signal.title for name, signal in VITALS_BY_NAME.items()}
-UNITS: Final = {"/min": "/min", "%": " %", "mm[Hg]": " mmHg", "Cel": " °C"}
 # What is cleared, and why.
 ALERTS: Final = {
     "limit": "limit alert",
@@ -83,7 +82,7 @@ def sentence(message_key: str, params: Mapping[str, Any]) -> str:
     missing = [INPUTS.get(name, name) for name in params.get("missing", ())]
     words = {
         "name": NAMES.get(params["signal"], params["signal"] or "Stay"),
-        "unit": "" if signal is None else UNITS.get(signal.unit, f" {signal.unit}"),
+        "unit": "" if signal is None else f" {signal.written_unit}".replace(" /", "/"),  # 65 mmHg, but 50/min
         "horizon_min": params.get("horizon_s", 0) / 60,
         "percent": 100 * params.get("probability", 0.0),
         "response": RESPONSES.get(params["priority"], ""),

@@ -269,7 +269,7 @@ def timeline(
         figure.add_trace(go.Scatter(x0=0, dx=1 / 60, y=values, line=line, name=name, showlegend=False), row, 1)
         low, high = np.nanpercentile(values, (0.5, 99.5)).tolist()  # artefacts would flatten all else
         margin = 0.25 * max(high - low, 8)
-        figure.update_yaxes(title_text=f"{name}, {signal.unit}", range=[low - margin, high + margin], row=row)
+        figure.update_yaxes(title_text=f"{name}, {signal.written_unit}", range=[low - margin, high + margin], row=row)
         its_limits = limits.get(name, SignalLimits())
         for limit in (its_limits.low, its_limits.high):
             if limit is not None:

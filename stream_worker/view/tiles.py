@@ -20,7 +20,6 @@ from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, numb
 ROWS: Final = ("hr", "abp_mean", "spo2", "resp")  # or what stands in for them
 ROWS_OF_A_TILE: Final = 4
 ALERTS_OF_A_TILE: Final = 3
-UNITS: Final = {"mm[Hg]": "mmHg", "Cel": "°C"}
 
 # A sparkline's canvas: two hours back and half an hour ahead, at one scale of time.
 BACK_MIN: Final = 120
@@ -73,7 +72,7 @@ def row(board: Board, bed: Bed, signal: str) -> dict[str, Any]:
         "signal": signal,
         "title": short_title(signal),
         "long": title(signal),
-        "unit": unit(signal),
+        "unit": known.written_unit if (known := VITALS_BY_NAME.get(signal)) else "",
         "value": None if observed is None else number(signal, observed.value),
         "at": None if observed is None else to_ms(observed.at),
         "then": None if band is None else number(signal, band.median),
@@ -102,12 +101,6 @@ def title(signal: str) -> str:
 def short_title(signal: str) -> str:
     """As a monitor writes it."""
     return STAND_IN_TITLE.get(signal) or SHORT_TITLE.get(signal, signal).partition(" ")[0]
-
-
-def unit(signal: str) -> str:
-    """The unit as people write it; empty if unknown."""
-    known = VITALS_BY_NAME.get(signal)
-    return "" if known is None else UNITS.get(known.unit, known.unit)
 
 
 def _priority_on(signal: str, alerts: Sequence[Alert]) -> str | None:
