@@ -148,6 +148,10 @@ class Settings(BaseSettings):
         topics = (self.readings_topic, *self.output_topics, self.changelog_topic)
         if len(set(topics)) < len(topics):
             raise ValueError("each topic needs a name of its own: what is written to one is not to be read as another")
+        return self
+
+    @model_validator(mode="after")
+    def _check_connection(self) -> Self:
         uses_tls = self.security_protocol.endswith("SSL")
         tls = {"ssl_cafile": self.ssl_cafile, "ssl_certfile": self.ssl_certfile, "ssl_keyfile": self.ssl_keyfile}
         if not uses_tls and (given := [name for name, value in tls.items() if value]):
