@@ -5,8 +5,8 @@ field at the same place in all rows. Numbers come from a table of all there can 
 space, which JSON allows. `outputs.OutputEncoder` writes the same by the plain way for whatever does not fit the table;
 a test compares both.
 
-    "hr":{"last": 88.0,"last_at":"2026-11-22T10:15:30Z","quantiles":[[ 86.1, 87.4, 88.2, 89.0, 90.6],[ 85. ...
-                                                                     cell of 6 bytes: number and what follows it
+    "hr":{"last": 88.0,"last_at":"2026-11-22T10:15:30Z"       ,"quantiles":[[ 86.1, 87.4, 88.2, 89.0, 90.6],[ 85. ...
+                                 room for a fraction: .123456Z"             cell of 6 bytes: number and what follows it
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _SECONDS: Final = (
     .view(np.uint8)
     .reshape(-1, 8)
 )
+_THREE_DIGITS: Final = np.array([f"{i:03}".encode() for i in range(1000)], "S3").view(np.uint8).reshape(-1, 3)
 
 
 class Numbers(NamedTuple):
@@ -81,7 +82,7 @@ class ForecastText:
             self._last.append(len(text))
             text += b"?" * _NUMBER + b',"last_at":"'
             self._at.append(len(text))
-            text += b"0000-00-00T00:00:00Z" + b'","quantiles":[['
+            text += b'0000-00-00T00:00:00Z"       ,"quantiles":[['
             self._quantiles.append(len(text))
             text += b"?" * (horizons * self._row - 3) + b"]]}"
             self._blocks.append(slice(start, len(text)))
@@ -103,11 +104,11 @@ class ForecastText:
 
     @staticmethod
     def fits(numbers: Numbers) -> Bools:
-        """Which forecasts (n,) the table has room for: numbers from 0.0 to 999.9, times in whole seconds."""
+        """Which forecasts (n,) the table has room for: numbers from 0.0 to 999.9."""
         quantiles, last = numbers.quantiles, numbers.last
         # As unsigned numbers those below 0 are large too.
         largest = quantiles.view(np.uint64).reshape(*last.shape, -1).max(axis=2)
-        small = (largest <= _LARGEST) & (last >= 0) & (last <= _LARGEST) & (numbers.last_at % SECOND_US == 0)
+        small = (largest <= _LARGEST) & (last >= 0) & (last <= _LARGEST)
         fitting: Bools = (small | ~numbers.observed).all(axis=1)
         return fitting
 
@@ -122,12 +123,12 @@ class ForecastText:
         quantiles = np.clip(quantiles, 0, _LARGEST)  # of signals that are not observed, and blanked below
         is_scored = ~np.isnan(scores)
         thousandths = np.rint(np.where(is_scored, scores, 0.0) * 1000).astype(np.intp)
-        seconds = np.where(observed, last_at, 0)
+        times = np.where(observed, last_at, 0)
         for v in range(self._signals):
             self._write_quantiles(room, v, quantiles[:, v], length)
             self._put(matrix, self._quantiles[v] + self._horizons * self._row - 3, np.frombuffer(b"]]}", np.uint8))
             self._put(matrix, self._last[v], _NUMBERS[np.clip(last[:, v], 0, _LARGEST)])
-            self._write_times(matrix, self._at[v], seconds[:, v])
+            self._write_times(matrix, self._at[v], times[:, v])
             self._put(matrix, self._scores[v], _SCORES[thousandths[:, v]])
             self._put(matrix, self._flags[v], _FLAGS[flags[:, v].astype(np.intp)])
         self._blank(matrix, self._blocks, observed)
@@ -148,6 +149,13 @@ class ForecastText:
         dates = days.astype("datetime64[D]").astype("S10").view(np.uint8).reshape(-1, 10)
         self._put(matrix, at, dates[inverse])
         self._put(matrix, at + 11, _SECONDS[us % DAY_US // SECOND_US])
+        fraction = us % SECOND_US
+        rows = np.flatnonzero(fraction)
+        thousandths, rest = np.divmod(fraction[rows], 1000)
+        matrix[rows, at + 19] = ord(".")
+        matrix[rows, at + 20 : at + 23] = _THREE_DIGITS[thousandths]
+        matrix[rows, at + 23 : at + 26] = _THREE_DIGITS[rest]
+        matrix[rows, at + 26 : at + 28] = np.frombuffer(b'Z"', np.uint8)
 
     @staticmethod
     def _put(matrix: Bytes, at: int, field: Bytes) -> None:

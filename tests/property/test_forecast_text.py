@@ -52,7 +52,7 @@ def test_usual_numbers_take_the_fast_way() -> None:
     usual = Numbers(
         quantiles=np.full((1, V, H, Q), 880),
         last=np.full((1, V), 1205),
-        last_at=np.full((1, V), 1_763_800_000_000_000),
+        last_at=np.full((1, V), 1_763_800_000_123_000),
         observed=np.ones((1, V), np.bool_),
         scores=np.full((1, V), 0.5),
         flags=np.zeros((1, V), np.bool_),
