@@ -88,10 +88,11 @@ class Lane:
         self._waiting: list[Work] = []
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
-        self._is_drained = asyncio.Event()
+        self._are_done = asyncio.Event()  # all that wait
+        self._were_done = asyncio.Event()  # all that were taken from there last
         self._is_closing = False
         self._has_room.set()
-        self._is_drained.set()
+        self._were_done.set()
         self._writer: asyncio.Task[None] | None = None
         self._writing_since: float | None = None
 
@@ -108,7 +109,6 @@ class Lane:
     def put(self, work: Work) -> None:
         """Queue `work`."""
         self._waiting.append(work)
-        self._is_drained.clear()
         self._wake.set()
         if len(self._waiting) >= MAX_WAITING:
             self._has_room.clear()
@@ -118,8 +118,8 @@ class Lane:
         await self._has_room.wait()
 
     async def drain(self) -> None:
-        """Wait until all that was queued is durable."""
-        await self._is_drained.wait()
+        """Wait until all that is queued by now is durable; what comes meanwhile, heartbeats above all, may wait."""
+        await (self._are_done if self._waiting else self._were_done).wait()
 
     async def close(self) -> None:
         """Stop writing; what is queued is dropped, and the input is read again by whoever comes next.
@@ -134,7 +134,8 @@ class Lane:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._writer
         self._has_room.set()
-        self._is_drained.set()  # of what is dropped too
+        for done in (self._are_done, self._were_done):  # of what is dropped too
+            done.set()
         with contextlib.suppress(TimeoutError):  # without a broker it would wait for ever to send what is dropped
             await asyncio.wait_for(self._producer.stop(), CLOSE_WITHIN_S)
 
@@ -146,6 +147,7 @@ class Lane:
                 if self._is_closing:
                     return
                 batch, self._waiting = self._waiting, []
+                self._were_done, self._are_done = self._are_done, asyncio.Event()
                 self._has_room.set()
                 self._writing_since = time.monotonic()
                 async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):  # the broker gives a transaction no longer
@@ -153,8 +155,7 @@ class Lane:
                 self._writing_since = None
                 for work in batch:
                     work.on_durable()
-                if not self._waiting:
-                    self._is_drained.set()
+                self._were_done.set()
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -1,0 +1,50 @@
+"""Where a transaction took longer than from one heartbeat to the next, no chunk was fetched any more: lanes never emptied."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiokafka import TopicPartition
+
+from stream_worker.chunks import Lane, Work
+
+BEAT = Work(outputs={}, state={}, next_offset=None)
+
+
+async def nothing(_: object) -> None:
+    """No offsets are committed."""
+
+
+async def drain_among_heartbeats() -> list[str]:
+    """Drain a lane into which another heartbeat comes with each transaction."""
+    durable: list[str] = []
+    lane: Any = Lane(
+        TopicPartition("vitals.readings", 0),
+        group_id="app",
+        changelog_topic="state",
+        producer_config={},
+        exactly_once=True,
+        commit=nothing,
+        on_failure=lambda error: None,
+    )
+
+    async def write(_batch: list[Work]) -> None:
+        lane.put(BEAT)
+        await asyncio.sleep(0)
+
+    lane._write = write
+    writer = asyncio.create_task(lane._write_forever())
+    lane.put(BEAT)
+    await asyncio.sleep(0)
+    assert lane.stalled_s
+    lane.put(Work(outputs={}, state={}, next_offset=None, on_durable=lambda: durable.append("chunk")))
+    async with asyncio.timeout(5):
+        await lane.drain()
+    writer.cancel()
+    await lane.close()
+    return durable
+
+
+def test_a_lane_is_drained_of_what_was_queued_though_heartbeats_go_on() -> None:
+    assert asyncio.run(drain_among_heartbeats()) == ["chunk"]
