@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -14,12 +15,14 @@ from schemas.forecast import Forecast, Source
 from schemas.reading import LimitRange, Reading, StayEvent
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.settings import Settings
+from stream_worker.view import server
 from stream_worker.view.bed_page import bed_page, evidence, quality
 from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
-from stream_worker.view.link import page_board
+from stream_worker.view.link import Link, page_board
 from stream_worker.view.server import changes
 from stream_worker.view.tiles import row, sparks, state_of, tile
 from stream_worker.ward import Record
+from tests.waiting import eventually
 from tests.ward_records import STALE_AFTER, alert, at, came, ended, forecast, own_limits, reading
 
 
@@ -263,6 +266,25 @@ def test_only_changes_are_sent() -> None:
     before = {"a": {"x": 1}, "b": 2}
     assert changes(before, {"a": {"x": 1}, "b": 2}) is None
     assert changes(before, {"a": {"x": 2}, "c": 3}) == {"set": {"a": {"x": 2}, "c": 3}, "drop": ["b"]}
+
+
+def test_the_sparklines_of_a_huge_ward_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn_slowly(*_: object) -> dict[str, dict[str, str]]:
+        time.sleep(0.04)
+        return {"hr": {"line": "M0 0"}}
+
+    monkeypatch.setattr(server, "sparks", drawn_slowly)
+    monkeypatch.setattr(server, "SPARKS_WITHIN_S", 0.5)
+    monkeypatch.setattr(server, "TICK_S", 0.5)
+    pages = server.Pages(board_of(*(reading(f"bed-{number}", hr=80) for number in range(50))), Link())
+
+    def are_drawn() -> bool:
+        return all(part for name, part in pages.parts("ward").items() if name.startswith("spark:"))
+
+    first = pages.parts("ward")
+    assert pages.parts("ward") is first, "made once for all who look, however long that took"
+    assert not are_drawn(), "all of them would take 2 s"
+    eventually(are_drawn, within_s=60)
 
 
 def test_the_past_may_be_read_after_the_present() -> None:
