@@ -15,7 +15,7 @@ from socket import socket
 from typing import Any, Final
 
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from stream_worker.playback import Playback
 from stream_worker.settings import Settings
@@ -35,6 +35,7 @@ SPARKS_EVERY_S: Final = 10.0  # a sparkline's pixel is more than a minute
 SPARKS_WITHIN_S: Final = 0.1  # of a tick: those of a thousand beds take seconds
 BED_EVERY_S: Final = 1.0
 VIEWERS: Final = 64
+FULL: Final = f"{VIEWERS} look at this page already, as many as it serves. It is trying again."
 SIGN_EVERY_S: Final = 3.0  # of life, where nothing changes: the page takes 15 s without one for a lost server
 ASKED_BYTES: Final = 1024  # a viewer only says which page it shows
 WARD: Final = "ward"
@@ -201,10 +202,11 @@ async def _live(request: web.Request) -> web.StreamResponse:
     viewers = request.app[VIEWERS_NOW]
     if not is_own_page(request):
         raise web.HTTPForbidden(text="Only this server's own page may listen.\n")
-    if len(viewers) >= VIEWERS:
-        raise web.HTTPServiceUnavailable(text=f"{VIEWERS} viewers are as many as it serves.\n")
     viewer = web.WebSocketResponse(heartbeat=20, max_msg_size=ASKED_BYTES)
     await viewer.prepare(request)
+    if len(viewers) >= VIEWERS:
+        await viewer.close(code=WSCloseCode.TRY_AGAIN_LATER, message=FULL.encode())
+        return viewer
     viewers.add(viewer)
     show = _Shown()
     sender = asyncio.create_task(_tell(viewer, show, request.app[PAGES]))

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from schemas.forecast import SignalForecast
 from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
 from stream_worker.playback import Playback
+from stream_worker.view import server
 from stream_worker.view.link import page_board
 from tests.browser.load import BrowserLoad, percentiles
 from tests.browser.pictures import PICTURES, keep_picture
@@ -361,6 +362,21 @@ def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing_to_say(bro
             expect(page.locator("#banner")).to_contain_text("has lost its server")
         expect(page.locator("#banner")).to_be_hidden()
         page.close()
+
+
+def test_one_viewer_too_many_is_told_so_until_another_leaves(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "VIEWERS", 1)
+    with served() as live, live.worker():
+        live.reading("a")
+        first, second = browser.new_page(), browser.new_page()
+        first.goto(live.address)
+        expect(first.locator(".tile")).to_have_count(1)
+        second.goto(live.address)
+        expect(second.locator("#banner")).to_contain_text("look at this page already")
+        first.close()
+        expect(second.locator(".tile")).to_have_count(1)
+        expect(second.locator("#banner")).to_be_hidden()
+        second.close()
 
 
 def test_a_chart_library_that_did_not_come_is_asked_for_again(browser: Browser) -> None:

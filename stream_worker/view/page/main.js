@@ -43,13 +43,12 @@ function connect() {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
-    failures = 0;
     heard = performance.now();
     ask();
   };
   socket.onmessage = (event) => receive(JSON.parse(new TextDecoder().decode(event.data)));
-  socket.onclose = () => {
-    say(LOST);
+  socket.onclose = (event) => {
+    say(event.reason || LOST);
     setTimeout(reconnect, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]);
   };
 }
@@ -69,6 +68,7 @@ async function reconnect() {
 }
 
 function receive(change) {
+  failures = 0;
   heard = performance.now();
   if (change.page !== shown()) return;
   Object.assign(parts, change.set);
