@@ -15,13 +15,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from stream_worker.times import LONGEST_S
+
 if TYPE_CHECKING:
     from stream_worker.settings import Settings
     from stream_worker.topics import TopicsResult
 
 FAULT: Final = 1
 WRONG_USE: Final = 2
-LONGEST_S: Final = 1e9  # 30 years: clocks end somewhere
 
 # \b keeps the paragraph's lines as they are.
 OVERVIEW: Final = """

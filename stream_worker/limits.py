@@ -11,11 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, m
 
 from schemas.reading import LimitRange
 from schemas.signals import VITALS_BY_NAME
+from stream_worker.times import LONGEST_S
 
 ORDER: Final = "severe_low <= low < high <= severe_high must hold"
 NO_LIMIT: Final = "none"  # TOML has no word for it
-# Longer than any stay; more than what microseconds in 64 bits hold would end a worker at its first reading.
-Seconds = Annotated[float, Field(allow_inf_nan=False, le=1e9)]
+Seconds = Annotated[float, Field(allow_inf_nan=False, le=LONGEST_S)]
 _NONE: Final = BeforeValidator(lambda value: None if value == NO_LIMIT else value)
 
 
@@ -25,9 +25,9 @@ class SignalLimits(BaseModel):
     A mild excursion (beyond low or high) must last `delay_s` before it is an alert of medium priority, a severe one
     (beyond severe_low or severe_high) only `severe_delay_s`, and is of high priority: most of the alarms that nobody
     needs are mild and brief (Imhoff & Kuhls 2006; Schmid et al. 2013). The value has recovered once it has been inside
-    the limit by `hysteresis` for `recover_s`: a value that comes and goes is one open alert. After that it is not
-    raised again for `rearm_s`, unless it is severe: what begins within half an hour of the last is not reported twice.
-    Of a signal that is missing for `data_lost_s` nothing can be told any more.
+    the limit by `hysteresis` (without one: a thirtieth of the limit) for `recover_s`: a value that comes and goes is
+    one open alert. After that it is not raised again for `rearm_s`, unless it is severe: what begins within half an
+    hour of the last is not reported twice. Of a signal that is missing for `data_lost_s` nothing can be told any more.
 
     A forecast is an alert from `forecast_probability` on, pooled over its horizons (`alerts.outlook`); 1 = never.
     """
@@ -41,7 +41,7 @@ class SignalLimits(BaseModel):
     delay_s: Seconds = Field(240.0, ge=0)
     high_delay_s: Annotated[Seconds | None, _NONE] = Field(None, ge=0)  # delay_s of the high side, where it is another
     severe_delay_s: Seconds = Field(30.0, ge=0)
-    hysteresis: float = Field(2.0, ge=0, allow_inf_nan=False)
+    hysteresis: Annotated[float | None, _NONE] = Field(None, ge=0, allow_inf_nan=False)
     recover_s: Seconds = Field(600.0, ge=0)
     rearm_s: Seconds = Field(1200.0, ge=0)
     data_lost_s: Seconds = Field(900.0, gt=0)
@@ -113,10 +113,11 @@ def is_reachable(signal: str, limit: float | None) -> bool:
 # minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
 # NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, less the
 # minute that the last of their readings stands for. forecast_probability of the mean pressure: where 82 % of
-# hypotensive episodes are announced (docs/alerts.md). Temperature is often taken by hand, every few hours.
+# hypotensive episodes are announced (docs/alerts.md). Temperature is often taken by hand, every few hours, and a cuff
+# measures every 15 to 60 min: it has no limits, but where a unit or a stay sets one, a value counts until the next.
 DEFAULT_LIMITS: Final = AlertLimits(
     {
-        "abp_mean": SignalLimits(low=65, severe_low=50, forecast_probability=0.083),
+        "abp_mean": SignalLimits(low=65, severe_low=50, hysteresis=2, forecast_probability=0.083),
         "abp_sys": SignalLimits(low=90, high=180, severe_low=70, severe_high=220, high_delay_s=1740, hysteresis=3),
         "spo2": SignalLimits(low=90, severe_low=85, delay_s=120, hysteresis=1),
         "hr": SignalLimits(
@@ -124,6 +125,7 @@ DEFAULT_LIMITS: Final = AlertLimits(
         ),
         "resp": SignalLimits(low=8, high=30, severe_low=4, severe_high=45, delay_s=120, high_delay_s=240, hysteresis=1),
         "temp": SignalLimits(low=35, high=39.5, delay_s=540, hysteresis=0.3, data_lost_s=14_400),
+        **{name: SignalLimits(data_lost_s=7200) for name in ("nibp_sys", "nibp_dia", "nibp_mean")},
     }
 )
 

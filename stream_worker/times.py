@@ -10,6 +10,7 @@ SECOND_US: Final = 1_000_000
 MINUTE_US: Final = 60 * SECOND_US
 DAY_US: Final = 86_400 * SECOND_US
 BREAK_US: Final = 301 * SECOND_US  # longer than between the sparsest regular readings, one in five minutes
+LONGEST_S: Final = 1e9  # 30 years: longer than any stay, and what microseconds in 64 bits hold with any time of ours
 NEVER: Final = -(2**63)  # a time that has not been; the least of the columns' integers
 
 

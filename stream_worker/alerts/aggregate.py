@@ -97,8 +97,7 @@ def finding(entries: Entries, judged: Judgement | None) -> Finding | None:
     if judged is None:  # no longer: what it raised before has to end
         return Finding(KEY, "off", "medium") if KEY in entries else None
     score = judged.score
-    priority = score.priority
-    if priority is None and KEY not in entries:
+    if score.priority is None and KEY not in entries:
         return None
     evidence = {
         "score": score.lower,
@@ -109,13 +108,16 @@ def finding(entries: Entries, judged: Judgement | None) -> Finding | None:
     }
     return Finding(
         KEY,
-        "on" if priority is not None else "unknown" if judged.may_go_on else "off",
-        priority or "medium",
+        "on" if score.priority is not None else "unknown" if judged.may_go_on else "off",
+        "medium",
         DELAY_S,
         RECOVER_S,
         data_lost_s=LOST_S,
         rearm_s=REARM_S,
+        severe_delay_s=DELAY_S if score.priority == "high" else None,
+        severe_gap_s=_MONITORED_S,
         evidence=evidence,
         figure=float(score.lower),
         material=MATERIAL,
+        moved_delay_s=DELAY_S,
     )

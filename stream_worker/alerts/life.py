@@ -42,6 +42,7 @@ class Finding:
     data_lost_s: float = 900.0
     rearm_s: float = 0.0
     severe_delay_s: float | None = None  # given: the value is severe, and of high priority if that lasts so long
+    severe_gap_s: float = BREAK_US / SECOND_US  # with more than this between two severe values their time begins anew
     evidence: dict[str, Any] = field(default_factory=dict)
     since_us: int | None = None  # if it began before this reading
     is_seen: bool = True  # False: it is on because nothing is seen of its signal
@@ -51,6 +52,7 @@ class Finding:
     held: HoldReason | None = None  # why it is not to be raised now
     figure: float | None = None  # an open alert is updated when this moves by `material` from what was last told
     material: float = 0.0
+    moved_delay_s: float = 0.0  # and that lasts so long
     limit: float | None = None  # likewise when this is another one
     came_true_us: int | None = None  # announced: since when the value is beyond the limit, where that is confirmed
 
@@ -158,7 +160,7 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
     found_us = entry.found_us
     if finding.severe_delay_s is None:
         entry.severe_since_us = None
-    elif entry.severe_since_us is None or at_us - found_us > BREAK_US:
+    elif entry.severe_since_us is None or at_us - found_us > finding.severe_gap_s * SECOND_US:
         entry.severe_since_us = at_us
     if finding.presence == "on" and finding.is_seen:
         entry.found_us = max(found_us, at_us)
@@ -252,17 +254,22 @@ def _move_open(
         _rest(entries, finding.key, at_us, finding.rearm_s)
         return _cleared(finding.key, entry, at_us, "recovered", finding.evidence)
     entry.recovered_since_us = None
-    becomes_high = (is_high or finding.priority == "high") and entry.priority != "high"
+    becomes_high = is_high and entry.priority != "high"
     has_moved = finding.figure is not None and (
         entry.figure is None or abs(finding.figure - entry.figure) > finding.material
     )
+    if not has_moved:
+        entry.moved_since_us = None
+    elif entry.moved_since_us is None:
+        entry.moved_since_us = at_us
+    has_moved = has_moved and _lasts(entry.moved_since_us, at_us, finding.moved_delay_s)
     if entry.limit is None:  # an earlier version did not keep it
         entry.limit = finding.limit
     if not becomes_high and not has_moved and finding.limit == entry.limit and not _is_new_day(entry, at_us, found_us):
         return None
     if becomes_high:
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
-    entry.figure, entry.limit = finding.figure, finding.limit
+    entry.figure, entry.limit, entry.moved_since_us = finding.figure, finding.limit, None
     entry.revision += 1
     return _transition(finding.key, entry, at_us, "updated", finding.evidence)
 

@@ -21,6 +21,8 @@ from stream_worker.times import NEVER, SECOND_US
 # A limit's value that is missing from a reading holds for so long: what was low and then could not be measured any
 # more is reported, and not taken to be over.
 HOLD_S: Final = 120.0
+# Of a limit whose hysteresis nobody gave: near that of the mean pressure, and of use for signals of any unit.
+HYSTERESIS: Final = 1 / 30
 # Forecast limits. A threat is followed from so far below the log-odds that raise it (sustained: it must be there at the
 # reading before already), and for so long.
 FORECAST_ONSET: Final = 1.0
@@ -66,6 +68,12 @@ class LimitRule(NamedTuple):
     def is_beyond(self, value: float, margin: float = 0.0) -> bool:
         """Whether `value` is beyond the mild limit, or nearer to it than `margin`."""
         return value < self.mild + margin if self.side == "low" else value > self.mild - margin
+
+    @property
+    def hysteresis(self) -> float:
+        """By how much a value that has recovered is inside the limit."""
+        given = self.limits.hysteresis
+        return HYSTERESIS * abs(self.mild) if given is None else given
 
     def concerns(self, seen: Observation) -> bool:
         """Whether the limit may have something to say of a reading."""
@@ -199,7 +207,7 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
     if value is None:
         presence: Presence = "unknown"
     else:
-        presence = "on" if rule.is_beyond(value, limits.hysteresis if is_open(entry) else 0.0) else "off"
+        presence = "on" if rule.is_beyond(value, rule.hysteresis if is_open(entry) else 0.0) else "off"
     return Finding(
         rule.limit_key,
         presence,

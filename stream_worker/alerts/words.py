@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.alerts.life import Transition
+from stream_worker.alerts.news2 import EMERGENCY
 from stream_worker.times import SECOND_US
 
 SENTENCES: Final = {
@@ -46,8 +47,8 @@ REASONS: Final = {
     "superseded": "has come true",
     "renewed": "is raised anew",
 }
-# What the chart asks for (Royal College of Physicians 2017).
-RESPONSES: Final = {"high": "emergency response", "medium": "urgent review"}
+# What the chart asks for (Royal College of Physicians 2017): from EMERGENCY points on, and below.
+RESPONSES: Final = ("emergency response", "urgent review")
 INPUTS: Final = {
     "spo2": "oxygen saturation",
     "resp": "respiration",
@@ -85,7 +86,7 @@ def sentence(message_key: str, params: Mapping[str, Any]) -> str:
         "unit": "" if signal is None else f" {signal.written_unit}".replace(" /", "/"),  # 65 mmHg, but 50/min
         "horizon_min": params.get("horizon_s", 0) / 60,
         "percent": 100 * params.get("probability", 0.0),
-        "response": RESPONSES.get(params["priority"], ""),
+        "response": RESPONSES[params.get("score", 0) < EMERGENCY],
         "missing": f" (not known: {', '.join(missing)})" if missing else "",
     }
     alert, is_cleared, _ = message_key.partition(".cleared")

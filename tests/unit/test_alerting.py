@@ -163,10 +163,10 @@ def test_a_news2_alert_is_cleared_when_the_score_is_no_longer_asked_for() -> Non
 
 
 def test_news2_leaves_a_flat_pressure_out_from_the_reading_on_that_shows_it() -> None:
-    flat = [reading("s", 60 * i, {"abp_sys": 85.0, "resp": 26, "hr": 80 + i % 3}) for i in range(17)]
+    flat = [reading("s", 60 * i, {"abp_sys": 85.0, "resp": 26, "hr": 80 + i % 3}) for i in range(22)]
     found = run(*flat, pipeline=new_pipeline(news2=True))
-    at = {(a["kind"], a["state"]): a["event_at"] for a in found}
-    assert at["technical", "raised"] == at["news2", "updated"]
+    at = {(a["kind"], a["state"]): datetime.fromisoformat(a["event_at"]) for a in found}
+    assert at["news2", "updated"] - at["technical", "raised"] == timedelta(minutes=5)
 
 
 def test_a_limit_of_which_nothing_was_known_for_long_is_raised_again_as_soon_as_any() -> None:
@@ -553,6 +553,24 @@ def test_a_signal_that_the_model_declares_may_have_limits() -> None:
     assert [letter["reason"] for letter in decoded(result.dead_letters)] == ["schema"]
 
 
+class WithLactate(ArithmeticPredictor):
+    """The same model with an input of small numbers."""
+
+    manifest = msgspec.structs.replace(
+        MANIFEST, inputs=(MANIFEST.inputs[0], Signal(name="lactate", unit="mmol/L", low=0, high=30), MANIFEST.inputs[2])
+    )
+
+
+def test_a_signal_of_small_numbers_recovers_too() -> None:
+    levels = [*[3.0] * 8, *[1.2] * 12]
+    values = [reading("s", 60 * i, {"hr": 80 + i % 2, "lactate": level}) for i, level in enumerate(levels)]
+    limits = {"default": {"lactate": {"high": 2}}}
+    assert states(run(*values, pipeline=new_pipeline(WithLactate(), limits=limits)), "limit") == [
+        ("raised", 0, "medium", None),
+        ("cleared", 1, "medium", "recovered"),
+    ]
+
+
 class WithBaseExcess(TrendPredictor):
     """As TrendPredictor, but it forecasts a signal of either sign, in place of the mean pressure."""
 
@@ -664,9 +682,35 @@ def test_news2_forgets_what_is_too_old_for_long() -> None:
 
 def test_news2_takes_observations_and_rises_with_them() -> None:
     ill = {"spo2": 93.0, "hr": 115.0, "temp": 38.5}
-    alerts = with_news2(*observed(0, 8, ALERT_ON_AIR, **ill), *observed(8, 16, {"consciousness": "C"}, **ill))
+    alerts = with_news2(*observed(0, 8, ALERT_ON_AIR, **ill), *observed(8, 20, {"consciousness": "C"}, **ill))
     assert states(alerts, "news2") == [("raised", 0, "medium", None), ("updated", 1, "high", None)]
     assert [(a["evidence"]["score"], a["evidence"]["missing"]) for a in alerts] == [(5, []), (8, [])]
+
+
+def test_news2_tells_of_no_score_that_does_not_last() -> None:
+    ill = {"spo2": 93.0, "hr": 115.0, "temp": 38.5}
+    cough = [reading("s", 60 * i + 30, {"resp": 30, "spo2": 84}) for i in range(8, 20)]  # 8 points, 30 s after each 5
+    alerts = with_news2(*sorted([*observed(0, 20, ALERT_ON_AIR, **ill), *cough], key=time_of))
+    assert states(alerts, "news2") == [("raised", 0, "medium", None)]
+    again = with_news2(
+        *observed(0, 8, ALERT_ON_AIR, **ill), *observed(8, 16, None, resp=30, **ill), *observed(16, 30, None, **ill)
+    )
+    assert [(a["priority"], a["evidence"]["score"], "emergency" in a["message"]) for a in again] == [
+        ("medium", 5, False),
+        ("high", 8, True),
+        ("high", 5, False),
+    ]
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_news2_of_seven_does_not_wait_for_the_rest_of_five(every: int) -> None:
+    ill = {"spo2": 93.0, "hr": 115.0, "temp": 38.5}
+    readings = [*observed(0, 11, ALERT_ON_AIR, **ill), *observed(11, 41), *observed(41, 62, None, **ill, resp=30)]
+    assert states(with_news2(*readings[::every]), "news2") == [
+        ("raised", 0, "medium", None),
+        ("cleared", 1, "medium", "recovered"),
+        ("raised", 0, "high", None),
+    ]
 
 
 def test_an_older_reading_does_not_bring_back_what_a_nurse_charted_before() -> None:
@@ -738,6 +782,15 @@ def test_a_fever_taken_by_hand_is_an_alert_with_its_second_value() -> None:
     values = [reading("s", 60 * i, {"hr": 80 + i % 2, **({"temp": 40.0} if i in (0, 45) else {})}) for i in range(50)]
     raised = [a for a in run(*values) if a["kind"] == "limit"]
     assert [(a["signal"], a["side"], a["event_at"][11:16]) for a in raised] == [("temp", "high", "11:45")]
+
+
+@pytest.mark.parametrize("every_min", [15, 30, 60])
+def test_a_low_cuff_pressure_is_an_alert_with_its_second_value(every_min: int) -> None:
+    own = event("s", -20_000, "limits", limits={"nibp_sys": {"low": 90}})
+    cuff = {i: {"nibp_sys": 84.0 + i % 7} for i in range(0, 200, every_min)}
+    values = [reading("s", 60 * i - 19_980, {"hr": 80 + i % 2, **cuff.get(i, {})}) for i in range(200)]
+    (raised,) = (a for a in run(own, *values) if a["kind"] == "limit")
+    assert (raised["signal"], raised["source"]["offset"]) == ("nibp_sys", every_min + 1)
 
 
 times = st.integers(0, 3500)

@@ -22,6 +22,7 @@ CASES = [
     (AlertKey("anomaly", "hr"), {"score": 0.999, "last": 140.0}),
     *((AlertKey("technical", None if cause == "no_data" else "hr", None, cause), {}) for cause in get_args(Cause)),
     (AlertKey("news2"), SCORE),
+    (AlertKey("news2"), {**SCORE, "score": 7, "missing": []}),
 ]
 SAID = [
     "Mean arterial pressure below 65 mmHg (now 61.5)",
@@ -35,6 +36,7 @@ SAID = [
     "Heart rate and pulse have disagreed for 5 min",
     "No readings for 5 min",
     "NEWS2 is at least 6: urgent review (not known: consciousness, temperature)",
+    "NEWS2 is at least 7: emergency response",
 ]
 
 
