@@ -95,6 +95,9 @@ class Pipeline:
         manifest = predictor.manifest
         if settings.grace_s > manifest.step_s:
             raise SettingsError(f"grace_s: must not be longer than the model's step of {manifest.step_s} s")
+        steps, window = settings.min_observed_steps, manifest.context_steps
+        if steps > window and "min_observed_steps" in settings.model_fields_set:
+            raise SettingsError(f"min_observed_steps: must not be more than the {window} steps of the model's window")
         self.stays = Stays(manifest, predictor.initial_state(1))
         self.publishes = publishes
         self.settings = settings
@@ -103,7 +106,7 @@ class Pipeline:
         self.grace_us = int(settings.grace_s * SECOND_US)
         self.reset_us = int(settings.reset_after_s * SECOND_US)
         self.stale_us = int(settings.stale_after_s * SECOND_US)
-        self.steps_to_warm_up = min(settings.min_observed_steps, manifest.context_steps)  # no window holds more
+        self.steps_to_warm_up = min(steps, window)  # the default suits longer ones
         self.screen = AlertScreen(settings, self.stays)
         self._arrived_until_ms: dict[int, int] = {}  # by partition: when the newest record that was taken came
 

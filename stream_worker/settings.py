@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     heartbeat_s: Seconds = Field(10.0, ge=1)  # timers run once a second
     """How often each partition's heartbeat is written to the alerts topic."""
     min_observed_steps: int = Field(30, ge=1)
-    """Forecasts are `warming_up` until so many steps of the model's window have a value."""
+    """Forecasts are `warming_up` until so many steps of the window have a value. Rarer readings need it lower."""
 
     max_message_bytes: int = Field(65_536, ge=256)
     """A record that is larger is a dead letter."""
@@ -242,7 +242,7 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
         found = re.search(r'field "(\w+)"', str(error))
         raise SettingsError(f"the variable {_variable(found[1] if found else '*')} must be JSON") from error
     _check_limited_signals(values)
-    return Settings.model_construct(**dict(values))
+    return Settings.model_construct(values.model_fields_set, **dict(values))
 
 
 def _check_limited_signals(settings: Settings) -> None:
