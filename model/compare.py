@@ -11,11 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from rich.progress import track
 
 from model.baselines import quantile_cells
 from model.config import ForecasterConfig, vital_signs
-from model.dataset import Stay, folds, read_stay
+from model.dataset import Stay, folds, read_stays
 from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
 from model.manifest import Training
@@ -45,7 +44,7 @@ def cross_validate(
     degraded: list[Evaluation] = []
     rival_cells: dict[tuple[str, int], list[Cell]] = {}
     parts = folds(recordings, count, seed)
-    known = {path: read_stay(path, config) for path in track(recordings, "Reading recordings")}
+    known = dict(zip(recordings, read_stays(recordings, config), strict=True))
     for part in parts:
         training = [known[path] for path in recordings if path not in part]
         predictor = _trained(training, config, seed, updates)

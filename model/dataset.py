@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import track
 
 from model.arrays import Bools, Floats32
 from model.config import SIGNIFICANT_DIGITS, Column, ForecasterConfig
@@ -48,6 +49,15 @@ def read_stay(path: Path, config: ForecasterConfig) -> Stay:
         times.append(row.time.timestamp())
         rows.append([row.values.get(name, np.nan) for name in names])
     return from_readings(stay_id_of(path), np.array(times), np.array(rows).reshape(len(times), len(names)), config)
+
+
+def read_stays(paths: Sequence[Path], config: ForecasterConfig, description: str = "Reading recordings") -> list[Stay]:
+    """The recordings at `paths`, with a progress bar.
+
+    They are read inside the bar, so that it ends where one cannot be: left to the garbage collector, its threads may
+    come to wait for each other.
+    """
+    return list(track((read_stay(path, config) for path in paths), description, total=len(paths)))
 
 
 def survey(paths: Iterable[Path], step_s: int) -> tuple[dict[str, Column], int]:

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from model.augment import Copy, copies, irregular, longest_first, rare
 from model.config import ForecasterConfig
-from model.dataset import Stay, UnfitArgumentError, read_stay, steps_of
+from model.dataset import Stay, UnfitArgumentError, read_stays, steps_of
 from model.manifest import Manifest, Score
 from model.predictor import Predictor
 from model.scores import Evaluation, Report, Rival
@@ -77,7 +76,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
     manifest, config = predictor.manifest, config_of(predictor.manifest)
     known = set(manifest.training.stays)
     unseen = [path for path in recordings if stay_id_of(path) not in known]
-    stays = [read_stay(path, config) for path in track(unseen or recordings, "Reading recordings")]
+    stays = read_stays(unseen or recordings, config)
     evaluation = evaluate(predictor, [stay for stay in stays if stay.length])
     scores = evaluation.scores()
     if not scores:
@@ -86,7 +85,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         )
     rivals: tuple[Rival, ...] = ()
     if baselines:
-        training = [read_stay(path, config) for path in recordings if stay_id_of(path) in known]
+        training = read_stays([path for path in recordings if stay_id_of(path) in known], config)
         rivals = rivals_of(training, evaluation)
     report = Report(
         name=manifest.name,

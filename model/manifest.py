@@ -158,6 +158,10 @@ def _can_be_held(signal: Signal) -> bool:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest` as `manifest.json`, indented so that a change can be reviewed."""
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (directory / MANIFEST_FILE).write_bytes(text + b"\n")
+    """Write `manifest` as `manifest.json`."""
+    write_json(directory / MANIFEST_FILE, manifest)
+
+
+def write_json(path: Path, record: msgspec.Struct) -> None:
+    """Write `record` to `path`, indented so that a change can be reviewed."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")

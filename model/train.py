@@ -14,12 +14,12 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import torch
-from rich.progress import Progress, TextColumn, track
+from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 
 from model.augment import Copy, Degrade, backwards, copies, degraded, faster, longest_first
 from model.config import ForecasterConfig, config_for
-from model.dataset import FRESH_S, Stay, read_stay, scored_origins, split, steps_of, survey, truth
+from model.dataset import FRESH_S, Stay, read_stays, scored_origins, split, steps_of, survey, truth
 from model.evaluate import evaluate
 from model.export import Checkpoint, save_checkpoint, write_artifact, write_card
 from model.features import LEVEL_FEATURE, Features, FeatureSet, Scaling
@@ -357,13 +357,14 @@ def train_artifact(
     """
     training, held_out = split(recordings, hold_out, seed)
     if config is None:
-        found, steps = survey(track(training, "Looking at recordings"), step_s=60)
+        with Progress() as bar:
+            found, steps = survey(bar.track(training, description="Looking at recordings"), step_s=60)
         if not found:
             raise RecordingError("there is no value in the training recordings")
         config = config_for(found, steps)
         if left := sorted(found.keys() - {signal.name for signal in config.inputs}):  # a misspelt one perhaps
             print(f"not used: {', '.join(name if is_name(name) else repr(name) for name in left)}")
-    stays = [read_stay(path, config) for path in track(training, "Reading recordings")]
+    stays = read_stays(training, config)
     columns = *Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")
     with one_thread(), Progress(*columns) as bar:
         task = bar.add_task("Training", total=updates, loss=math.nan)
@@ -388,7 +389,7 @@ def train_artifact(
         save_checkpoint(checkpoint, forecaster, described)
     manifest = write_artifact(forecaster, config, provenance, out, name=name, version=version)
     if held_out:
-        unseen = [read_stay(path, config) for path in track(held_out, "Reading held-out recordings")]
+        unseen = read_stays(held_out, config, "Reading held-out recordings")
         manifest = msgspec.structs.replace(manifest, scores=evaluate(Predictor.load(out, "cpu"), unseen).scores())
         write_manifest(out, manifest)
     write_card(out, manifest)

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model.arrays import Bools, Floats, Ints
-from model.manifest import Manifest, read_manifest
+from model.manifest import Manifest, read_manifest, write_json
 from schemas.recordings import find_recordings
 from schemas.signals import VITALS_BY_NAME
 from stream_worker import anomaly
@@ -297,7 +297,7 @@ def main() -> None:
     show(report, console)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / REPORT_FILE
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    write_json(path, report)
     console.print(f"Report: {path}", highlight=False, soft_wrap=True)
 
 

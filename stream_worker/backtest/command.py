@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.manifest import read_manifest
+from model.manifest import read_manifest, write_json
 from schemas.recordings import find_recordings, read_rows, stay_id_of
 from stream_worker.backtest.curve import FEWEST_STAYS, Curve, curve_of
 from stream_worker.backtest.episodes import HYPOTENSION, recording_of
@@ -33,18 +32,17 @@ def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: 
     Raises: RecordingError, ArtifactError.
     """
     found = with_values(find_recordings(*paths), partial(console.print, highlight=False, soft_wrap=True))
-    recordings = {
-        stay_id_of(path): recording_of(stay_id_of(path), read_rows(path))
-        for path in track(found, "Reading recordings", console=console)
-    }
+    read = (recording_of(stay_id_of(path), read_rows(path)) for path in found)  # inside the bar, which ends with it
+    shown = track(read, "Reading recordings", total=len(found), console=console)
+    recordings = {recording.stay_id: recording for recording in shown}
     manifest = read_manifest(settings.model)
     run = run_all(settings, found, console)
     spans = spans_of(run.alerts, recordings)
     limits = limits_of(settings.limits, None, {})
     curve = None
     if with_curve:
-        shown = partial(track, description="Thresholds", console=console)
-        curve = curve_of(recordings, run.threats, limits[HYPOTENSION.signal], unseen_of(recordings, manifest), shown)
+        bar = partial(track, description="Thresholds", console=console)
+        curve = curve_of(recordings, run.threats, limits[HYPOTENSION.signal], unseen_of(recordings, manifest), bar)
         if curve is None:
             console.print(
                 f"No other thresholds: they need {FEWEST_STAYS} stays whose {HYPOTENSION.signal} is forecast, "
@@ -58,7 +56,7 @@ def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: 
         console.print(_calibration(curve.calibration, "Probabilities of low pressure fitted on the other stays"))
     out.mkdir(parents=True, exist_ok=True)
     path = out / REPORT_FILE
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    write_json(path, report)
     page = out / PAGE_FILE
     write_page(page, report, recordings, spans, run.threats, manifest.horizons_s, limits)
     console.print(f"Report: {page} (figures: {path})", highlight=False, soft_wrap=True)

@@ -247,10 +247,13 @@ ODD_RECORDINGS: dict[str, list[str]] = {
         *((command, name) for command in ("train", "evaluate") for name in ODD_RECORDINGS),
     ],
 )
-def test_recordings_that_cannot_be_used_are_told_of_in_one_line(command: str, name: str, vitalcast: Command) -> None:
+def test_recordings_that_cannot_be_used_are_told_of_in_one_line(
+    command: str, name: str, vitalcast: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for stay in ("a", "b"):
         Path(f"{stay}.csv").write_text("\n".join(["time,hr,spo2", *ODD_RECORDINGS[name]]) + "\n")
     options = {"train": ["--updates", "2", "--hold-out", "0"], "evaluate": [], "backtest": []}[command]
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal, whose progress bar takes what is printed
     code, lines = vitalcast(command, "a.csv", "b.csv", "--out", "out", *options)
     assert code == 1
     assert lines[-1].startswith("vitalcast: ")
