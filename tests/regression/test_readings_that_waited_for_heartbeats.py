@@ -1,4 +1,4 @@
-"""Where a transaction took longer than from one heartbeat to the next, no chunk was fetched any more: lanes never emptied."""
+"""Where a transaction took longer than from one heartbeat to the next, a lane never emptied: nothing was fetched."""
 
 from __future__ import annotations
 
