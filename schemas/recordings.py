@@ -112,13 +112,16 @@ def extent_of(path: Path) -> Extent:
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one recording in file order; rows without any value are yielded too, with no values.
 
-    Raises: RecordingError on a missing time column, an unreadable time or number.
+    Raises: RecordingError on a missing time column, two of one name, an unreadable time or number.
     """
     try:
         with _opener(path)(path, "rt", encoding=ENCODING, newline="") as file:
             reader = csv.DictReader(file)
-            if "time" not in (reader.fieldnames or ()):
+            columns = [name for name in reader.fieldnames or () if name]
+            if "time" not in columns:
                 raise RecordingError(f"{path.name}: no column 'time'")
+            if len(set(columns)) < len(columns):
+                raise RecordingError(f"{path.name}: two columns of one name")
             for cells in reader:
                 try:
                     time = _aware(datetime.fromisoformat(cells.pop("time")))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(tmp_path: Path)
     path = tmp_path / "s.csv"
     path.write_text("\ufefftime,hr\n2026-01-01T00:00:00Z,80\n", encoding="utf-8")
     assert [row.values for row in read_rows(path)] == [{"hr": 80.0}]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    """One of them would be read, and the other left out without a word."""
+    path = tmp_path / "s.csv"
+    for head, is_refused in (("time,hr,spo2,hr", True), ("time,hr,,", False)):  # spreadsheets write empty columns
+        path.write_text(f"{head}\n2026-01-01T00:00:00Z,80,,\n")
+        with pytest.raises(RecordingError, match="two columns of one name") if is_refused else nullcontext():
+            assert len(list(read_rows(path))) == 1
 
 
 def test_two_recordings_of_one_stay_are_refused(tmp_path: Path) -> None:
