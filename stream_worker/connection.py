@@ -25,7 +25,8 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.ssl_cafile)
         if settings.ssl_certfile and settings.ssl_keyfile:
-            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+            # A word, if an empty one: for that of an encrypted key OpenSSL would ask the terminal, each time, and wait.
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(
             f"ssl_cafile, ssl_certfile or ssl_keyfile cannot be used ({type(error).__name__})"

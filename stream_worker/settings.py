@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     ssl_certfile: Path | None = None
     """Certificate of this client, where brokers ask for one."""
     ssl_keyfile: Path | None = None
-    """The key of ssl_certfile."""
+    """The key of ssl_certfile, not encrypted."""
     sasl_mechanism: SaslMechanism | None = None
     """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     sasl_username: str | None = None
