@@ -21,10 +21,9 @@ from stream_worker.alerts import aggregate, life, rules, technical
 from stream_worker.alerts.budget import Allowance, Budget, pass_time
 from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted, Observation, Row
-from stream_worker.alerts.outlook import highest_outlooks, log_odds, outlooks
-from stream_worker.alerts.profiles import Profile, Profiles, limit_values
+from stream_worker.alerts.outlook import highest_outlooks, outlooks
+from stream_worker.alerts.profiles import Profile, Profiles
 from stream_worker.columns import Readings
-from stream_worker.limits import limits_of
 from stream_worker.settings import Settings
 from stream_worker.stays import Slots, Stays
 from stream_worker.times import NEVER, SECOND_US
@@ -67,16 +66,12 @@ class AlertScreen:
         self._stale_after_s = settings.stale_after_s
         layout = stays.layout
         names, manifest = layout.names, layout.manifest
-        self._profiles = Profiles(settings.limits, manifest.signals)
+        self._profiles = Profiles(settings.limits, names, manifest.signals)
         self._sensors = [names.index(name) for name in technical.SENSOR_SIGNALS]
         self._rates = [names.index(name) for name in _RATES]
         self._flatline = [names.index(name) for name in technical.FLATLINE_SIGNALS]
         self._column = {name: k for k, name in enumerate(names)}
         self._forecast_column = {name: v for v, name in enumerate(manifest.signals)}
-        defaults = limits_of(settings.limits, None, {})
-        self._low, self._high = (limit_values(defaults, names, side) for side in ("low", "high"))
-        thresholds = [log_odds(defaults[n].forecast_probability if n in defaults else 1.0) for n in manifest.signals]
-        self._outlook_from = np.array(thresholds) - rules.FORECAST_ONSET - 1e-6  # outlooks are rounded
         self._highest_outlook = highest_outlooks(manifest.quantile_levels)
         self._decimals = max(signal.decimals for signal in known_signals(manifest.inputs))
 
@@ -88,15 +83,14 @@ class AlertScreen:
         stays, slots = self._stays, accepted.slots
         values = np.where(accepted.is_fresh, accepted.quanta * stays.layout.precision, np.nan)
         units = self._care_units(readings, accepted)
-        reaches = self._reaches_limit(values, accepted.quantiles)
-        reaches[self._with_own_limits(units, slots)] = True  # the columns know the default limits only
+        reaches = self._reaches_limit(values, accepted.quantiles, [self._profiles.of(None, {})])
+        if own := self._with_own_limits(units, slots):
+            profiles = self._profiles_of(units, slots, own)
+            reaches[own] = self._reaches_limit(values[own], accepted.quantiles[own], profiles)
         needs_look = reaches.any(axis=1) | self._may_change(readings, accepted, values)
         # A stay that has alerts is looked at whatever comes, and it may come to have some on the way.
         looked = np.flatnonzero(np.isin(slots, slots[needs_look | stays.has_alerts[slots]]))
-        profiles = [
-            self._profiles.of(units[i], stays.extras[slot].limits)
-            for i, slot in zip(looked.tolist(), slots[looked].tolist(), strict=True)
-        ]
+        profiles = self._profiles_of(units, slots, looked.tolist())
         all_seen = self._all_seen(readings, accepted, values, looked, reaches, profiles)
         budget_steps = self._budget_steps(accepted)
         for i, profile, seen in zip(looked.tolist(), profiles, all_seen, strict=True):
@@ -164,6 +158,14 @@ class AlertScreen:
             if unit in known or extras[slot].limits
         ]
 
+    def _profiles_of(self, units: list[str | None], slots: Slots, readings: list[int]) -> list[Profile]:
+        """The limits that hold for some of the readings."""
+        extras = self._stays.extras
+        return [
+            self._profiles.of(units[i], extras[slot].limits)
+            for i, slot in zip(readings, slots[readings].tolist(), strict=True)
+        ]
+
     # --- the budget ---
 
     def _budget_steps(self, accepted: Accepted) -> deque[tuple[int, Budget]]:
@@ -213,26 +215,29 @@ class AlertScreen:
         may |= is_flat.any(axis=1)
         return may
 
-    def _reaches_limit(self, values: Floats, quantiles: Ints) -> Bools:
-        """Whether a value (n, K) is beyond a default limit, or its forecast (n, V, H, Q) may announce that, (n, K)."""
+    def _reaches_limit(self, values: Floats, quantiles: Ints, profiles: Sequence[Profile]) -> Bools:
+        """Whether a value (n, K) is beyond its limit, or its forecast (n, V, H, Q) may announce that, (n, K).
+
+        profiles : n, or one for all.
+        """
         layout = self._stays.layout
+        low, high = (np.array([getattr(profile, side) for profile in profiles]) for side in ("low", "high"))
+        forecast, precision = values[:, layout.forecast], layout.precision[layout.forecast]
+        outlook_from = np.broadcast_to([profile.outlook_from for profile in profiles], forecast.shape)
         with np.errstate(invalid="ignore"):
-            reaches: Bools = (values < self._low) | (values > self._high)
-            forecast, precision = values[:, layout.forecast], layout.precision[layout.forecast]
-            for side, limits, highest in zip(
-                ("low", "high"), (self._low, self._high), self._highest_outlook, strict=True
-            ):
-                limit = limits[layout.forecast]
+            reaches: Bools = (values < low) | (values > high)
+            for side, limits, highest in zip(("low", "high"), (low, high), self._highest_outlook, strict=True):
+                limit = np.broadcast_to(limits[:, layout.forecast], forecast.shape)
                 row, v = np.nonzero(np.abs(forecast - limit) <= rules.FORECAST_WATCH * np.abs(limit))
                 # A bound first: the distribution is worked out only where it may be enough.
-                near, quanta = quantiles[row, v], (limit / precision)[v, None, None]
+                near, quanta = quantiles[row, v], (limit / precision)[row, v, None, None]
                 outside = (near < quanta if side == "low" else near >= quanta).sum(axis=2)
-                may = highest[outside].mean(axis=1) >= self._outlook_from[v]
+                may = highest[outside].mean(axis=1) >= outlook_from[row, v]
                 if may.any():
                     row, v = row[may], v[may]
                     predicted = self._in_units(near[may], v)
-                    outlook = outlooks(predicted, layout.manifest.quantile_levels, limit[v], side)
-                    reaches[row, layout.forecast[v]] |= outlook >= self._outlook_from[v]
+                    outlook = outlooks(predicted, layout.manifest.quantile_levels, limit[row, v], side)
+                    reaches[row, layout.forecast[v]] |= outlook >= outlook_from[row, v]
         return reaches
 
     def _in_units(self, quantiles: Ints, v: Ints) -> Floats:
@@ -311,7 +316,8 @@ class AlertScreen:
 
     def _outlooks(self, quantiles: Ints, profiles: Sequence[Profile], side: str, wanted: Bools) -> Floats:
         """Log-odds (m, V) to come to be beyond the stay's own limits; NaN without a limit, or where not `wanted`."""
-        limits = np.array([getattr(profile, side) for profile in profiles]).reshape(wanted.shape)
+        limits = np.array([getattr(profile, side)[self._stays.layout.forecast] for profile in profiles])
+        limits = limits.reshape(wanted.shape)
         result = np.full(limits.shape, np.nan)
         given = wanted & ~np.isnan(limits)
         if not given.any():

@@ -20,6 +20,10 @@ from tests.arithmetic_model import ArithmeticPredictor, TrendPredictor
 from tests.property.courses import ODD, calm_course, calm_wards, wards
 from tests.records import decoded, new_pipeline, process, records
 
+UNITS: Any = {
+    "icu-2": {"abp_mean": {"low": 72, "forecast_probability": 0.3}, "hr": {"high": 110}, "temp": {"high": 38}}
+}
+
 
 class LooksAtAll(AlertScreen):
     """Runs all rules on every reading."""
@@ -27,7 +31,7 @@ class LooksAtAll(AlertScreen):
     def _may_change(self, readings: Readings, accepted: Accepted, values: Any) -> Bools:
         return np.ones(len(accepted.rows), np.bool_)
 
-    def _reaches_limit(self, values: Floats, quantiles: Ints) -> Bools:
+    def _reaches_limit(self, values: Floats, quantiles: Ints, _profiles: Any) -> Bools:
         return np.ones(values.shape, np.bool_)
 
 
@@ -53,8 +57,8 @@ def entries_of(pipeline: Pipeline) -> dict[str, dict[Any, Any]]:
 
 def assert_same_findings(stream: list[bytes], chunk: int, predictor: Any) -> None:
     """Chunk by chunk, the rules on every reading find what they find on those that are looked at."""
-    screened, thorough = new_pipeline(predictor), new_pipeline(predictor)
-    thorough.screen = LooksAtAll(Settings(), thorough.stays)
+    screened, thorough = (new_pipeline(predictor, limits=UNITS) for _ in range(2))
+    thorough.screen = LooksAtAll(Settings(limits=UNITS), thorough.stays)
     whole = records(stream)
     for first in range(0, len(whole), chunk):
         part = whole[first : first + chunk]
@@ -83,8 +87,9 @@ def test_nothing_odd_that_is_alone_is_passed_over(odd: str, every_s: int) -> Non
     assert_same_findings([record for _, record in calm_course("s", parts)], 6, TrendPredictor())
 
 
-def test_what_is_calm_is_passed_over() -> None:
+@pytest.mark.parametrize("own_limits", [None, {"abp_mean": {"low": 70}}])
+def test_what_is_calm_is_passed_over(own_limits: Any) -> None:
     pipeline = new_pipeline(TrendPredictor())
     pipeline.screen = LooksAtNone(Settings(), pipeline.stays)
-    parts = [(("nothing", 30, every_s), None) for every_s in (15, 60, 300, 60, 15)]
+    parts = [(("nothing", 30, every_s), own_limits) for every_s in (15, 60, 300, 60, 15)]
     process(pipeline, records(record for _, record in calm_course("s", parts)))
