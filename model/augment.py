@@ -25,7 +25,7 @@ LOST_SHARES = (0.0, 0.0, 0.1, 0.4)  # of the values, lost one by one
 OFF_STEPS = (5, 360)  # a sensor comes off for so long ...
 OFF_EVERY = 720  # ... once in so many steps, on average
 JITTER_SHARE = 0.5  # of the copies have signals whose last reading is not the step's last
-WHOLE_SHARE = 0.2  # of the copies come from a monitor that shows whole numbers
+WHOLE_SHARE = 0.2  # of the copies come from a monitor that shows whole numbers: every tenth step of the precision
 SPEEDS = (1.1, 1.6)  # of a `faster` stay; a slower one would show values that were never measured, or each twice
 
 
@@ -60,7 +60,8 @@ def degraded(
 ) -> Copy:
     """One piece with its values thinned, lost, jittered in time or rounded, and its sensors off now and then."""
     if random.random() < WHOLE_SHARE:
-        stay = stay._replace(x=np.where(stay.observed, np.round(stay.x), stay.x))
+        whole = np.array([10 * signal.precision for signal in config.inputs])
+        stay = stay._replace(x=(np.round(stay.x / whole) * whole).astype(np.float32))
     observed = stay.observed & thinned(stay, random) & ~sensors_off(stay, config, random, off_every)
     observed &= random.random(observed.shape) >= random.choice(LOST_SHARES)
     offset = np.zeros(observed.shape, np.float32)

@@ -81,7 +81,8 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
     scores = evaluation.scores()
     if not scores:
         raise RecordingError(
-            f"no forecast can be scored: the recordings are too short, or have no plausible {', '.join(config.signals)}"
+            f"no forecast can be scored: of {', '.join(config.signals)} there is no plausible value in half of "
+            f"{config.context_steps} steps"
         )
     rivals: tuple[Rival, ...] = ()
     if baselines:

@@ -24,6 +24,7 @@ SHORT, LONG = 1, 4  # indices into TAUS: the averages that other signals see
 OWN_CANDIDATES = len(TAUS) + len(CLIPPED) + 3 + LAGS
 DESCRIPTORS = 12
 LEVEL_FEATURE = OWN_CANDIDATES  # the first descriptor: how far from usual the last value is
+FAR = 100.0  # spreads from usual; more is no news, and float16, in which training keeps features, could not hold all
 LIMIT = 8.0  # candidates further off than this many spreads are no nearer the truth for it
 STILL = 0.5  # of a precision step: less than that is "unchanged"
 
@@ -72,7 +73,7 @@ class Features(nn.Module):
         self.step_s = float(config.step_s)
         # TorchScript sees attributes, not globals.
         self.averages, self.clipped, self.spreads, self.lags = len(TAUS), len(CLIPPED), len(SPREADS), LAGS
-        self.limit, self.day_s = LIMIT, NEVER_S
+        self.limit, self.far, self.day_s = LIMIT, FAR, NEVER_S
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, dtype=torch.float32).view(-1, 1)
@@ -198,7 +199,7 @@ class Features(nn.Module):
         logs = torch.cat([(scale / self.spread).unsqueeze(0), ratios]).log()
         described = torch.stack(
             [
-                (anchor - self.centre) / self.level,
+                ((anchor - self.centre) / self.level).clamp(-self.far, self.far),
                 mask,
                 torch.log1p(minutes.clamp(max=1000.0)) / 3.0,
                 shrunk[7],

@@ -61,7 +61,7 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
         rivals=rival_gains(report),
         beside_trees=beside_trees(report),
         horizons=config.horizons_s,
-        sparse=[(name, means_of_signals(scores, config)) for name, scores in report.sparse.items()],
+        sparse=[(name, means_of_signals(scores, config)) for name, scores in report.sparse.items() if scores],
     )
     page.write_text(text, encoding="utf-8")
 
@@ -86,12 +86,11 @@ def summary_of(report: Report) -> dict[str, float]:
 
 
 def means_of_signals(scores: tuple[Score, ...], config: ForecasterConfig) -> dict[str, object]:
-    """Change against persistence at each horizon, and coverages over all cells, each the mean of the signals."""
+    """Change against persistence at each horizon (None: nothing was scored), and coverages over all cells, each the
+    mean of the signals."""
+    gains = ([found.gain for found in scores if found.horizon_s == horizon_s] for horizon_s in config.horizons_s)
     return {
-        "gains": [
-            float(np.mean([found.gain for found in scores if found.horizon_s == horizon_s]))
-            for horizon_s in config.horizons_s
-        ],
+        "gains": [float(np.mean(of_horizon)) if of_horizon else None for of_horizon in gains],
         "coverage_50": float(np.mean([found.coverage_50 for found in scores])),
         "coverage_90": float(np.mean([found.coverage_90 for found in scores])),
     }

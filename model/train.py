@@ -129,6 +129,8 @@ def _sample(
     change = torch.from_numpy(truth(shown.truth, config)).permute(2, 1, 0) - anchor
     scored = torch.from_numpy(scored_origins(shown.seen, config)).t()
     fresh = torch.from_numpy(shown.seen.elapsed[:, columns] <= FRESH_S).t()
+    if shown.whole is None and not scored.any():
+        scored = fresh  # readings are rare here, and these origins are all there is to learn from
     stale_weight = STALE_WEIGHT if shown.whole is None else DEGRADED_WEIGHT
     weight = scored.float() + stale_weight * (fresh & ~scored).float()
     return Sample(anchor, scale, own, shared, change.contiguous(), weight)
@@ -251,6 +253,8 @@ def _chunks(samples: Sequence[Sample], random: np.random.Generator) -> Iterator[
 
     Segments of a batch are sorted by length, so the rows that end early drop off at the end.
     """
+    if all(sample.length < STRIDE for sample in samples):
+        raise RecordingError("the training stays are too short")
     while True:
         segments = []
         for sample in samples:
@@ -260,7 +264,7 @@ def _chunks(samples: Sequence[Sample], random: np.random.Generator) -> Iterator[
                 if segment.length >= max(min(CHUNK // 2, sample.length), STRIDE):
                     segments.append(segment)
         if not segments:
-            raise RecordingError("the training stays are too short")
+            continue  # the grid has cut all that there is too short
         random.shuffle(segments)
         # The last batch would be smaller; it is left out unless it is the only one.
         for i in range(0, max(len(segments) - SEGMENTS // 2, 1), SEGMENTS):
@@ -391,6 +395,8 @@ def train_artifact(
     if held_out:
         unseen = read_stays(held_out, config, "Reading held-out recordings")
         manifest = msgspec.structs.replace(manifest, scores=evaluate(Predictor.load(out, "cpu"), unseen).scores())
+        if not manifest.scores:
+            print(f"not scored: no held-out recording has values in half of {config.context_steps} steps")
         write_manifest(out, manifest)
     write_card(out, manifest)
     return manifest

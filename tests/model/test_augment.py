@@ -17,8 +17,9 @@ from model.augment import (
     rare,
     sensors_off,
 )
-from model.config import ForecasterConfig
+from model.config import ForecasterConfig, univariate
 from model.steps import NEVER_S
+from schemas.signals import Signal
 from tests.model.synthetic import synthetic_stay
 
 
@@ -33,6 +34,15 @@ def test_copies_show_nothing_that_was_not_there(vitals: ForecasterConfig) -> Non
         np.testing.assert_array_equal(copy.seen.x[copy.seen.observed], copy.whole.x[copy.seen.observed])
         assert (copy.seen.x[~copy.seen.observed] == 0).all()
     assert sum(copy.seen.observed.sum() for copy in found) < 0.95 * stay.observed.sum()
+
+
+def test_a_monitor_of_whole_numbers_shows_a_signal_in_small_units_too() -> None:
+    config = univariate(Signal(name="value", unit="1", low=0, high=1, precision=0.001))
+    stay = synthetic_stay(config, 300)
+    for seed in range(20):
+        whole = degraded(stay, config, np.random.default_rng(seed)).whole
+        assert whole is not None
+        np.testing.assert_allclose(whole.x, stay.x, atol=0.0051)
 
 
 def test_elapsed_is_the_age_of_the_last_value(vitals: ForecasterConfig) -> None:

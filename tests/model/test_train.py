@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -11,17 +12,20 @@ import torch
 
 from model.ablations import forecast
 from model.augment import Copy
-from model.config import ForecasterConfig
+from model.config import ForecasterConfig, config_for
+from model.dataset import read_stay, survey
 from model.evaluate import evaluate, evaluate_artifact, evaluate_degraded
-from model.export import export_artifact
+from model.export import export_artifact, write_artifact
 from model.features import FeatureSet
 from model.losses import pinball
 from model.manifest import ArtifactError, read_manifest
 from model.network import Forecaster
 from model.predictor import Predictor
 from model.scores import Cell, Evaluation, score
-from model.train import fit, samples_of, train_artifact
-from tests.model.synthetic import VALUE, synthetic_recording, synthetic_stay, untrained
+from model.train import _chunks, fit, prepare, samples_of, train_artifact
+from schemas.recordings import RecordingError, Row
+from tests.model.synthetic import NO_TRAINING, VALUE, synthetic_recording, synthetic_stay, untrained
+from tests.recordings import minutes, write_recording
 
 
 def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster: Forecaster) -> None:
@@ -37,6 +41,46 @@ def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster
 def test_stays_whose_last_chunk_is_short_are_trained_on(value_config: ForecasterConfig, minutes: int) -> None:
     stays = [synthetic_stay(value_config, minutes, seed) for seed in range(3)]
     fit(stays, value_config, seed=0, updates=25)
+
+
+def test_a_stay_that_a_grid_cuts_too_short_is_found_again(value_config: ForecasterConfig) -> None:
+    lesson = prepare([synthetic_stay(value_config, 20)], value_config, np.random.default_rng(0), degraded_copies=0)
+    for seed in range(100):
+        assert next(_chunks(lesson.samples[:1], np.random.default_rng(seed)))[0].anchor.shape[1] == 20
+
+
+def test_a_value_far_from_all_others_can_be_trained_on(tmp_path: Path) -> None:
+    levels = [400_000.0 if i in (100, 200) else float(i % 2) for i in range(300)]
+    path = write_recording(tmp_path, "spikes", minutes(datetime(2026, 1, 1, tzinfo=UTC), levels, "value"))
+    train_artifact([path], tmp_path / "out", updates=3, hold_out=0)
+    Predictor.load(tmp_path / "out", "cpu")
+
+
+def test_rare_readings_are_learned_from_though_none_can_be_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin, random = datetime(2026, 1, 1, tzinfo=UTC), np.random.default_rng(0)
+    rates = np.round(80 + np.cumsum(random.normal(size=200)), 1).tolist()
+    every_5_min = [Row(begin + timedelta(minutes=5 * i), {"hr": rate}) for i, rate in enumerate(rates)]
+    paths = [write_recording(tmp_path, name, every_5_min) for name in ("a", "b")]
+    config = config_for(*survey(paths, 60))
+    lesson = prepare([read_stay(paths[0], config)], config, np.random.default_rng(0))
+    change = np.abs(np.subtract(rates[3:], rates[:-3])).mean()
+    assert float(lesson.changes[config.horizons_s.index(900), 0]) == pytest.approx(change, rel=0.15)
+    assert train_artifact(paths, tmp_path / "out", updates=1, hold_out=1).scores == ()
+    assert "not scored: no held-out recording has values in half of 60 steps" in capsys.readouterr().out
+    with pytest.raises(RecordingError, match="of hr there is no plausible value in half of 60 steps"):
+        evaluate_artifact(tmp_path / "out", paths, tmp_path / "report")
+
+
+def test_a_report_on_an_hour_tells_what_can_be_told(value_config: ForecasterConfig, tmp_path: Path) -> None:
+    config = msgspec.structs.replace(value_config, horizons_s=(60, 3600))
+    write_artifact(untrained(config), config, NO_TRAINING, tmp_path / "out", name="random", version="0")
+    levels = [float(i % 7) for i in range(61)]
+    path = write_recording(tmp_path, "hour", minutes(datetime(2026, 1, 1, tzinfo=UTC), levels, "value"))
+    report = evaluate_artifact(tmp_path / "out", [path], tmp_path / "report")
+    assert {name: len(scores) for name, scores in report.sparse.items()}["irregular, 180 s in the mean"] == 1
+    assert "nan" not in Path(report.page).read_text(encoding="utf-8").partition("With rarer readings")[2]
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
