@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,10 +18,10 @@ from model.augment import (
     rare,
     sensors_off,
 )
-from model.config import ForecasterConfig, univariate
+from model.config import ForecasterConfig
 from model.steps import NEVER_S
 from schemas.signals import Signal
-from tests.model.synthetic import synthetic_stay
+from tests.model.synthetic import ONE_SIGNAL, synthetic_stay
 
 
 def test_copies_show_nothing_that_was_not_there(vitals: ForecasterConfig) -> None:
@@ -37,7 +38,8 @@ def test_copies_show_nothing_that_was_not_there(vitals: ForecasterConfig) -> Non
 
 
 def test_a_monitor_of_whole_numbers_shows_a_signal_in_small_units_too() -> None:
-    config = univariate(Signal(name="value", unit="1", low=0, high=1, precision=0.001))
+    small = Signal(name="value", unit="1", low=0, high=1, precision=0.001)
+    config = msgspec.structs.replace(ONE_SIGNAL, inputs=(small,))
     stay = synthetic_stay(config, 300)
     for seed in range(20):
         whole = degraded(stay, config, np.random.default_rng(seed)).whole
