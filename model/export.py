@@ -111,6 +111,8 @@ def load_checkpoint(path: Path) -> tuple[Forecaster, Checkpoint]:
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(stored, dict):
+            raise TypeError
         checkpoint = msgspec.json.decode(stored["description"], type=Checkpoint)
         signals, horizons = len(checkpoint.config.signals), len(checkpoint.config.horizons_s)
         blank = torch.ones(signals)

@@ -217,7 +217,7 @@ def _raise(entry: AlertEntry, finding: Finding, moment: Moment, *, is_high: bool
 def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | None = None) -> None:
     """Keep account of when an excursion began, and of how long the value was back inside it.
 
-    A reading holds until the next one, so time is counted alike at any rate.
+    A reading holds until the next one, so time is counted alike at any rate. since_us : when it began, where known.
     """
     if excursion.since_us != NEVER and excursion.recovered_since_us is not None:
         away_us = excursion.returned_us + at_us - excursion.recovered_since_us
@@ -225,7 +225,7 @@ def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | Non
             excursion.since_us = NEVER
         elif is_on:
             excursion.returned_us, excursion.recovered_since_us = away_us, None
-    if is_on and excursion.since_us == NEVER:
+    if is_on and (excursion.since_us == NEVER or since_us is not None):
         excursion.since_us = at_us if since_us is None else since_us
         excursion.returned_us, excursion.recovered_since_us = 0, None
     elif not is_on and excursion.recovered_since_us is None:

@@ -217,6 +217,10 @@ def test_degraded_copies_are_scored_against_what_was_there(predictor: Predictor,
 
 
 def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(b"nothing of ours")
-    with pytest.raises(ArtifactError, match="checkpoint"):
-        export_artifact(tmp_path / "checkpoint.pt", tmp_path / "out")
+    for content in (torch.zeros(2), [1, 2], {"description": 3}, None):
+        if content is None:
+            (tmp_path / "checkpoint.pt").write_bytes(b"nothing of ours")
+        else:
+            torch.save(content, tmp_path / "checkpoint.pt")
+        with pytest.raises(ArtifactError, match="checkpoint"):
+            export_artifact(tmp_path / "checkpoint.pt", tmp_path / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -490,6 +491,14 @@ def test_a_value_that_stands_still_is_a_flatline() -> None:
         ("raised", "abp_mean", "flatline"),
         ("cleared", "abp_mean", "flatline"),
     ]
+
+
+def test_how_long_a_line_has_been_flat_is_counted_from_when_it_last_moved() -> None:
+    moves = (*range(20, 22), *range(700, 730))  # within the rest of the first alert, and soon before it is over
+    pressures = [81.0 + i % 3 if i in moves else 80.0 for i in range(760)]
+    values = [reading("s", 60 * i - 60_000, {"abp_mean": p, "hr": 80 + i % 2}) for i, p in enumerate(pressures)]
+    told = [a["message"] for a in run(*values) if (a["cause"], a["state"]) == ("flatline", "raised")]
+    assert [re.findall(r"\d+ min", message) for message in told] == [["15 min"], ["15 min"]]
 
 
 def test_a_value_that_is_the_same_before_and_after_a_break_did_not_stand_still() -> None:
