@@ -81,6 +81,7 @@ def spot(shown: Floats, history: Floats) -> Floats:
     """Minus the log of the tail probability by peaks over a threshold, drift taken out; 0 for what is not in the tail.
 
     Source : DSPOT, Siffer et al. 2017, "Anomaly detection in streams with extreme value theory"; both sides at once.
+    The average takes in anomalies too: without them, as there, all is one after a change that lasts.
     """
     seen, normal = np.flatnonzero(~np.isnan(shown)), np.flatnonzero(~np.isnan(history))
     odd = np.full(len(shown), np.nan)
