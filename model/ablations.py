@@ -24,8 +24,9 @@ from model.config import ForecasterConfig, vital_signs
 from model.dataset import Stay, folds, read_stay
 from model.features import Features, FeatureSet
 from model.network import Network
+from model.predictor import one_thread
 from model.scores import Evaluation
-from model.train import CHUNK, Lesson, Memory, Sample, learn, one_thread, prepare, samples_of
+from model.train import CHUNK, Lesson, Memory, Sample, learn, prepare, samples_of
 from schemas.recordings import find_recordings
 
 UPDATES = 1000

@@ -18,9 +18,9 @@ from model.dataset import Stay, folds, read_stays
 from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
 from model.manifest import Training
-from model.predictor import Predictor
+from model.predictor import Predictor, one_thread
 from model.scores import Cell, Evaluation, Report, Rival, beside_trees, rival_gains, scores_of
-from model.train import UPDATES, fit, one_thread
+from model.train import UPDATES, fit
 from schemas.recordings import find_recordings
 
 

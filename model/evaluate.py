@@ -14,7 +14,7 @@ from model.augment import Copy, copies, irregular, longest_first, rare
 from model.config import ForecasterConfig
 from model.dataset import Stay, UnfitArgumentError, read_stays, steps_of
 from model.manifest import Manifest, Score
-from model.predictor import Predictor
+from model.predictor import Predictor, one_thread
 from model.scores import Evaluation, Report, Rival
 from schemas.recordings import RecordingError, stay_id_of
 
@@ -24,6 +24,7 @@ def evaluate(predictor: Predictor, stays: Sequence[Stay]) -> Evaluation:
     return evaluate_copies(predictor, [Copy(stay) for stay in stays])
 
 
+@one_thread()
 def evaluate_copies(predictor: Predictor, drawn: Sequence[Copy]) -> Evaluation:
     """The same where it sees what the copies show; the truth is what there was."""
     shown = longest_first(drawn)

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.manifest import MODEL_FILE, ArtifactError, Manifest, read_manifest
 from model.steps import NEVER_S
 
-__all__ = ["ArtifactError", "Predictor", "torchscript"]
+__all__ = ["ArtifactError", "Predictor", "one_thread", "torchscript"]
 
 
 @contextmanager
@@ -24,6 +24,17 @@ def torchscript() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"`torch\.jit\..*` is deprecated", category=DeprecationWarning)
         yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one core: these batches are small, so that more threads would wait for each other, and differ by run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Predictor:

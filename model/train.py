@@ -6,7 +6,6 @@ import copy
 import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from model.features import LEVEL_FEATURE, Features, FeatureSet, Scaling
 from model.losses import pinball
 from model.manifest import Manifest, Training, write_manifest
 from model.network import Forecaster, Network
-from model.predictor import Predictor
+from model.predictor import Predictor, one_thread
 from schemas.recordings import RecordingError, stay_id_of
 from schemas.signals import is_name
 
@@ -326,17 +325,6 @@ def _pace(update: int, updates: int) -> float:
 def _average(average: nn.Module, network: nn.Module, keep: float) -> None:
     for kept, weight in zip(average.parameters(), network.parameters(), strict=True):
         kept.lerp_(weight, 1.0 - keep)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one core: these batches are small, so that more threads would wait for each other, and differ by run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def train_artifact(

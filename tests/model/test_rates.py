@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from model.config import ForecasterConfig
 from model.dataset import Stay, from_readings
@@ -53,6 +54,23 @@ def test_a_provisional_forecast_nears_that_of_the_whole_minute(trained: Predicto
     ]
     assert off[0] > off[1] > off[2]
     assert off[2] < 0.1
+
+
+def test_scoring_keeps_to_one_thread(
+    trained: Predictor, vitals: ForecasterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two wait for each other: on a machine with other work scoring took six times the CPU time."""
+    threads, step = set(), trained.step
+
+    def counting(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        threads.add(torch.get_num_threads())
+        return step(*arguments)
+
+    monkeypatch.setattr(trained, "step", counting)
+    torch.set_num_threads(2)
+    evaluate(trained, [synthetic_stay(vitals, 5, seed=3)])
+    assert (threads, torch.get_num_threads()) == ({1}, 2)
+    torch.set_num_threads(1)
 
 
 def test_rarer_readings_are_scored_at_every_step(trained: Predictor, vitals: ForecasterConfig) -> None:
