@@ -111,9 +111,9 @@ class ReadingDecoder:
         decode_fast, pack = self._decode_fast, self._pack_fast
         for row, value in enumerate(values):
             try:
-                if not self._is_plain(value):
+                if value is None or not self._is_plain(value):
                     raise msgspec.DecodeError
-                reading = decode_fast(value)
+                reading = decode_fast(value if value.isascii() else value.decode())  # bytes may be no UTF-8
                 if reading.observed_at.year not in codec.YEARS:
                     raise msgspec.DecodeError
                 rows.packed.append(pack(reading.vitals))
@@ -136,9 +136,9 @@ class ReadingDecoder:
             rows.care_units.append(reading.care_unit or None)
         return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
 
-    def _is_plain(self, value: bytes | None) -> bool:
-        """Whether the codec takes what the fast decoder takes of `value`, which looks at neither size nor encoding."""
-        return value is not None and len(value) <= self._max_bytes and value.isascii()
+    def _is_plain(self, value: bytes) -> bool:
+        """Whether the codec takes what the fast decoder takes of `value`, which does not look at its size."""
+        return len(value) <= self._max_bytes
 
     def _pack_fast(self, vitals: msgspec.Struct) -> bytes:
         """The values of a reading whose signals are all known and in their own units."""

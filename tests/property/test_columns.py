@@ -21,7 +21,7 @@ from tests.records import reading
 class SlowDecoder(ReadingDecoder):
     """Sends every record through the codec."""
 
-    def _is_plain(self, value: bytes | None) -> bool:
+    def _is_plain(self, value: bytes) -> bool:
         return False
 
 
@@ -138,6 +138,15 @@ def test_both_ways_of_the_codec_agree_on_what_no_decent_sender_writes() -> None:
 )
 def test_what_senders_may_add_is_read_by_the_typed_decoder(more: dict[str, Any]) -> None:
     assert agrees_with_the_slow_way(reading("s", 0, {"hr": 80, "spo2": None, "etco2": 5}, **more).decode())
+
+
+@pytest.mark.parametrize("more", [{}, {"care_unit": "Süd"}, {"care_unit": "\U0001f3e5"}, {"device_id": "Ü-3"}])
+def test_plain_readings_take_the_fast_way(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = json.loads(reading("s", 0, {"hr": 80, "spo2": None}, **more))
+    texts = [json.dumps(sent, ensure_ascii=is_ascii).encode() for is_ascii in (False, True)]
+    expected = verdict(SLOW.decode(texts))
+    monkeypatch.delattr(codec, "decode")
+    assert verdict(FAST.decode(texts)) == expected
 
 
 @given(st.lists(documents, min_size=1, max_size=4))
