@@ -1,8 +1,8 @@
 """Records to columns: a chunk's readings as arrays, its stay events and invalid records beside them.
 
-Nearly every record takes the fast way: one typed decoder call, no dictionary. Whatever that decoder does not take as it
-is (units, quality, unknown signals, and everything wrong) goes through `schemas.codec`, which decides alone what is
-valid; a property test compares both ways.
+Nearly every record takes the fast way: one typed decoder call. Whatever that decoder does not take as it is (other
+units, doubts, unknown signals, and everything wrong) goes through `schemas.codec`, which decides alone what is valid; a
+property test compares both ways.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class ReadingDecoder:
         self._index = {signal.name: k for k, signal in enumerate(signals)}
         self._low = np.array([signal.low for signal in signals])
         self._high = np.array([signal.high for signal in signals])
+        self._units = {(signal.name, signal.unit) for signal in signals}
         self._triple = np.array([self._index[name] for name in ARTERIAL_TRIPLE])
         self._pack = struct.Struct(f"{len(signals)}d").pack
         fields = {f"signal_{k}": signal.name for k, signal in enumerate(signals)}  # a name may be any text
@@ -96,6 +97,8 @@ class ReadingDecoder:
                 ("schema", Literal[READING_V1], READING_V1),
                 ("device_id", str | None, None),
                 ("care_unit", Annotated[str, msgspec.Meta(max_length=64)] | None, None),
+                ("units", dict[str, str | None] | None, None),
+                ("quality", dict[str, str | None] | None, None),
             ],
             forbid_unknown_fields=True,
             gc=False,
@@ -114,7 +117,7 @@ class ReadingDecoder:
                 if value is None or not self._is_plain(value):
                     raise msgspec.DecodeError
                 reading = decode_fast(value if value.isascii() else value.decode())  # bytes may be no UTF-8
-                if reading.observed_at.year not in codec.YEARS:
+                if reading.observed_at.year not in codec.YEARS or not self._is_taken_as_sent(reading):
                     raise msgspec.DecodeError
                 rows.packed.append(pack(reading.vitals))
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -139,6 +142,11 @@ class ReadingDecoder:
     def _is_plain(self, value: bytes) -> bool:
         """Whether the codec takes what the fast decoder takes of `value`, which does not look at its size."""
         return len(value) <= self._max_bytes
+
+    def _is_taken_as_sent(self, reading: Any) -> bool:
+        """Whether all units that a reading names are the signals' own, and no value is doubted."""
+        units, quality = reading.units, reading.quality
+        return (not units or units.items() <= self._units) and (not quality or set(quality.values()) <= {"good"})
 
     def _pack_fast(self, vitals: msgspec.Struct) -> bytes:
         """The values of a reading whose signals are all known and in their own units."""

@@ -25,6 +25,7 @@ class SlowDecoder(ReadingDecoder):
         return False
 
 
+USUAL = {"units": {"hr": "/min", "spo2": "%"}, "quality": {"hr": "good", "etco2": "good"}}
 FAST, SLOW = ReadingDecoder(VITALS, 2000), SlowDecoder(VITALS, 2000)
 
 numbers = st.one_of(
@@ -60,7 +61,9 @@ optional: dict[str, Any] = {
     "device_id": st.one_of(st.text(max_size=5), st.none(), st.just(7)),
     "care_unit": st.one_of(st.text(max_size=5), st.just("x" * 65)),
     "units": st.dictionaries(names, st.sampled_from(["kPa", "[degF]", "K", "/min", "furlong", None]), max_size=2),
-    "quality": st.dictionaries(names, st.sampled_from(["good", "questionable", "invalid", "?", None]), max_size=2),
+    "quality": st.dictionaries(
+        names, st.sampled_from(["good", "good", "questionable", "invalid", "?", None]), max_size=2
+    ),
     "event": st.just("ended"),
     "at": times,
     "vendor": st.one_of(numbers, odd),
@@ -140,7 +143,7 @@ def test_what_senders_may_add_is_read_by_the_typed_decoder(more: dict[str, Any])
     assert agrees_with_the_slow_way(reading("s", 0, {"hr": 80, "spo2": None, "etco2": 5}, **more).decode())
 
 
-@pytest.mark.parametrize("more", [{}, {"care_unit": "Süd"}, {"care_unit": "\U0001f3e5"}, {"device_id": "Ü-3"}])
+@pytest.mark.parametrize("more", [{}, {"care_unit": "Süd"}, {"care_unit": "\U0001f3e5"}, {"device_id": "Ü-3"}, USUAL])
 def test_plain_readings_take_the_fast_way(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     sent = json.loads(reading("s", 0, {"hr": 80, "spo2": None}, **more))
     texts = [json.dumps(sent, ensure_ascii=is_ascii).encode() for is_ascii in (False, True)]
