@@ -179,7 +179,8 @@ def demo(
     ] = None,
     patients: Patients = 8,
     speed: Annotated[
-        float | None, typer.Option(metavar="TIMES", help="Of recordings: times real time.", min=0.1, show_default="60")
+        float | None,
+        typer.Option(metavar="TIMES", help="Of recordings: times real time.", min=0.1, max=1e6, show_default="60"),
     ] = None,
     port: Annotated[
         int | None,
@@ -415,7 +416,9 @@ def state_show(
 @state_app.command("forget")
 def state_forget(
     stay: Stay,
-    within: Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long for a worker.", min=0)] = 60.0,
+    within: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wait so long for a worker.", min=0, max=LONGEST_S)
+    ] = 60.0,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
     app_id: AppId = None,
