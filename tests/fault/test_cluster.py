@@ -78,7 +78,7 @@ def test_one_of_three_brokers_that_dies_leaves_no_trace(
         assert "warning" not in created.stdout  # three replicas
     create_topics(servers, "thin")
     checked = run_vitalcast("topics", "check", folder=tmp_path, settings={**settings, "forecasts_topic": "thin"})
-    assert "topic thin: 1 replicas" in " ".join(checked.stdout.split())
+    assert "topic thin: 1 replica," in " ".join(checked.stdout.split())
     half = len(sent) // 2
     produce(servers, topics.readings, sent[:half])
     worker = start_worker(bootstrap_servers=servers, **topics.settings, chunk_records=32, session_timeout_s=6)
