@@ -8,10 +8,10 @@ from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from schemas.alert import Side
-from stream_worker.alerts import aggregate, life, technical
-from stream_worker.alerts.aggregate import Judgement
+from stream_worker.alerts import life, news2_alert, technical
 from stream_worker.alerts.entries import AlertEntry, AlertKey, Excursion
 from stream_worker.alerts.life import Entries, Finding, HoldReason, Presence, Transition, follow, is_open
+from stream_worker.alerts.news2_alert import Judgement
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.outlook import log_odds, probability_of
 from stream_worker.anomaly import FLAG_SCORE
@@ -178,7 +178,7 @@ def _findings(
             finding.held = "suspect"
         yield finding
     yield from _without_limit(entries, rules.keys)
-    if (of_score := aggregate.finding(entries, score)) is not None:
+    if (of_score := news2_alert.finding(entries, score)) is not None:
         yield of_score
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from model.arrays import Bools, Floats, Ints
 from schemas.signals import known_signals
 from stream_worker import window
-from stream_worker.alerts import aggregate, life, rules, technical
+from stream_worker.alerts import life, news2_alert, rules, technical
 from stream_worker.alerts.budget import Allowance, Budget, pass_time
 from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted, Observation, Row
@@ -126,8 +126,8 @@ class AlertScreen:
         observation, score_of = self._observation(slot, seen), None
         if self._with_news2:
             inputs = extras.news2_inputs
-            aggregate.remember(inputs, seen.at_us, observation.values, readings.observations.get(seen.row))
-            score_of = partial(aggregate.score_of, inputs, seen.at_us, extras.spo2_scale)
+            news2_alert.remember(inputs, seen.at_us, observation.values, readings.observations.get(seen.row))
+            score_of = partial(news2_alert.score_of, inputs, seen.at_us, extras.spo2_scale)
         transitions = rules.look(extras.alerts, observation, profile.rules, offset, held, score_of)
         self._spend(slot, transitions)
         self._stays.has_alerts[slot] = extras.has_alerts
