@@ -18,7 +18,7 @@ from model.dataset import Stay, folds, read_stays
 from model.evaluate import evaluate, evaluate_degraded, publish, rivals_of
 from model.export import write_artifact
 from model.manifest import Training
-from model.predictor import Predictor, one_thread
+from model.predictor import Predictor
 from model.scores import Cell, Evaluation, Report, Rival, beside_trees, rival_gains, scores_of
 from model.train import UPDATES, fit
 from schemas.recordings import find_recordings
@@ -85,8 +85,7 @@ def joined(parts: Sequence[Evaluation]) -> Evaluation:
 
 def _trained(stays: Sequence[Stay], config: ForecasterConfig, seed: int, updates: int) -> Predictor:
     """A model of `stays`, by way of its artifact: what is scored is what would serve."""
-    with one_thread():
-        forecaster = fit(stays, config, seed=seed, updates=updates)
+    forecaster = fit(stays, config, seed=seed, updates=updates)
     names = tuple(stay.stay_id for stay in stays)
     training = Training(data="", stays=names, held_out=(), seed=seed, updates=updates, revision="", trained_at="")
     with TemporaryDirectory() as folder:

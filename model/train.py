@@ -155,6 +155,7 @@ def typical_changes(samples: Sequence[Sample], config: ForecasterConfig) -> tupl
     return torch.maximum(changes, least).float(), mean_scale.float()
 
 
+@one_thread()
 def fit(
     stays: Sequence[Stay],
     config: ForecasterConfig,
@@ -358,7 +359,7 @@ def train_artifact(
             print(f"not used: {', '.join(name if is_name(name) else repr(name) for name in left)}")
     stays = read_stays(training, config)
     columns = *Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.4f}")
-    with one_thread(), Progress(*columns) as bar:
+    with Progress(*columns) as bar:
         task = bar.add_task("Training", total=updates, loss=math.nan)
         forecaster = fit(
             stays,

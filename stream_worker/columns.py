@@ -114,7 +114,7 @@ class ReadingDecoder:
         decode_fast, pack = self._decode_fast, self._pack_fast
         for row, value in enumerate(values):
             try:
-                if value is None or not self._is_plain(value):
+                if value is None or len(value) > self._max_bytes:  # what the fast decoder does not look at
                     raise msgspec.DecodeError
                 reading = decode_fast(value if value.isascii() else value.decode())  # bytes may be no UTF-8
                 if reading.observed_at.year not in codec.YEARS or not self._is_taken_as_sent(reading):
@@ -138,10 +138,6 @@ class ReadingDecoder:
             rows.devices.append(reading.device_id)
             rows.care_units.append(reading.care_unit or None)
         return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
-
-    def _is_plain(self, value: bytes) -> bool:
-        """Whether the codec takes what the fast decoder takes of `value`, which does not look at its size."""
-        return len(value) <= self._max_bytes
 
     def _is_taken_as_sent(self, reading: Any) -> bool:
         """Whether all units that a reading names are the signals' own, and no value is doubted."""

@@ -340,7 +340,7 @@ class Stays:
     ) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
         """Partitions and changelog records of the slots that changed; a body comes right before its head."""
         bodies, scorings = set(bodies), set(scorings)
-        primed = (bodies | scorings) & set(np.flatnonzero(self.is_primed).tolist())
+        primed = {slot for slot in np.flatnonzero(self.is_primed).tolist() if slot in bodies or slot in scorings}
         with_body, with_scoring = sorted(bodies | primed), sorted(scorings | primed)
         self.is_primed[with_body] = False
         slots = sorted({*heads, *with_body, *with_scoring})

@@ -190,10 +190,9 @@ class Ward:
         The end of these has not come and never will, as after the state was lost: what is open is told once a day, and
         cleared when its stay has been silent for too long.
         """
-        for name in [*self._alerts]:
-            if self._newest_ms - self._told_ms.get(name, self._newest_ms) > self._forget_after_ms + TOLD_EVERY_MS:
-                del self._alerts[name]
-        self._told_ms = {name: told_ms for name, told_ms in self._told_ms.items() if name in self._alerts}
+        told_since_ms = self._newest_ms - self._forget_after_ms - TOLD_EVERY_MS
+        self._alerts = {name: alert for name, alert in self._alerts.items() if self._told_ms[name] >= told_since_ms}
+        self._told_ms = {name: self._told_ms[name] for name in self._alerts}
         alerting = self.alerting
         for stay_id, heard_ms in [*self._heard_ms.items()]:
             if self._newest_ms - heard_ms > self._forget_after_ms and stay_id not in alerting:

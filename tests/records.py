@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from aiokafka import TopicPartition
+
 from schemas.reading import READING_V1, STAY_EVENT_V1
+from stream_worker.chunks import Work
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
 from stream_worker.times import to_time
@@ -26,6 +29,20 @@ class FakeRecord:
     timestamp: int = NOW_US // 1000
     key: bytes | None = b"key"
     timestamp_type: int = 0
+
+
+class NotedLane:
+    """Notes what an agent queues for a partition."""
+
+    published_until = 0
+    stalled_s = 0.0
+
+    def __init__(self, partition: int = 0) -> None:
+        self.partition = TopicPartition("vitals.readings", partition)
+        self.works: list[Work] = []
+
+    def put(self, work: Work) -> None:
+        self.works.append(work)
 
 
 def reading(stay_id: str, at_s: float, vitals: Mapping[str, Any] | None = None, **more: Any) -> bytes:

@@ -96,9 +96,8 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
     """Move a stay's alerts by what was found at one reading; `entries` is changed in place."""
     transitions: list[Transition] = []
     for finding in findings:
-        entry = entries.get(finding.key)
-        if finding.held == "suspect" and finding.presence != "unknown" and entry is not None and is_open(entry):
-            transitions.extend(_stand(entry, finding, moment.at_us))
+        if finding.held == "suspect" and finding.presence != "unknown" and is_open(entries.get(finding.key)):
+            transitions.extend(_stand(entries[finding.key], finding, moment.at_us))
             continue
         if finding.came_true_us is not None:
             transitions.extend(_supersede(entries, finding.key, finding.came_true_us, moment.at_us))

@@ -316,12 +316,13 @@ class AlertScreen:
 
     def _outlooks(self, quantiles: Ints, profiles: Sequence[Profile], side: str, wanted: Bools) -> Floats:
         """Log-odds (m, V) to come to be beyond the stay's own limits; NaN without a limit, or where not `wanted`."""
-        limits = np.array([getattr(profile, side)[self._stays.layout.forecast] for profile in profiles])
-        limits = limits.reshape(wanted.shape)
+        layout = self._stays.layout
+        of_all = np.array([getattr(profile, side) for profile in profiles]).reshape(len(profiles), len(layout.names))
+        limits: Floats = of_all[:, layout.forecast]
         result = np.full(limits.shape, np.nan)
         given = wanted & ~np.isnan(limits)
         if not given.any():
             return result
         predicted = self._in_units(quantiles[given], np.nonzero(given)[1])
-        result[given] = outlooks(predicted, self._stays.layout.manifest.quantile_levels, limits[given], side)
+        result[given] = outlooks(predicted, layout.manifest.quantile_levels, limits[given], side)
         return result

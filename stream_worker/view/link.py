@@ -22,6 +22,8 @@ from stream_worker.ward_feed import TopicChangedError, WardFeed, ward_times
 
 # Heartbeats come every 10 s at most; silence longer than this is a reason to ask whether the broker is there.
 ASK_AFTER_S: Final = 3.0
+# With the broker, or with a file of the settings, which may be replaced: it is tried again.
+TROUBLE: Final = (BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError)
 TRY_AGAIN_S: Final = 2.0
 
 State = Literal["live", "lost"]
@@ -74,7 +76,7 @@ def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: t
         except TopicChangedError:
             board.clear()
             alerts_from, link.has_read_alerts = {}, False
-        except (BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError) as error:  # a file may be replaced
+        except TROUBLE as error:
             link.turn("lost", str(error) if isinstance(error, KafkaFaultError) else "")
             stop.wait(TRY_AGAIN_S)
         current = None
@@ -89,9 +91,7 @@ def _begin_reading_back(settings: Settings, feed: WardFeed, board: Board, link: 
 
     def run() -> None:
         try:
-            with suppress(
-                BrokerUnreachableError, KafkaFaultError, KafkaError, SettingsError
-            ):  # the feed meets them too
+            with suppress(*TROUBLE):  # the feed meets it too
                 read_back(settings, board, until, stop)
         finally:
             link.is_reading_back = False

@@ -350,18 +350,14 @@ def test_the_page_finds_its_server_again(browser: Browser) -> None:
         page.close()
 
 
-def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing_to_say(browser: Browser) -> None:
-    with served() as live, live.worker():
-        live.reading("a")
-        page = browser.new_page()
-        page.goto(live.address)
-        expect(page.locator(".tile")).to_have_count(1)
-        page.wait_for_timeout(17_000)  # the page takes 15 s of silence for a lost server
-        expect(page.locator("#banner")).to_be_hidden()
-        with live.board.lock:  # which the server waits for
-            expect(page.locator("#banner")).to_contain_text("has lost its server")
-        expect(page.locator("#banner")).to_be_hidden()
-        page.close()
+def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing_to_say(page: Page, live: Served) -> None:
+    live.reading("a")
+    expect(page.locator(".tile")).to_have_count(1)
+    page.wait_for_timeout(17_000)  # the page takes 15 s of silence for a lost server
+    expect(page.locator("#banner")).to_be_hidden()
+    with live.board.lock:  # which the server waits for
+        expect(page.locator("#banner")).to_contain_text("has lost its server")
+    expect(page.locator("#banner")).to_be_hidden()
 
 
 def test_one_viewer_too_many_is_told_so_until_another_leaves(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:

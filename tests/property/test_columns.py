@@ -21,7 +21,7 @@ from tests.records import reading
 class SlowDecoder(ReadingDecoder):
     """Sends every record through the codec."""
 
-    def _is_plain(self, value: bytes) -> bool:
+    def _is_taken_as_sent(self, reading: Any) -> bool:
         return False
 
 

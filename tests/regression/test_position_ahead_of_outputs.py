@@ -5,29 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from aiokafka import TopicPartition
-
 from stream_worker.agent import ReadingsAgent
-from stream_worker.chunks import Work
 from stream_worker.health import Health
 from stream_worker.metrics import Metrics
-from tests.records import new_pipeline, reading, records
-
-TOPIC = "vitals.readings"
+from tests.records import NotedLane, new_pipeline, reading, records
 
 
-class FullLane:
-    """Notes what is queued, and never has room."""
-
-    stalled_s = 0.0
-
-    def __init__(self, partition: int) -> None:
-        self.partition = TopicPartition(TOPIC, partition)
-        self.published_until = 0
-        self.works: list[Work] = []
-
-    def put(self, work: Work) -> None:
-        self.works.append(work)
+class FullLane(NotedLane):
+    """It never has room."""
 
     async def room(self) -> None:
         await asyncio.Event().wait()
