@@ -1,18 +1,15 @@
-"""The numbers of many forecasts as JSON text, written column by column: a tenth of what an encoder takes.
+"""The numbers of many forecasts as JSON text, written column by column: a twentieth of what an encoder takes.
 
-A chunk's forecasts differ in their numbers only, so their text is one matrix of bytes, a row for each forecast, every
-field at the same place in all rows. Numbers come from a table of all there can be; shorter ones are padded with a
-space, which JSON allows. `outputs.OutputEncoder` writes the same by the plain way for whatever does not fit the table;
-a test compares both.
-
-    "hr":{"last": 88.0,"last_at":"2026-11-22T10:15:30Z"       ,"quantiles":[[ 86.1, 87.4, 88.2, 89.0, 90.6],[ 85. ...
-                                 room for a fraction: .123456Z"             cell of 6 bytes: number and what follows it
+Forecasts differ in their numbers only, so each is a copy of a template with its fields in the same places; the members
+of `signals` are of equal length, as are those of `anomalies`. Numbers come from tables of all there can be; shorter
+ones, and shorter names, are padded with spaces, which JSON allows. `outputs.OutputEncoder` writes the same by the plain
+way for whatever does not fit the tables; a test compares both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,30 +17,27 @@ from numpy.typing import NDArray
 from model.arrays import Bools, Ints
 from stream_worker.times import DAY_US, SECOND_US
 
-Bytes = NDArray[np.uint8]
-
 _LARGEST: Final = 9999  # quanta: 999.9, five characters
-_NUMBER: Final = 5
-_CELL: Final = _NUMBER + 1
+_CELL: Final = 6  # a number and the comma behind it
+
+# A signal's member and an anomaly's; fields are capital letters: Last, Date, Clock, Z or a fraction, Score, flaG.
+_SIGNAL: Final = b'{"last":LLLLL,"last_at":"DDDDDDDDDDTCCCCCCCCZ"       ,"quantiles":[[%b]]}'
+_ANOMALY: Final = b'{"score":SSSSS,"flag":GGGGG}  '
 
 
-def _cells(after: str) -> NDArray[np.uint64]:
-    """Every number with `after` behind it as 8 bytes; what is left of the 8 is overwritten by the next field."""
-    texts = [f"{quanta / 10:{_NUMBER}.1f}{after}".ljust(8).encode() for quanta in range(_LARGEST + 1)]
-    return np.array(texts, "S8").view(np.uint64)
+def _table(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """Texts of 8 bytes, the size of one store; a later field covers what fills up the shorter ones."""
+    return np.array([text.ljust(8).encode() for text in texts], "S8").view(np.uint64)
 
 
-_NUMBERS: Final = _cells("").view(np.uint8).reshape(-1, 8)[:, :_NUMBER].copy()
-_THEN_NEXT: Final = _cells(",")
-_THEN_ROW: Final = _cells("],[")
-_SCORES: Final = np.array([f"{score / 1000:.3f}".encode() for score in range(1001)], "S5").view(np.uint8).reshape(-1, 5)
-_FLAGS: Final = np.array([b"false", b"true "], "S5").view(np.uint8).reshape(-1, 5)
-_SECONDS: Final = (
-    np.array([f"{s // 3600:02}:{s // 60 % 60:02}:{s % 60:02}".encode() for s in range(86_400)], "S8")
-    .view(np.uint8)
-    .reshape(-1, 8)
-)
-_THREE_DIGITS: Final = np.array([f"{i:03}".encode() for i in range(1000)], "S3").view(np.uint8).reshape(-1, 3)
+_NUMBERS: Final = [f"{quanta / 10:5.1f}" for quanta in range(_LARGEST + 1)]
+_LAST: Final = _table([f'{number},"l' for number in _NUMBERS])
+_THEN_NEXT: Final = _table([f"{number}," for number in _NUMBERS])
+_THEN_ROW: Final = _table([f"{number}],[" for number in _NUMBERS])
+_CLOCK: Final = _table([f"{s // 3600:02}:{s // 60 % 60:02}:{s % 60:02}" for s in range(86_400)])
+_FRACTION: Final = np.array([f".{i:03}" for i in range(1000)], "S4"), np.array([f'{i:03}Z"' for i in range(1000)], "S5")
+_SCORE: Final = _table([f'{score / 1000:.3f},"f' for score in range(1001)])
+_FLAG: Final = _table(["false}", "true }"])
 
 
 class Numbers(NamedTuple):
@@ -67,40 +61,32 @@ class ForecastText:
     """
 
     def __init__(self, names: Sequence[str], horizons: int, levels: int) -> None:
-        self._signals = len(names)
-        self._row = levels * _CELL + 2  # a horizon's numbers and the brackets to the next
-        self._horizons, self._levels = horizons, levels
-        text = bytearray(b'"signals":{')
-        self._blocks: list[slice] = []
-        self._last: list[int] = []
-        self._at: list[int] = []
-        self._quantiles: list[int] = []
-        for v, name in enumerate(names):
-            start = len(text)
-            text += b"," if v else b" "
-            text += f'"{name}":{{"last":'.encode()
-            self._last.append(len(text))
-            text += b"?" * _NUMBER + b',"last_at":"'
-            self._at.append(len(text))
-            text += b'0000-00-00T00:00:00Z"       ,"quantiles":[['
-            self._quantiles.append(len(text))
-            text += b"?" * (horizons * self._row - 3) + b"]]}"
-            self._blocks.append(slice(start, len(text)))
-        text += b'},"anomalies":{'
-        self._anomalies: list[slice] = []
-        self._scores: list[int] = []
-        self._flags: list[int] = []
-        for v, name in enumerate(names):
-            start = len(text)
-            text += b"," if v else b" "
-            text += f'"{name}":{{"score":'.encode()
-            self._scores.append(len(text))
-            text += b"0.000" + b',"flag":'
-            self._flags.append(len(text))
-            text += b"?????" + b"}"
-            self._anomalies.append(slice(start, len(text)))
-        text += b"}}"
-        self._template = np.frombuffer(bytes(text), np.uint8)
+        width = max(len(name.encode()) for name in names)
+        keys = [f',"{name}"'.encode().ljust(width + 3) + b":" for name in names]
+        row = levels * _CELL + 2  # a horizon's numbers and the brackets to the next
+        signal, anomaly = _SIGNAL % (b"?" * (horizons * row - 3)), _ANOMALY
+        signals, anomalies = (b"".join(key + member for key in keys) for member in (signal, anomaly))
+        text = b'"signals":{%b},"anomalies":{%b}}' % (signals, anomalies)
+        self._template = np.void(text)
+
+        numbers = _record(row, {str(level): ("u8", level * _CELL) for level in range(levels)})
+        fraction = signal.index(b"Z")
+        of_signal = {
+            "last": ("u8", signal.index(b"L")),
+            "date": ("S10", signal.index(b"D")),
+            "clock": ("u8", signal.index(b"C")),
+            "milliseconds": ("S4", fraction),
+            "microseconds": ("S5", fraction + 4),
+            "quantiles": ((numbers, horizons), signal.index(b"?")),
+            "end": ("S3", len(signal) - 3),
+        }
+        of_anomaly = {"score": ("u8", anomaly.index(b"S")), "flag": ("u8", anomaly.index(b"G"))}
+        members = [
+            ((_member(len(keys[0]), len(member), fields), len(names)), text.index(all_of_them))
+            for member, fields, all_of_them in ((signal, of_signal, signals), (anomaly, of_anomaly, anomalies))
+        ]
+        self._message = _record(len(text), dict(zip(("signals", "anomalies"), members, strict=True)))
+        self._levels = levels
 
     @staticmethod
     def fits(numbers: Numbers) -> Bools:
@@ -114,60 +100,55 @@ class ForecastText:
 
     def write(self, numbers: Numbers) -> list[bytes]:
         """The text of n forecasts that fit, in tenths."""
-        quantiles, last, last_at, observed, scores, flags = numbers
-        n, length = len(quantiles), len(self._template)
-        # 8 bytes are stored for a number of 5 and what follows: leave room behind the last row.
-        room = np.empty(n * length + 8, np.uint8)
-        matrix = room[: n * length].reshape(n, length)
-        matrix[:] = self._template
-        quantiles = np.clip(quantiles, 0, _LARGEST)  # of signals that are not observed, and blanked below
-        is_scored = ~np.isnan(scores)
-        thousandths = np.rint(np.where(is_scored, scores, 0.0) * 1000).astype(np.intp)
-        times = np.where(observed, last_at, 0)
-        for v in range(self._signals):
-            self._write_quantiles(room, v, quantiles[:, v], length)
-            self._put(matrix, self._quantiles[v] + self._horizons * self._row - 3, np.frombuffer(b"]]}", np.uint8))
-            self._put(matrix, self._last[v], _NUMBERS[np.clip(last[:, v], 0, _LARGEST)])
-            self._write_times(matrix, self._at[v], times[:, v])
-            self._put(matrix, self._scores[v], _SCORES[thousandths[:, v]])
-            self._put(matrix, self._flags[v], _FLAGS[flags[:, v].astype(np.intp)])
-        self._blank(matrix, self._blocks, observed)
-        self._blank(matrix, self._anomalies, is_scored)
-        text = matrix.tobytes()
-        return [text[start : start + length] for start in range(0, n * length, length)]
+        texts: NDArray[Any] = np.full(len(numbers.last), self._template)
+        messages = texts.view(self._message)
+        self._write_signals(messages["signals"], numbers)
+        is_scored = ~np.isnan(numbers.scores)
+        anomalies = messages["anomalies"]
+        anomalies["score"] = _SCORE.take(np.rint(np.where(is_scored, numbers.scores, 0.0) * 1000).astype(np.intp))
+        anomalies["flag"] = _FLAG.take(numbers.flags)
+        _leave_out(anomalies, ~is_scored)
+        written: list[bytes] = texts.tolist()
+        return written
 
-    def _write_quantiles(self, room: Bytes, v: int, quantiles: Ints, length: int) -> None:
-        """All horizons of a signal at once, level by level, so that each number covers the rest of the one before."""
-        n, horizons, levels = quantiles.shape
-        for level in range(levels):
-            offset = self._quantiles[v] + level * _CELL
-            cells = np.ndarray((n, horizons), np.uint64, room, offset, (length, self._row))
-            cells[:] = (_THEN_NEXT if level < levels - 1 else _THEN_ROW).take(quantiles[:, :, level])
+    def _write_signals(self, signals: NDArray[Any], numbers: Numbers) -> None:
+        observed = numbers.observed
+        # Signals that are not observed are left out below.
+        signals["last"] = _LAST.take(numbers.last, mode="clip")
+        _write_times(signals, np.where(observed, numbers.last_at, 0))
+        # Level by level: each number covers what fills up the one before.
+        for level in range(self._levels):
+            table = _THEN_NEXT if level < self._levels - 1 else _THEN_ROW
+            signals["quantiles"][str(level)] = table.take(numbers.quantiles[..., level], mode="clip")
+        signals["end"] = b"]]}"
+        _leave_out(signals, ~observed)
 
-    def _write_times(self, matrix: Bytes, at: int, us: Ints) -> None:
-        days, inverse = np.unique(us // DAY_US, return_inverse=True)
-        dates = days.astype("datetime64[D]").astype("S10").view(np.uint8).reshape(-1, 10)
-        self._put(matrix, at, dates[inverse])
-        self._put(matrix, at + 11, _SECONDS[us % DAY_US // SECOND_US])
-        fraction = us % SECOND_US
-        rows = np.flatnonzero(fraction)
-        thousandths, rest = np.divmod(fraction[rows], 1000)
-        matrix[rows, at + 19] = ord(".")
-        matrix[rows, at + 20 : at + 23] = _THREE_DIGITS[thousandths]
-        matrix[rows, at + 23 : at + 26] = _THREE_DIGITS[rest]
-        matrix[rows, at + 26 : at + 28] = np.frombuffer(b'Z"', np.uint8)
 
-    @staticmethod
-    def _put(matrix: Bytes, at: int, field: Bytes) -> None:
-        matrix[:, at : at + field.shape[-1]] = field
+def _record(size: int, fields: dict[str, tuple[Any, int]]) -> np.dtype[Any]:
+    """`size` bytes with fields in them, each a type and where it begins; they may overlap."""
+    types, offsets = zip(*fields.values(), strict=True)
+    return np.dtype({"names": list(fields), "formats": types, "offsets": offsets, "itemsize": size})
 
-    @staticmethod
-    def _blank(matrix: Bytes, blocks: Sequence[slice], present: Bools) -> None:
-        """Blank the blocks that are not there, and the comma before the first that is."""
-        if present.all():
-            return
-        first = present.argmax(axis=1)
-        for v, block in enumerate(blocks):
-            absent = np.flatnonzero(~present[:, v])
-            matrix[absent, block] = ord(" ")
-            matrix[np.flatnonzero(first == v), block.start] = ord(" ")
+
+def _member(key: int, size: int, fields: dict[str, tuple[Any, int]]) -> np.dtype[Any]:
+    """A member of an object, its key of `key` bytes, its value of `size` with `fields`."""
+    shifted = {name: (kind, key + offset) for name, (kind, offset) in fields.items()}
+    return _record(key + size, {"all": (f"V{key + size}", 0), "comma": ("S1", 0), **shifted})
+
+
+def _write_times(signals: NDArray[Any], us: Ints) -> None:
+    days, inverse = np.unique(us // DAY_US, return_inverse=True)
+    signals["date"] = days.astype("datetime64[D]").astype("S10")[inverse]
+    signals["clock"] = _CLOCK.take(us % DAY_US // SECOND_US)
+    fraction = us % SECOND_US
+    some = np.nonzero(fraction)
+    milliseconds, microseconds = np.divmod(fraction[some], 1000)
+    signals["milliseconds"][some] = _FRACTION[0][milliseconds]
+    signals["microseconds"][some] = _FRACTION[1][microseconds]
+
+
+def _leave_out(members: NDArray[Any], absent: Bools) -> None:
+    """Blank the members (n, V) that are `absent`, and the comma before the first that is there."""
+    if absent.any():
+        members["all"][absent] = np.void(b" " * members["all"].itemsize)
+    members["comma"][np.arange(len(members)), absent.argmin(axis=1)] = b" "
