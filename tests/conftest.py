@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hypothesis
 import pytest
 
 from tests.kafka_broker import Broker, KafkaUnavailableError, start_broker
@@ -14,6 +15,7 @@ from tests.kafka_client import Topics
 from tests.launch import Launch, forked, import_ahead
 from tests.worker_process import WorkerProcess
 
+hypothesis.settings.register_profile("default", deadline=None)  # an example takes as long as a busy machine lets it
 SHARED = Path(__file__).parents[2] / "shared"  # recordings and the acceptance check; not everybody has it
 NEEDS_KAFKA = {"kafka", "own_kafka", "topics", "start_worker"}
 WorkerStarter = Callable[..., WorkerProcess]

@@ -43,7 +43,7 @@ def left(stream: list[bytes], bounds: list[int], *, crashes: bool) -> tuple[list
 
 @pytest.mark.usefixtures("short_steps")
 @given(wards(), st.lists(st.integers(0, 100), max_size=5), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_chunks_and_crashes_change_no_alert_under_a_budget(stream: list[bytes], cuts: list[int], crashes: bool) -> None:
     bounds = sorted({cut % len(stream) for cut in cuts})
     assert left(stream, bounds, crashes=crashes) == left(stream, [], crashes=False)

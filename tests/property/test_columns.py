@@ -105,7 +105,7 @@ def verdict(decoded: Decoded) -> tuple[Any, ...]:
 
 
 @given(st.lists(documents, min_size=1, max_size=4))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_fast_decoder_and_the_codec_agree(values: list[bytes | None]) -> None:
     assert verdict(FAST.decode(values)) == verdict(SLOW.decode(values))
 
@@ -118,7 +118,7 @@ def agrees_with_the_slow_way(text: str) -> bool:
 
 
 @given(documents.filter(lambda data: data is not None and data.decode(errors="ignore").encode() == data))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_both_ways_of_the_codec_agree(data: bytes) -> None:
     agrees_with_the_slow_way(data.decode())
 
@@ -153,7 +153,7 @@ def test_plain_readings_take_the_fast_way(more: dict[str, Any], monkeypatch: pyt
 
 
 @given(st.lists(documents, min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_record_is_a_reading_an_event_or_invalid(values: list[bytes | None]) -> None:
     decoded = FAST.decode(values)
     rows = [*decoded.readings.rows.tolist(), *(row for row, _ in decoded.events), *(row for row, _ in decoded.invalid)]

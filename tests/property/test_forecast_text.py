@@ -42,7 +42,7 @@ def numbers(draw: st.DrawFn) -> Numbers:
 
 
 @given(numbers())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_columns_and_plain_encoder_say_the_same(found: Numbers) -> None:
     fast = [json.loads(b"{%b" % body) for body in ENCODER.bodies(found)]
     assert fast == [json.loads(b"{%b" % body) for body in ENCODER.plain_bodies(found)]

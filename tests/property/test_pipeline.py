@@ -130,7 +130,7 @@ def published(results: list[ChunkResult]) -> dict[str, list[dict[str, Any]]]:
 
 
 @given(streams, st.lists(st.integers(0, 100), max_size=4))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_any_stream_in_any_chunks_leaves_what_a_naive_worker_leaves(stream: list[bytes], cuts: list[int]) -> None:
     pipeline, naive = new_pipeline(grace_s=GRACE_S), NaiveWorker()
     results = take_in_chunks(pipeline, stream, cuts)
@@ -156,7 +156,7 @@ def test_any_stream_in_any_chunks_leaves_what_a_naive_worker_leaves(stream: list
 
 
 @given(streams, st.lists(st.integers(0, 100), max_size=6), st.lists(st.integers(0, 100), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunking_changes_nothing(stream: list[bytes], cuts: list[int], other_cuts: list[int]) -> None:
     first, second = new_pipeline(), new_pipeline()
     results, others = take_in_chunks(first, stream, cuts), take_in_chunks(second, stream, other_cuts)
@@ -165,7 +165,7 @@ def test_chunking_changes_nothing(stream: list[bytes], cuts: list[int], other_cu
 
 
 @given(streams, st.integers(0, 100))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_restart_anywhere_changes_nothing(stream: list[bytes], crash: int) -> None:
     whole, at = records(stream), crash % (len(stream) + 1)
     undisturbed = process(new_pipeline(), whole)
@@ -178,7 +178,7 @@ def test_a_restart_anywhere_changes_nothing(stream: list[bytes], crash: int) -> 
 
 
 @given(streams, st.integers(0, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_records_that_are_handed_over_again_are_skipped(stream: list[bytes], again: int) -> None:
     whole, pipeline = records(stream), new_pipeline()
     process(pipeline, whole)
@@ -196,7 +196,7 @@ def state_of(results: list[ChunkResult]) -> dict[bytes, bytes]:
 
 
 @given(streams)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_later_records_never_change_a_forecast(stream: list[bytes]) -> None:
     half = len(stream) // 2
     short = published([process(new_pipeline(), records(stream[:half]))])

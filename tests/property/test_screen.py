@@ -69,13 +69,13 @@ def assert_same_findings(stream: list[bytes], chunk: int, predictor: Any) -> Non
 
 
 @given(wards())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_rules_on_every_reading_find_what_they_find_on_those_looked_at(stream: list[bytes]) -> None:
     assert_same_findings(stream, len(stream), ArithmeticPredictor())
 
 
 @given(calm_wards(), st.sampled_from([6, 50]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_nothing_that_begins_in_a_calm_ward_is_passed_over(stream: list[bytes], chunk: int) -> None:
     assert_same_findings(stream, chunk, TrendPredictor())
 

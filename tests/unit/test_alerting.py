@@ -822,7 +822,7 @@ def time_of(value: bytes) -> datetime:
 
 
 @given(streams)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @pytest.mark.filterwarnings("error")
 def test_any_stream_leaves_chains_from_which_open_alerts_can_be_kept(values: list[bytes]) -> None:
     in_order = sorted(values, key=time_of)
