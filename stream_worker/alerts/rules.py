@@ -75,10 +75,6 @@ class LimitRule(NamedTuple):
         given = self.limits.hysteresis
         return HYSTERESIS * abs(self.mild) if given is None else given
 
-    def concerns(self, seen: Observation) -> bool:
-        """Whether the limit may have something to say of a reading."""
-        return seen.concerned is None or self.signal in seen.concerned
-
     def is_severe(self, value: float) -> bool:
         """Whether `value` is beyond the severe limit."""
         if self.severe is None:
@@ -97,6 +93,12 @@ class LimitRules(NamedTuple):
         """The rules with their keys."""
         each = tuple(rules)
         return cls(each, frozenset(key for rule in each for key in (rule.limit_key, rule.forecast_key)))
+
+    def concerning(self, seen: Observation) -> LimitRules:
+        """Those that may have something to say of a reading; they can have alerts about as much as before."""
+        if seen.concerned is None:
+            return self
+        return self._replace(each=tuple(rule for rule in self.each if rule.signal in seen.concerned))
 
 
 def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> LimitRules:
@@ -136,6 +138,7 @@ def look(
     def move(found: Iterable[Finding]) -> list[Transition]:
         return life.step(entries, found, life.Moment(seen.at_us, offset, held))
 
+    rules = rules.concerning(seen)
     # Technical faults first: they tell which signals can be believed.
     transitions = move(technical.findings(entries, seen))
     suspect = technical.suspects(entries)
@@ -147,7 +150,7 @@ def _follow_known(entries: Entries, seen: Observation, rules: Sequence[LimitRule
     """Follow values beyond their limits; from when that lasts, announcements rest."""
     for rule in rules:
         value = seen.values.get(rule.signal)
-        if value is None or (rule.signal, rule.side) not in seen.outlooks or not rule.concerns(seen):
+        if value is None or (rule.signal, rule.side) not in seen.outlooks:
             continue
         entry, is_beyond = entries.get(rule.forecast_key), rule.is_beyond(value)
         if entry is not None:
@@ -185,10 +188,9 @@ def _findings(
 def _limits(entries: Entries, seen: Observation, rules: Iterable[LimitRule]) -> Iterator[Finding]:
     """What each rule says, the value before its forecast: what it raises, that has to know."""
     for rule in rules:
-        if rule.concerns(seen):
-            for judge in (_limit, _forecast_limit):
-                if (finding := judge(entries, seen, rule)) is not None:
-                    yield finding
+        for judge in (_limit, _forecast_limit):
+            if (finding := judge(entries, seen, rule)) is not None:
+                yield finding
 
 
 def _without_limit(entries: Entries, ruled: Collection[AlertKey]) -> Iterator[Finding]:
