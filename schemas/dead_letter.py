@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from schemas.forecast import Source
 from schemas.reading import Timestamp
@@ -23,12 +24,17 @@ class Rejection(NamedTuple):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that left no forecast, and why. `detail` never quotes the record; `payload` is base64, opt-in."""
+    """A record that left no forecast, and why."""
 
     schema: Literal["vitals.dead-letter.v1"] = DEAD_LETTER_V1
-    reason: Reason
-    detail: str
-    source: Source
-    received_at: Timestamp
-    payload_sha256: str
-    payload: str | None = None
+    reason: Annotated[
+        Reason,
+        Meta(description="The first that fits: too_large, malformed, schema, future, empty, late."),
+    ]
+    detail: Annotated[str, Meta(description="For people; quotes nothing of the record.")]
+    source: Annotated[Source, Meta(description="Where the record stands.")]
+    received_at: Annotated[Timestamp, Meta(description="When the worker took it up, by its clock.")]
+    payload_sha256: Annotated[str, Meta(description="Of the record's value, in hex digits.")]
+    payload: Annotated[
+        str | None, Meta(description="The record's value in base64, patient data included: with `dead_letter_payload`.")
+    ] = None

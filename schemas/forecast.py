@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from schemas.reading import Timestamp
 
@@ -17,48 +18,69 @@ QuantileRow = list[float]  # one horizon: non-decreasing along quantile_levels
 class Source(msgspec.Struct, frozen=True):
     """The record that something was computed from."""
 
-    topic: str
-    partition: int
-    offset: int
+    topic: Annotated[str, Meta(description="The readings' topic.")]
+    partition: Annotated[int, Meta(description="What comes of a record goes to the partition of the same number.")]
+    offset: Annotated[int, Meta(description="Of the record in its partition.")]
 
 
 class ModelReference(msgspec.Struct, frozen=True):
-    """The model that made a forecast; sha256 is the first 12 hex digits of its file's hash."""
+    """The model that made a forecast."""
 
-    name: str
-    version: str
-    sha256: str
+    name: Annotated[str, Meta(description="As the artifact's manifest has it.")]
+    version: Annotated[str, Meta(description="As the artifact's manifest has it.")]
+    sha256: Annotated[str, Meta(description="The first 12 hex digits of the hash of model.pt.")]
 
 
 class SignalForecast(msgspec.Struct, frozen=True):
-    """One signal: its newest accepted value, and a row of quantiles for each horizon, in the signal's unit."""
+    """One signal, in its own unit whatever unit it was sent in."""
 
-    last: float
-    last_at: Timestamp
-    quantiles: list[QuantileRow]
+    last: Annotated[float, Meta(description="The newest accepted value.")]
+    last_at: Annotated[Timestamp, Meta(description="When it was observed.")]
+    quantiles: Annotated[
+        list[QuantileRow],
+        Meta(
+            description="A row for each of horizons_s, a number for each of quantile_levels, not falling: of the "
+            "signal's mean (from three readings on without the extremes) over the step that holds issued_at + horizon."
+        ),
+    ]
 
 
 class Anomaly(msgspec.Struct, frozen=True):
     """How surprising the signal's newest value was under the forecast made before it: 0 (expected) to 1."""
 
-    score: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    flag: bool
+    score: Annotated[float, Meta(ge=0, le=1, description="The share of normal readings that surprise less.")]
+    flag: Annotated[bool, Meta(description="Whether the score is 0.998 or more; flags that last become an alert.")]
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     """The forecast that one accepted reading leaves."""
 
     schema: Literal["vitals.forecast.v1"] = FORECAST_V1
-    forecast_id: str
-    stay_id: str
-    issued_at: Timestamp
-    produced_at: Timestamp
-    status: Status
-    calibration: Literal["adaptive", "none"] = "none"
-    model: ModelReference
-    step_s: int
-    horizons_s: list[int]
-    quantile_levels: list[float]
-    signals: dict[str, SignalForecast]
-    anomalies: dict[str, Anomaly]
-    source: Source
+    forecast_id: Annotated[
+        str, Meta(description="Topic, partition and offset of the reading: unique, and the same again.")
+    ]
+    stay_id: Annotated[str, Meta(description="As in the reading; the record's key too.")]
+    issued_at: Annotated[
+        Timestamp,
+        Meta(description="Where the horizons begin: the stay's newest observed_at, of a reading in order its own."),
+    ]
+    produced_at: Annotated[Timestamp, Meta(description="When the worker wrote it, by its clock.")]
+    status: Annotated[
+        Status,
+        Meta(description="warming_up: few of the last steps have values. stale: none was read lately. Else ok."),
+    ]
+    calibration: Annotated[
+        Literal["adaptive", "none"], Meta(description="Whether the bands learn from the stay's own past errors.")
+    ] = "none"
+    model: Annotated[ModelReference, Meta(description="What made it.")]
+    step_s: Annotated[int, Meta(description="Length of a step in seconds, counted from the Unix epoch.")]
+    horizons_s: Annotated[list[int], Meta(description="How far ahead, in seconds: the rows of `quantiles`.")]
+    quantile_levels: Annotated[list[float], Meta(description="The columns of `quantiles`.")]
+    signals: Annotated[
+        dict[str, SignalForecast], Meta(description="Signals with a value in the window; there may be none.")
+    ]
+    anomalies: Annotated[
+        dict[str, Anomaly],
+        Meta(description="Signals with a value in this reading for which the step before had a forecast."),
+    ]
+    source: Annotated[Source, Meta(description="The reading that it answers.")]

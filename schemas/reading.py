@@ -1,4 +1,7 @@
-"""What arrives on `vitals.readings`: readings and stay events."""
+"""What arrives on `vitals.readings`: readings and stay events.
+
+The descriptions of fields, here and in the other records, are for those who have the published JSON Schemas only.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,27 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 READING_V1: Final = "vitals.reading.v1"
 STAY_EVENT_V1: Final = "vitals.stay-event.v1"
 
-StayId = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]  # RFC 3339 with an offset
+StayId = Annotated[
+    str,
+    Meta(min_length=1, max_length=128, description="One stay of one patient: what state, forecasts and alerts are of."),
+]
+Timestamp = Annotated[datetime, Meta(tz=True)]  # RFC 3339 with an offset
 Quality = Literal["good", "questionable", "invalid"]
 
 
 class Observations(msgspec.Struct, frozen=True, kw_only=True):
     """What a nurse charts beside the monitor: inputs of NEWS2 (Royal College of Physicians 2017)."""
 
-    consciousness: Literal["A", "C", "V", "P", "U"] | None = None
-    oxygen: Literal["air", "supplemental"] | None = None
+    consciousness: Annotated[
+        Literal["A", "C", "V", "P", "U"] | None,
+        Meta(description="Alert, new confusion, answers to voice, to pain, unresponsive."),
+    ] = None
+    oxygen: Annotated[Literal["air", "supplemental"] | None, Meta(description="What the patient breathes.")] = None
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,20 +37,39 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: Literal["vitals.reading.v1"] = READING_V1
     stay_id: StayId
-    observed_at: Timestamp
-    vitals: dict[str, float | None]
-    device_id: str | None = None
-    care_unit: Annotated[str, msgspec.Meta(max_length=64)] | None = None
-    units: dict[str, str | None] | None = None
-    quality: dict[str, str | None] | None = None
-    observations: Observations | None = None
+    observed_at: Annotated[Timestamp, Meta(description="When the values were measured, by the sender's clock.")]
+    vitals: Annotated[
+        dict[str, float | None],
+        Meta(description="Values by signal, in its unit or that of `units`. Absent or null: not observed."),
+    ]
+    device_id: Annotated[
+        str | None, Meta(description="Tells devices that measure at the same time apart; no more is done with it.")
+    ] = None
+    care_unit: Annotated[
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="Whose alert limits hold, from here on until another is named."),
+    ] = None
+    units: Annotated[
+        dict[str, str | None] | None,
+        Meta(description="UCUM units of values not in the signal's own. With an unknown one the value is ignored."),
+    ] = None
+    quality: Annotated[
+        dict[str, str | None] | None,
+        Meta(description="good, or questionable: no reason for an alert. Any other word: the value is ignored."),
+    ] = None
+    observations: Annotated[Observations | None, Meta(description="Taken over only if a value can be used too.")] = None
 
 
 class LimitRange(msgspec.Struct, frozen=True, kw_only=True):
     """Alert limits of one signal: None = no limit on that side, absent = the care unit's limit stays."""
 
-    low: float | msgspec.UnsetType | None = msgspec.UNSET
-    high: float | msgspec.UnsetType | None = msgspec.UNSET
+    low: Annotated[
+        float | msgspec.UnsetType | None,
+        Meta(description="In the signal's unit and its plausible range, below `high`."),
+    ] = msgspec.UNSET
+    high: Annotated[
+        float | msgspec.UnsetType | None, Meta(description="As `low`. Severe limits give way to the mild ones.")
+    ] = msgspec.UNSET
 
 
 class StayEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +77,22 @@ class StayEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: Literal["vitals.stay-event.v1"]
     stay_id: StayId
-    at: Timestamp
-    event: Literal["ended", "limits", "settings"]
-    limits: dict[str, LimitRange] | None = None
-    spo2_scale: Literal[1, 2] | None = None
+    at: Annotated[
+        Timestamp, Meta(description="When it happened. It takes effect where it stands among the stay's records.")
+    ]
+    event: Annotated[
+        Literal["ended", "limits", "settings"],
+        Meta(
+            description="ended: alerts are cleared, the state is removed; a reading that follows begins the stay anew."
+        ),
+    ]
+    limits: Annotated[
+        dict[str, LimitRange] | None,
+        Meta(
+            description="Of `limits`: the stay's own limits by signal, in place of what it had of that signal; {} of a "
+            "signal gives it back its care unit's. Other signals keep theirs."
+        ),
+    ] = None
+    spo2_scale: Annotated[
+        Literal[1, 2] | None, Meta(description="Of `settings`: NEWS2's scale for the oxygen saturation; 1 by default.")
+    ] = None

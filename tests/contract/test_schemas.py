@@ -63,6 +63,14 @@ def test_published_schema_is_the_one_of_the_record(name: str) -> None:
     assert json.loads(path_of(name).read_text(encoding="utf-8")) == json_schema(name), "run python -m schemas.publish"
 
 
+@pytest.mark.parametrize("name", RECORDS)
+def test_published_schema_says_what_each_field_means(name: str) -> None:
+    for record in json_schema(name)["$defs"].values():
+        assert record["description"]
+        silent = {field for field, schema in record["properties"].items() if "description" not in schema}
+        assert silent <= {"schema"}  # its one value says it
+
+
 def test_every_record_and_nothing_else_is_published() -> None:
     assert {file.name for file in FOLDER.iterdir()} == {path_of(name).name for name in RECORDS}
 
