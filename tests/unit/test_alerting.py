@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.signals import VITALS_BY_NAME, Signal
+from stream_worker.alerts.words import SENTENCES
 from stream_worker.pipeline import LOG_APPEND_TIME, ChunkResult, Pipeline
 from stream_worker.state_command import describe_state
 from tests.arithmetic_model import INPUTS, MANIFEST, ArithmeticPredictor, TrendPredictor
@@ -54,6 +57,37 @@ def test_a_mild_excursion_is_raised_after_its_delay_and_cleared_when_it_has_reco
     assert raised["since"] == cleared["since"]
     assert "below 65 mmHg" in raised["message"]
     assert raised["evidence"]["limit"] == 65
+
+
+def test_each_kind_rests_on_what_the_documents_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z].*) \| (`[a-z].*|-) \|$", page.partition("| `message_key` |")[2], re.MULTILINE)
+    names = re.compile(r"`([a-z0-9_.]+)`").findall
+    said = {key: set(names(evidence)) for keys, evidence in rows for key in names(keys)}
+    assert said.keys() == SENTENCES.keys() - {"cleared"}
+
+    def an_hour(*start: Mapping[str, float], then: Mapping[str, float]) -> list[bytes]:
+        every_minute = [*start, *[then] * (65 - len(start))]
+        return [reading("s", 60 * (i - 65), {"resp": 15 + i % 2, **vitals}) for i, vitals in enumerate(every_minute)]
+
+    streams = [
+        an_hour(
+            {"spo2": 97}, then={"hr": 140, "abp_mean": 60}
+        ),  # both limits; the pressure stands still, one is missing
+        an_hour({"hr": 80}, then={"hr": 300, "pulse": 80}),
+        an_hour(then={"hr": 80, "pulse": 110}),
+        [*an_hour(then={"spo2": 80}), reading("s", 3600)],  # NEWS2; then a silence
+        minutes("s", *range(80, 66, -1)),
+        [reading("s", 60 * i, {"hr": 100 + 2 * i}) for i in range(15)],
+        [reading("s", 60 * i, {**CALM, "hr": rate}) for i, rate in enumerate([80] * 5 + [80, 105] * 3)],
+    ]
+    found = {
+        alert["message_key"]: set(alert["evidence"])
+        for stream in streams
+        for alert in run(*stream, pipeline=new_pipeline(TrendPredictor(), news2=True))
+        if alert["state"] != "cleared"
+    }
+    assert found == said
 
 
 def test_an_alert_that_stays_open_is_told_once_a_day() -> None:
