@@ -14,9 +14,12 @@ REPEAT_S: Final = 10.0
 
 
 def configure(level: str, style: Literal["auto", "json", "console"]) -> None:
-    """Send our events, and what libraries warn of, to stderr: JSON lines, or coloured text on a terminal."""
-    is_console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if is_console else structlog.processors.JSONRenderer()
+    """Send our events, and what libraries warn of, to stderr: JSON lines, or text, coloured on a terminal."""
+    is_terminal = sys.stderr.isatty()
+    is_console = style == "console" or (style == "auto" and is_terminal)
+    renderer: Any = structlog.processors.JSONRenderer()
+    if is_console:
+        renderer = structlog.dev.ConsoleRenderer(colors=is_terminal)  # in a file they are in the way of grep
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
