@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from stream_worker.times import LONGEST_S
 
@@ -436,25 +435,20 @@ def state_forget(
 
 
 def _report(result: TopicsResult) -> None:
-    """Print the table; exit with 1 if anything is wrong."""
-    from rich.table import Table
-
-    console = Console()
-    if result.reports:
-        table = Table()
-        for title in ("Topic", "Partitions", "Replicas", "In sync at least", "Cleanup", "Stamped by", "State"):
-            table.add_column(title, overflow="fold")  # a name that is cut says nothing
-        for report in result.reports:
-            cells = ["-"] * 5
-            if (found := report.found) is not None:
-                cells[:2] = str(found.partitions), str(found.replicas)
-                if found.cleanup is not None:
-                    cells[2:] = str(found.insync), found.cleanup, "broker" if found.arrival else "sender"
-            state = "created" if report.created else "ok"
-            table.add_row(report.name, *cells, f"[red]{escape(report.problem)}" if report.problem else state)
-        console.print(table)
+    """Print the topics, a line each in any terminal or log; exit with 1 if anything is wrong."""
+    rows = [["TOPIC", "PARTITIONS", "REPLICAS", "MIN ISR", "CLEANUP", "STAMP", "STATE"]]
+    for report in result.reports:
+        cells = ["-"] * 5
+        if (found := report.found) is not None:
+            cells[:2] = str(found.partitions), str(found.replicas)
+            if found.cleanup is not None:
+                cells[2:] = str(found.insync), found.cleanup, "broker" if found.arrival else "sender"
+        rows.append([report.name, *cells, report.problem or ("made" if report.created else "ok")])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows if result.reports else []:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
     for warning in result.warnings:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        print(f"warning: {warning}")
     if result.problems:
         problems = f"{len(result.problems)} of {len(result.reports)} topics cannot be used"
         print(f"vitalcast: {problems}, the first: {result.problems[0]}", file=sys.stderr)
