@@ -164,6 +164,14 @@ def test_a_stale_bed_is_marked(page: Page, live: Served) -> None:
     expect(page.locator(".tile.ok, .tile.no_forecast")).to_have_count(1)
 
 
+def test_a_stale_bed_with_a_long_name_is_marked_too(page: Page, live: Served) -> None:
+    live.reading("de24d914-089b-413c-9f02-736bf2b2bf42", -20)
+    live.reading("b", 0)
+    mark = page.locator(".tile.stale .age")
+    expect(mark).to_have_text("NO DATA · 20 min")
+    assert mark.evaluate("mark => mark.scrollWidth <= mark.clientWidth")  # else it is cut off
+
+
 def test_a_bed_whose_stay_ends_is_not_taken_for_one_that_is_awaited(page: Page, live: Served) -> None:
     live.reading("a")
     page.locator(".tile").click()
