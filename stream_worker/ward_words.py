@@ -48,6 +48,11 @@ def hours(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def ago(age: timedelta) -> str:
+    """What goes before a message of that age: a sentence that was true then is not taken for one of now."""
+    return "" if age < timedelta(minutes=1) else f"{duration(age)} ago: "
+
+
 def short_message(alert: Alert) -> str:
     """The alert's message with the signal's name as in the table's head, so that the rest of it fits."""
     signal = VITALS_BY_NAME.get(alert.signal or "")

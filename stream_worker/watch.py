@@ -28,6 +28,7 @@ from stream_worker.ward_words import (
     SHORT_TITLE,
     STAND_IN,
     STAND_IN_TITLE,
+    ago,
     duration,
     number,
     plural,
@@ -84,7 +85,7 @@ class WardView:
         table.add_column("Open alerts", ratio=1, no_wrap=True, overflow="ellipsis")
         for bed, alerts in beds[:fitting]:
             cells = [_signal_cell(self._ward, bed, signal) for signal in signals]
-            table.add_row(_bed_cell(self._ward, bed), *cells, _alerts_cell(alerts))
+            table.add_row(_bed_cell(self._ward, bed), *cells, _alerts_cell(self._ward, alerts))
         yield Group(*self._head(), table, *self._foot(len(beds) - fitting, footer))
 
     def _head(self) -> list[Text]:
@@ -182,17 +183,18 @@ def _signal_cell(ward: Ward, bed: Bed, signal: str) -> Text:
     return cell
 
 
-def _alerts_cell(alerts: list[Alert]) -> Text:
-    lines = [_alert_text(alert) for alert in alerts[:ALERTS_PER_BED]]
+def _alerts_cell(ward: Ward, alerts: list[Alert]) -> Text:
+    lines = [_alert_text(ward, alert) for alert in alerts[:ALERTS_PER_BED]]
     if len(alerts) > ALERTS_PER_BED:
         lines.append(Text(f"+ {len(alerts) - ALERTS_PER_BED} more", style="dim"))
     return Text("\n", overflow="ellipsis", no_wrap=True).join(lines)
 
 
-def _alert_text(alert: Alert) -> Text:
+def _alert_text(ward: Ward, alert: Alert) -> Text:
     shape, word, style = MARK[alert.priority]
     text = Text(f"{shape} {word}", style=Style.parse(style))
-    return Text.assemble(text, f" {printable(short_message(alert))}", overflow="ellipsis", no_wrap=True)
+    said = ago(ward.age(alert.event_at)) + printable(short_message(alert))
+    return Text.assemble(text, f" {said}", overflow="ellipsis", no_wrap=True)
 
 
 def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:
@@ -202,7 +204,8 @@ def plain_lines(ward: Ward, feed: WardFeed, now: datetime) -> list[str]:
     for bed, alerts in ward.by_need():
         for alert in alerts[:ALERTS_PER_BED]:
             shape, word, _ = MARK[alert.priority]
-            lines.append(f"  {printable(bed.stay_id)}: {shape} {word} {printable(alert.message)}")
+            said = ago(ward.age(alert.event_at)) + printable(alert.message)
+            lines.append(f"  {printable(bed.stay_id)}: {shape} {word} {said}")
     return lines
 
 

@@ -14,8 +14,8 @@ from stream_worker.alerts.news2 import EMERGENCY
 from stream_worker.times import SECOND_US
 
 SENTENCES: Final = {
-    "limit.low": "{name} below {limit:g}{unit} ({last:g} then)",
-    "limit.high": "{name} above {limit:g}{unit} ({last:g} then)",
+    "limit.low": "{name} below {limit:g}{unit} ({last:g})",
+    "limit.high": "{name} above {limit:g}{unit} ({last:g})",
     "forecast_limit.low": "{name} may fall below {limit:g}{unit} within {horizon_min:g} min ({percent:.0f} % likely)",
     "forecast_limit.high": "{name} may rise above {limit:g}{unit} within {horizon_min:g} min ({percent:.0f} % likely)",
     "anomaly": "{name} has not been as expected for {minutes:.0f} min",

@@ -15,7 +15,7 @@ from schemas.signals import VITALS_BY_NAME
 from stream_worker.times import to_ms
 from stream_worker.view.board import MINUTE_S, Board, Track, minute_of
 from stream_worker.ward import RANK, SHOWN_HORIZON_S, Bed, trend
-from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, number, short_message
+from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, ago, number, short_message
 
 ROWS: Final = ("hr", "abp_mean", "spo2", "resp")  # or what stands in for them
 ROWS_OF_A_TILE: Final = 4
@@ -53,7 +53,10 @@ def tile(board: Board, bed: Bed, alerts: Sequence[Alert]) -> dict[str, Any]:
         "sent": board.past(bed.stay_id).changed_ms,
         "state": state_of(board, bed),
         "rows": [row(board, bed, signal) | {"alert": _priority_on(signal, alerts)} for signal in signals],
-        "alerts": [{"priority": alert.priority, "text": short_message(alert)} for alert in alerts[:ALERTS_OF_A_TILE]],
+        "alerts": [
+            {"priority": alert.priority, "text": ago(board.age(alert.event_at)) + short_message(alert)}
+            for alert in alerts[:ALERTS_OF_A_TILE]
+        ],
         "more": max(0, len(alerts) - ALERTS_OF_A_TILE),
     }
 

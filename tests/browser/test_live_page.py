@@ -7,6 +7,7 @@ import os
 import re
 import time
 
+import msgspec
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -94,9 +95,8 @@ def test_a_news2_alert_says_its_score_and_what_it_is_made_of(page: Page, live: S
     live.reading("a")
     message = "NEWS2 is 7: urgent review by the critical care team"
     evidence = {"score": 7, "points": {"resp": 3, "spo2": 2, "consciousness": 2}}
-    live.apply(
-        alert("x", "a", kind="news2", signal=None, side=None, priority="high", message=message, evidence=evidence)
-    )
+    score = alert("x", "a", kind="news2", signal=None, side=None, priority="high", message=message, evidence=evidence)
+    live.apply(msgspec.structs.replace(score, event_at=live.at(0)))
     expect(page.locator(".tile .alerts")).to_have_text(f"◆ {message}")
     page.locator(".tile").click()
     expect(page.locator(".life b")).to_have_text(message)

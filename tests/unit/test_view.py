@@ -302,3 +302,10 @@ def test_the_past_may_be_read_after_the_present() -> None:
     assert board.limits("a")["abp_mean"].low == 60
     assert past.changed_ms == 9000
     assert [message.timestamp_ms for message in past.messages] == [4000, 4001, 9000, 9001]
+
+
+def test_an_alert_that_was_said_long_ago_is_not_taken_for_one_of_now() -> None:
+    said = alert(message="Mean arterial pressure below 65 mmHg (61)")
+    board = board_of(reading(abp_mean=61), said, reading(minutes=180, abp_mean=66))
+    (shown,) = tile(board, board.beds["a"], [said])["alerts"]
+    assert shown["text"] == "3 h ago: MAP below 65 mmHg (61)"

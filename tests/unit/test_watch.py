@@ -100,3 +100,11 @@ def test_a_cuff_stands_in_for_the_arterial_line() -> None:
     text = text_of(ward_of(reading(nibp_mean=83, hr=80)))
     assert "83" in text
     assert "NIBP" in text
+
+
+def test_an_alert_that_was_said_long_ago_says_so() -> None:
+    said = alert(minutes=0, message="Mean arterial pressure below 65 mmHg (61)")
+    ward = ward_of(reading(minutes=0, abp_mean=61), said, reading(minutes=180, abp_mean=66))
+    assert "▲ MEDIUM 3 h ago: MAP below 65 mmHg (61)" in text_of(ward, width=160, now=at(180))
+    (line,) = plain_lines(ward, SimpleNamespace(read={}), at(180))[1:]  # type: ignore[arg-type]
+    assert line == "  a: ▲ MEDIUM 3 h ago: Mean arterial pressure below 65 mmHg (61)"

@@ -25,8 +25,8 @@ CASES = [
     (AlertKey("news2"), {**SCORE, "score": 7, "missing": []}),
 ]
 SAID = [
-    "Mean arterial pressure below 65 mmHg (61.5 then)",
-    "Temperature above 39.5 °C (40 then)",
+    "Mean arterial pressure below 65 mmHg (61.5)",
+    "Temperature above 39.5 °C (40)",
     "Mean arterial pressure may fall below 65 mmHg within 60 min (41 % likely)",
     "Respiratory rate may rise above 30/min within 60 min (41 % likely)",
     "Heart rate has not been as expected for 5 min",
