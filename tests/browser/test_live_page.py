@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -297,6 +298,21 @@ def test_times_are_the_viewers_with_utc_in_the_tooltip(page: Page, live: Served)
     clock = page.locator("#clock")
     expect(clock).to_have_attribute("title", f"{live.start:%Y-%m-%d %H:%M:%S} UTC")
     assert clock.inner_text()[:2] != f"{live.start:%H}", "Zurich is ahead of UTC"
+
+
+def test_a_chart_goes_on_over_the_hour_that_comes_twice(page: Page, live: Served) -> None:
+    live.start = datetime(2026, 10, 25, 2, 0, tzinfo=UTC)  # in Zurich the clock was set back an hour before
+    for minute in range(-120, 1):
+        live.reading("a", minute)
+    live.forecast("a", 0)
+    page.locator(".tile").click()
+    until(page, "document.querySelector('.plot')?.data?.length > 2")
+    (observed,) = page.evaluate(
+        "document.querySelector('.plot').data.filter(t => t.hovertemplate?.includes('observed')).map(t => t.x)"
+    )
+    assert observed[::60] == [f"2026-10-25T{hour}:00:00.000" for hour in ("01", "02", "03")]
+    labels = page.locator(".plot").first.locator(".xtick text")
+    expect(labels).to_have_text(["01:00", "01:30", "02:00", "02:30", "03:00", "03:30", "04:00"])
 
 
 @pytest.mark.timeout(MANY_BEDS_FOR_S + 120)

@@ -24,7 +24,13 @@ function loadLibrary() {
   return library;
 }
 
-// Plotly draws milliseconds in the viewer's time zone; the tooltip says UTC as well.
+// Times as Plotly writes them: by the viewer's clock, which is not set back or forward within a chart. Else two hours of
+// a night in October would lie upon each other. The tooltip says UTC as well.
+function wallClock(end) {
+  const ahead = new Date(end).getTimezoneOffset() * -60_000;
+  return (ms) => new Date(ms + ahead).toISOString().slice(0, -1);
+}
+
 const clock = (times) => times.map((ms) => utc(ms).slice(0, 16) + " UTC");
 
 export class Bed {
@@ -217,9 +223,12 @@ class Chart {
     const ink = inks();
     const end = Math.max(history.t.at(-1) ?? 0, fan?.t[0] ?? 0);
     const traces = [...pastTraces(ink, past, end), ...historyTraces(ink, history), ...fanTraces(ink, fan)];
-    const layout = layoutOf(ink, history, end, hours);
-    layout.yaxis.range = rangeOf(traces, layout.xaxis.range, history.limits);
-    await plotly.react(this.plot, [...traces, ...marks(ink, history, end)], layout, {
+    const shown = [end - hours * HOUR_MS, end + HOUR_MS];
+    const at = wallClock(end);
+    const layout = layoutOf(ink, history, shown.map(at), at(end));
+    layout.yaxis.range = rangeOf(traces, shown, history.limits);
+    const drawn = [...traces, ...marks(ink, history, end)].map((trace) => ({ ...trace, x: trace.x.map(at) }));
+    await plotly.react(this.plot, drawn, layout, {
       displayModeBar: false,
       responsive: true,
     });
@@ -248,7 +257,7 @@ function inks() {
   );
 }
 
-function layoutOf(ink, history, end, hours) {
+function layoutOf(ink, history, range, end) {
   const values = { showgrid: true, gridcolor: ink.rule, zeroline: false, tickfont: { color: ink.dim, size: 13 } };
   return {
     height: 230,
@@ -259,7 +268,7 @@ function layoutOf(ink, history, end, hours) {
     hovermode: "x",
     dragmode: false,
     font: { color: ink.ink },
-    xaxis: { ...values, type: "date", range: [end - hours * HOUR_MS, end + HOUR_MS], tickformat: "%H:%M" },
+    xaxis: { ...values, type: "date", range, tickformat: "%H:%M" },
     yaxis: { ...values, fixedrange: true },
     shapes: [
       ...history.limits.map(({ at, priority }) =>
