@@ -15,10 +15,12 @@ from schemas.forecast import Forecast
 from schemas.reading import Reading, StayEvent
 from schemas.signals import VITALS_BY_NAME, canonical, plausible
 from stream_worker.alerts.entries import TOLD_EVERY_S
+from stream_worker.times import to_time
 from stream_worker.ward_words import plural
 
 RANK: Final[Mapping[Priority, int]] = {"high": 0, "medium": 1, "low": 2, "info": 3}
 FAR_BEHIND: Final = timedelta(minutes=5)  # beyond it, readings are not live, and a view must say so
+UNFED_AFTER: Final = timedelta(minutes=6)  # longer than between the sparsest regular readings, one in five minutes
 HEARTBEAT: Final = timedelta(seconds=10)  # how often a worker's come, unless its settings say otherwise
 BEATS_MISSED: Final = 3  # in a row, and the worker is silent
 FORGET_EVERY_MS: Final = 3_600_000
@@ -142,7 +144,7 @@ class Ward:
         self._silent_after = BEATS_MISSED * heartbeat
         self._forget_after_ms = forget_after // timedelta(milliseconds=1)
         self._heard_ms: dict[str, int] = {}  # when the newest record of each stay came
-        self._newest_ms = self._forgot_ms = 0
+        self._newest_ms = self._forgot_ms = self._read_ms = 0
         self.beds: dict[str, Bed] = {}
         self.newest: datetime | None = None  # event time
         self._alerts: dict[str, Alert] = {}
@@ -167,6 +169,8 @@ class Ward:
                 self._heartbeats[record.partition] = record
             case DeadLetter():
                 pass
+        if isinstance(record, Reading):
+            self._read_ms = max(self._read_ms, message.timestamp_ms)
         if isinstance(record, Reading | StayEvent | Forecast):
             heard_ms = self._heard_ms.get(record.stay_id, message.timestamp_ms)
             self._heard_ms[record.stay_id] = max(heard_ms, message.timestamp_ms)
@@ -183,6 +187,7 @@ class Ward:
         for known in (self.beds, self._alerts, self._told_ms, self._heartbeats, self._heard_ms, self._ended):
             known.clear()
         self.newest = None
+        self._read_ms = 0
 
     def _forget(self) -> None:
         """Let go of the stays that have been silent for too long, and of alerts that were not told for longer yet.
@@ -256,6 +261,14 @@ class Ward:
         if self.newest is None or now - self.newest < FAR_BEHIND:
             return None
         return now - self.newest
+
+    def unfed(self, now: datetime) -> timedelta | None:
+        """For how long no reading of any stay has come, if for so long that what was live is so no more.
+
+        Then no bed looks stale, since each is as old as the newest. A replay of old readings does come.
+        """
+        silent = now - to_time(self._read_ms * 1000)
+        return silent if self.behind(now) is not None and silent > UNFED_AFTER else None
 
     def worker(self, now: datetime) -> str:
         """What the heartbeats say: silence on the alerts topic is calm only while they come."""

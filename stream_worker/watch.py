@@ -137,6 +137,8 @@ def status_line(ward: Ward, now: datetime) -> str:
             parts.append(f"{ward.newest:%H:%M:%S} UTC")
         else:
             parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M} UTC, {duration(behind)} BEHIND THE CLOCK")
+        if (unfed := ward.unfed(now)) is not None:
+            parts.append(f"NO READINGS FOR {duration(unfed)}")
     return " · ".join(parts)
 
 

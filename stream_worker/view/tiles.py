@@ -33,10 +33,11 @@ LEAST_SPAN: Final = {"hr": 30.0, "abp_mean": 30.0, "spo2": 8.0, "resp": 12.0, "t
 
 def head(board: Board, now: datetime) -> dict[str, Any]:
     """What holds for the whole ward: counts by priority, the worker's sign of life, the time that all ages refer to."""
-    behind = board.behind(now)
+    behind, unfed = board.behind(now), board.unfed(now)
     return {
         "newest": None if board.newest is None else to_ms(board.newest),
         "behind_s": None if behind is None else int(behind.total_seconds()),
+        "unfed_s": None if unfed is None else int(unfed.total_seconds()),
         "worker": board.worker(now),
         "beds": len(board.stays),
         "alerts": {priority: sum(alert.priority == priority for alert in board.open_alerts) for priority in RANK},

@@ -293,6 +293,19 @@ def test_a_worker_that_was_never_heard_from_is_said(browser: Browser) -> None:
         page.close()
 
 
+def test_a_ward_of_which_nothing_comes_any_more_is_said(page: Page, live: Served) -> None:
+    banner = page.locator("#banner")
+    live.reading("a", -20)
+    expect(banner).to_have_text("Not live: values are 20 min behind the clock.")
+    live.board.clear()
+    live.heartbeat()
+    live.apply(Reading(stay_id="a", observed_at=live.at(-10), vitals={"hr": 80.0}), came_ago_s=600)
+    expect(banner).to_have_text("No readings have come for 10 min. What you see is old.")
+    expect(banner).to_have_class("grave")
+    live.reading("a")
+    expect(banner).to_be_hidden()
+
+
 def test_times_are_the_viewers_with_utc_in_the_tooltip(page: Page, live: Served) -> None:
     live.reading("a")
     clock = page.locator("#clock")

@@ -64,9 +64,10 @@ class Served:
         """That many minutes after the start."""
         return self.start + timedelta(minutes=minutes)
 
-    def apply(self, record: Record) -> None:
-        """As if it had come from Kafka this moment."""
-        message = Message("vitals", 0, next(self._offsets), int(time.time() * 1000), encode(record))
+    def apply(self, record: Record, came_ago_s: float = 0) -> None:
+        """As if it had come from Kafka so long ago."""
+        came_ms = int((time.time() - came_ago_s) * 1000)
+        message = Message("vitals", 0, next(self._offsets), came_ms, encode(record))
         self.board.apply(record, message)
 
     def reading(self, stay_id: str, minutes: float = 0, **vitals: float) -> None:

@@ -296,3 +296,14 @@ def test_a_stand_in_is_shown_while_the_first_is_not_observed() -> None:
     ward.apply(reading(minutes=20, nibp_mean=81), came(3))
     assert ward.shown(bed, ("abp_mean", "nibp_mean")) == "nibp_mean"
     assert ward.shown(bed, ("resp",)) is None
+
+
+def test_a_ward_that_is_fed_no_more_is_told_from_a_replay() -> None:
+    def unfed(came_at: float, now: float) -> timedelta | None:
+        ward = ward_of()
+        ward.apply(reading(hr=80), came(timestamp_ms=int(at(came_at).timestamp() * 1000)))
+        return ward.unfed(at(now))
+
+    assert unfed(came_at=0, now=5) is None
+    assert unfed(came_at=0, now=7) == timedelta(minutes=7)
+    assert unfed(came_at=600, now=601) is None

@@ -96,6 +96,7 @@ function head(now) {
   if (now.link === "lost") say(`${now.link_fault || "Kafka does not answer"}, since ${local(now.link_since)}. What you see is old.`, "grave", utc(now.link_since));
   else if (now.unwatched) say(`The worker is ${now.worker}: no alert will come until it is back.`);
   else if (now.reading_alerts) say("Reading the alerts: some that are over are still shown …", "calm");
+  else if (now.unfed_s !== null && !now.replay) say(`No readings have come for ${duration(now.unfed_s * 1000)}. What you see is old.`);
   else if (now.reading_back) say("Reading back the last hours …", "calm");
   else if (now.behind_s !== null) say(`Not live: values are ${duration(now.behind_s * 1000)} behind the clock.`, "calm");
   else say("");
