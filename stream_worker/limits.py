@@ -109,6 +109,9 @@ def is_reachable(signal: str, limit: float | None) -> bool:
     return limit is None or known is None or known.low <= limit <= known.high
 
 
+# Measured now and then, by a cuff or by hand: a value counts until the next.
+SPOT_SIGNALS: Final = frozenset({"nibp_sys", "nibp_dia", "nibp_mean", "temp"})
+
 # Mean pressure: 65 mmHg is the target of the Surviving Sepsis Campaign (Evans et al. 2021); below 50 organs fail within
 # minutes. Other mild limits: the defaults of common ICU monitors as surveyed by Drew et al. 2014; severe ones: where
 # NEWS2 gives three points (RCP 2017) or beyond. Durations: those of the episodes that matter clinically, less the

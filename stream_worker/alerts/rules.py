@@ -15,8 +15,8 @@ from stream_worker.alerts.news2_alert import Judgement
 from stream_worker.alerts.observation import Observation
 from stream_worker.alerts.outlook import log_odds, probability_of
 from stream_worker.anomaly import FLAG_SCORE
-from stream_worker.limits import SignalLimits
-from stream_worker.times import NEVER, SECOND_US
+from stream_worker.limits import SPOT_SIGNALS, SignalLimits
+from stream_worker.times import BREAK_US, NEVER, SECOND_US
 
 # A limit's value that is missing from a reading holds for so long: what was low and then could not be measured any
 # more is reported, and not taken to be over.
@@ -219,6 +219,7 @@ def _limit(entries: Entries, seen: Observation, rule: LimitRule) -> Finding | No
         data_lost_s=limits.data_lost_s,
         rearm_s=limits.rearm_s,
         severe_delay_s=limits.severe_delay_s if is_severe else None,
+        severe_gap_s=limits.data_lost_s if rule.signal in SPOT_SIGNALS else BREAK_US / SECOND_US,
         evidence={"limit": rule.severe if is_severe else rule.mild, "last": last},
         hold_s=HOLD_S if last is not None and rule.is_beyond(last) else 0.0,  # the limit may have moved since
         limit=rule.mild,

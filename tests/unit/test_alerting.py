@@ -875,3 +875,15 @@ def test_any_stream_leaves_chains_from_which_open_alerts_can_be_kept(values: lis
                 assert alert["clear_reason"]
                 del open_alerts[key]
     assert all(found == list(range(len(found))) for found in revisions.values())
+
+
+@pytest.mark.parametrize("every_min", [5, 15, 60])
+def test_a_cuff_pressure_that_is_severely_low_twice_is_of_high_priority(every_min: int) -> None:
+    def course(*pressures: float) -> list[tuple[str, int, str, str | None]]:
+        cuff = {every_min * i: {"nibp_mean": pressure} for i, pressure in enumerate(pressures)}
+        values = [reading("s", 60 * i - 19_980, {"hr": 80 + i % 2, **cuff.get(i, {})}) for i in range(200)]
+        limits = {"default": {"nibp_mean": {"low": 65, "severe_low": 50}}}
+        return states(run(*values, pipeline=new_pipeline(limits=limits)), "limit")[:1]
+
+    assert course(80, 39, 41) == [("raised", 0, "high", None)]
+    assert course(80, 39, 60) == [("raised", 0, "medium", None)]
