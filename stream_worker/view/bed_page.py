@@ -145,7 +145,10 @@ def _due(track: Track) -> dict[str, Any]:
 
 
 def _fan(forecast: Forecast | None, signal: str) -> dict[str, Any] | None:
-    """The newest forecast from its own time on: one list a level, 5, 25, 50, 75 and 95 %."""
+    """The newest forecast from the value on that it goes out from: one list a level, 5, 25, 50, 75 and 95 %.
+
+    That value may be old: the forecast goes on where its sensor came off.
+    """
     if forecast is None or signal not in forecast.signals or not forecast.quantile_levels:
         return None
     state, levels = forecast.signals[signal], tuple(forecast.quantile_levels)
@@ -153,7 +156,8 @@ def _fan(forecast: Forecast | None, signal: str) -> dict[str, Any] | None:
     rows = [Due(levels, tuple(row), state.last, horizon_s) for horizon_s, row in pairs if len(row) == len(levels)]
     start = to_ms(forecast.issued_at)
     return {
-        "t": [start, *(start + horizon_s * 1000 for horizon_s in forecast.horizons_s)],
+        "issued": start,
+        "t": [to_ms(state.last_at), *(start + horizon_s * 1000 for horizon_s in forecast.horizons_s)],
         "levels": [[state.last, *(_quantile(due, level) for due in rows)] for level in (0.05, 0.25, 0.5, 0.75, 0.95)],
     }
 

@@ -146,8 +146,8 @@ def _fan(board: Board, bed: Bed, signal: str) -> Iterator[tuple[float, float, fl
     if forecast is None or board.band(bed, signal, SHOWN_HORIZON_S) is None:
         return
     start = forecast.issued_at.timestamp() / MINUTE_S
-    last = forecast.signals[signal].last
-    yield start, last, last, last
+    known = forecast.signals[signal]
+    yield max(known.last_at.timestamp() / MINUTE_S, start - BACK_MIN), known.last, known.last, known.last
     for horizon_s in forecast.horizons_s:
         if horizon_s <= AHEAD_MIN * MINUTE_S and (band := bed.band(signal, horizon_s)) is not None:
             yield start + horizon_s / MINUTE_S, band.low, band.median, band.high

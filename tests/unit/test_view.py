@@ -15,6 +15,7 @@ from schemas.forecast import Forecast, Source
 from schemas.reading import LimitRange, Reading, StayEvent
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.settings import Settings
+from stream_worker.times import to_ms
 from stream_worker.view import server
 from stream_worker.view.bed_page import bed_page, evidence, quality
 from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
@@ -309,3 +310,14 @@ def test_an_alert_that_was_said_long_ago_is_not_taken_for_one_of_now() -> None:
     board = board_of(reading(abp_mean=61), said, reading(minutes=180, abp_mean=66))
     (shown,) = tile(board, board.beds["a"], [said])["alerts"]
     assert shown["text"] == "3 h ago: MAP below 65 mmHg (61)"
+
+
+def test_a_fan_goes_out_from_the_last_value_however_old_it_is() -> None:
+    whole = forecast(minutes=40, median=70)
+    signals = {name: msgspec.structs.replace(one, last_at=at(0)) for name, one in whole.signals.items()}
+    board = board_of(reading(abp_mean=70), reading(minutes=40, hr=80), msgspec.structs.replace(whole, signals=signals))
+    fan = bed_page(board, "a")["fan:abp_mean"]
+    assert fan["t"] == [to_ms(at(minute)) for minute in (0, 41, 55)]
+    assert fan["issued"] == to_ms(at(40))
+    median = sparks(board, board.beds["a"])["abp_mean"]["median"]
+    assert median.startswith("M80 "), "40 min before the end of the past, which is at 120"

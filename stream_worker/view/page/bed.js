@@ -221,7 +221,7 @@ class Chart {
     const fan = parts[`fan:${this.signal}`];
     if (!history) return;
     const ink = inks();
-    const end = Math.max(history.t.at(-1) ?? 0, fan?.t[0] ?? 0);
+    const end = Math.max(history.t.at(-1) ?? 0, fan?.issued ?? 0);
     const traces = [...pastTraces(ink, past, end), ...historyTraces(ink, history), ...fanTraces(ink, fan)];
     const shown = [end - hours * HOUR_MS, end + HOUR_MS];
     const at = wallClock(end);
