@@ -66,6 +66,13 @@ def test_a_tile_shows_values_forecast_and_band(page: Page, live: Served) -> None
     assert page.locator(".tile .band").last.get_attribute("d")
 
 
+def test_what_is_heard_of_a_tile_tells_forecasts_from_values(page: Page, live: Served) -> None:
+    live.reading("a", abp_mean=75.0)
+    live.forecast("a", abp_mean=61.0)
+    heard = re.compile(r"MAP 75 mmHg ?, forecast in 15 min, falling: ↘ 61 55–67")
+    expect(page.get_by_role("link", name=heard)).to_be_visible()
+
+
 def test_the_fan_moves_and_the_past_is_beside_it(page: Page, live: Served) -> None:
     for minute in range(-40, 1):
         live.reading("a", minute)

@@ -181,9 +181,10 @@ class Row {
     this.svg.setAttribute("aria-hidden", "true");
     this.paths = Object.fromEntries(["band", "line", "median"].map((name) => [name, this.path(name)]));
     this.then = el("span", "then");
+    this.about = el("span", "heard"); // what colour and place tell those who see
     this.median = el("b");
     this.band = el("i");
-    this.then.append(this.median, this.band);
+    this.then.append(this.about, this.median, this.band);
     this.nodes = [this.title, this.value, this.svg, this.then];
   }
 
@@ -203,6 +204,7 @@ class Row {
     setText(this.number, row.value ?? "–");
     setText(this.unit, row.unit);
     const [arrow, word] = TREND[row.trend] ?? ["", ""];
+    setText(this.about, row.then === null ? "" : `, forecast in ${row.in_min} min${word && `, ${word}`}: `);
     setText(this.median, row.then === null ? "" : `${arrow} ${row.then}`);
     setText(this.band, row.band ?? "");
     this.then.title =
