@@ -404,6 +404,20 @@ def test_a_server_that_says_nothing_is_told_from_one_that_has_nothing_to_say(pag
     expect(page.locator("#banner")).to_be_hidden()
 
 
+def test_a_page_that_slept_does_not_take_what_it_shows_for_new(browser: Browser) -> None:
+    with served() as live, live.worker():
+        live.reading("a")
+        page = browser.new_page()
+        page.add_init_script("const now = Date.now; window.slept = 0; Date.now = () => now() + window.slept;")
+        page.goto(live.address)
+        expect(page.locator(".tile")).to_have_count(1)
+        with live.board.lock:  # the server has not noticed yet that the page is back
+            page.evaluate("window.slept = 3_600_000")
+            expect(page.locator("#banner")).to_contain_text("has lost its server", timeout=8_000)
+        expect(page.locator("#banner")).to_be_hidden()
+        page.close()
+
+
 def test_one_viewer_too_many_is_told_so_until_another_leaves(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "VIEWERS", 1)
     with served() as live, live.worker():

@@ -15,7 +15,7 @@ const LOST = "This page has lost its server. What you see is old; it is trying a
 const replay = new Replay($("replay"));
 let socket = null;
 let failures = 0;
-let heard = 0;
+let heard = [0, 0];
 let page = null;
 let parts = {};
 let wanted = "auto";
@@ -43,7 +43,7 @@ function connect() {
   socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
   socket.binaryType = "arraybuffer";
   socket.onopen = () => {
-    heard = performance.now();
+    heard = clocks();
     ask();
   };
   socket.onmessage = (event) => receive(JSON.parse(new TextDecoder().decode(event.data)));
@@ -53,9 +53,13 @@ function connect() {
   };
 }
 
-// A network that is gone, or a server that hangs, closes nothing.
+// Some browsers' first clock stands still while the machine sleeps, and the second may be set back.
+const clocks = () => [performance.now(), Date.now()];
+
+// A network that is gone, or a server that hangs, closes nothing; neither does a sleep.
 function listen() {
-  if (socket.readyState !== WebSocket.OPEN || performance.now() - heard < SILENT_AFTER_MS) return;
+  const isSilent = clocks().some((now, i) => now - heard[i] >= SILENT_AFTER_MS);
+  if (socket.readyState !== WebSocket.OPEN || !isSilent) return;
   say(LOST);
   socket.close();
 }
@@ -69,7 +73,7 @@ async function reconnect() {
 
 function receive(change) {
   failures = 0;
-  heard = performance.now();
+  heard = clocks();
   if (change.page !== shown()) return;
   Object.assign(parts, change.set);
   for (const name of change.drop) delete parts[name];
