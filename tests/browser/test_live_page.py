@@ -258,6 +258,28 @@ def test_search_filter_and_keys(page: Page, live: Served) -> None:
         keep_picture(page, f"ward-{theme}")
 
 
+def test_the_focus_stays_where_it_was(page: Page, live: Served) -> None:
+    for number in range(40):
+        live.reading(f"bed-{number:02d}")
+    for name, signal in (("x", "hr"), ("y", "spo2")):
+        live.apply(alert(name, "bed-30", signal=signal, event_at=live.at(0)))
+    live.apply(alert("z", "bed-07", priority="high", event_at=live.at(0)))
+    tile = page.locator(".tile", has_text="bed-29")
+    tile.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("h1")).to_have_text("bed-29")
+    page.keyboard.press("Escape")
+    expect(tile).to_be_focused()
+    expect(tile).to_be_in_viewport()
+
+    page.get_by_text("bed-30").click()
+    for revision, summary in enumerate((page.locator(".life summary").last, page.locator(".messages summary")), 1):
+        summary.focus()
+        live.apply(alert("x", "bed-30", signal="hr", revision=revision, state="updated", event_at=live.at(0)))
+        expect(page.locator(".messages pre").first).to_contain_text(f'"revision":{revision}')
+        expect(summary).to_be_focused()
+
+
 def test_a_lost_broker_is_said(page: Page, live: Served) -> None:
     live.reading("a")
     banner = page.locator("#banner")

@@ -157,7 +157,7 @@ export class Bed {
       return node;
     });
     const title = el("h2", "", "Alerts, open ones first");
-    this.alerts.replaceChildren(title, ...(lives.length ? lives : [el("p", "fact", "None.")]));
+    renew(this.alerts, title, ...(lives.length ? lives : [el("p", "fact", "None.")]));
   }
 
   steps(steps) {
@@ -175,12 +175,13 @@ export class Bed {
   showMessages(messages) {
     const isOpen = this.messages.querySelector("details")?.open ?? false;
     const details = Object.assign(el("details"), { open: isOpen });
+    details.dataset.id = "messages";
     details.append(el("summary", "", "Last messages, as they came"));
     for (const message of messages) {
       const from = el("p", "fact", `${message.from} · ${utc(message.at)}`);
       details.append(from, el("pre", "", message.text));
     }
-    this.messages.replaceChildren(details);
+    renew(this.messages, details);
   }
 }
 
@@ -233,6 +234,15 @@ class Chart {
       responsive: true,
     });
   }
+}
+
+// Replaces what a section holds; the focus stays on what it was on, since some come anew every second.
+function renew(section, ...nodes) {
+  const { activeElement } = document;
+  const id = section.contains(activeElement) ? activeElement.parentNode.dataset.id : null;
+  section.replaceChildren(...nodes);
+  const again = [...section.querySelectorAll("details")].find((node) => id && node.dataset.id === id);
+  again?.querySelector("summary").focus({ preventScroll: true });
 }
 
 function split(name) {

@@ -17,6 +17,7 @@ let socket = null;
 let failures = 0;
 let heard = [0, 0];
 let page = null;
+let bed = null; // that is shown
 let parts = {};
 let wanted = "auto";
 
@@ -28,7 +29,8 @@ function shown() {
 function turn() {
   parts = {};
   page?.close();
-  page = shown() === "ward" ? new Ward($("page")) : new Bed($("page"));
+  page = shown() === "ward" ? new Ward($("page"), bed) : new Bed($("page"));
+  bed = shown() === "ward" ? null : shown();
   ask();
 }
 

@@ -10,8 +10,10 @@ const FILTERS = { all: "All", alerts: "With alerts", stale: "No data" };
 const lags = (window.vitalcastLags = []);
 
 export class Ward {
-  constructor(root) {
+  // from : the bed that one comes back from, if any, to be where one was.
+  constructor(root, from) {
     this.root = root;
+    this.from = from;
     this.tiles = new Map();
     this.filter = "all";
     this.search = el("input");
@@ -67,6 +69,8 @@ export class Ward {
       else this.grid.insertBefore(node, place);
     }
     if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true });
+    if (this.from) this.tiles.get(this.from)?.node.focus();
+    this.from = null;
     const beds = order.length;
     this.grid.dataset.density = beds <= 8 ? "few" : beds <= 24 ? "some" : "many";
   }
