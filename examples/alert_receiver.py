@@ -38,8 +38,9 @@ def apply(open_alerts: dict[str, Any], message: dict[str, Any]) -> None:
 
 
 def page(message: dict[str, Any]) -> None:
-    """Tell of a revision of an alert."""
-    tell(f"{message['state']} ({message['priority']}) {message['stay_id']}: {message['message']}")
+    """Tell of a revision of an alert, and of when it was: what is open when we begin may have been raised hours ago."""
+    where = ", ".join(name for name in (message["stay_id"], message.get("care_unit")) if name)
+    tell(f"{message['state']} ({message['priority']}) {where}, {message['event_at']}: {message['message']}")
 
 
 def read(value: bytes | None) -> dict[str, Any]:

@@ -71,14 +71,15 @@ def receiver(kafka: Broker, topics: Topics, tmp_path: Path) -> Iterator[Receiver
 
 def test_the_list_is_exact_over_a_crash_and_without_its_file(kafka: Broker, topics: Topics, receiver: Receiver) -> None:
     def publish(*revisions: tuple[str, str]) -> None:
-        messages = [("s", encode(alert(alert_id, "s", state=state))) for alert_id, state in revisions]
-        produce(kafka.bootstrap_servers, topics.alerts, messages)
+        alerts = (alert(alert_id, "s", state=state, care_unit="icu-3") for alert_id, state in revisions)
+        produce(kafka.bootstrap_servers, topics.alerts, [("s", encode(revision)) for revision in alerts])
 
     publish(("a", "raised"), ("b", "raised"), ("a", "updated"), ("a", "cleared"))
     receiver.start()
     wait_for(lambda: receiver.open_alerts() == {"b"}, "a is cleared, b is open")
     wait_for(lambda: bool(receiver.told()), "what is open is told")
     assert receiver.told() == ["raised"], "of what was before it started, nothing else is"
+    assert "raised (medium) s, icu-3, 2026-11-22T10:00:00Z: Mean arterial pressure" in receiver.said()
     receiver.kill()
     publish(("b", "cleared"), ("c", "raised"))
     receiver.start()
