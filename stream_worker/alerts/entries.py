@@ -46,6 +46,8 @@ class AlertEntry(Excursion, array_like=True):
     judged_us: int = NEVER  # when it was last known to be on, or off
     limit: float | None = None  # that was last told of
     moved_since_us: int | None = None  # since when the figure has been another than was last told
+    care_unit: str | None = None  # that was last told of
+    elsewhere_since_us: int | None = None  # since when the stay has been in another one
 
     def judge(self, at_us: int) -> None:
         """Note that a reading says whether it is on or off, or why that cannot be believed."""

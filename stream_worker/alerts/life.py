@@ -5,7 +5,7 @@ history in an `AlertEntry` and returns the transitions. Pure: time is the readin
 
              on for delay_s            off for recover_s
     (none) --------------> raised ----------------------> cleared (recovered)
-                             |  ^ priority changed, or a day has passed: updated
+                             |  ^ priority or care unit changed, or a day has passed: updated
                              |  ^ renews, and its rest is over: cleared (superseded) and raised anew
                              +--> cannot be told for data_lost_s: cleared (data_lost)
 """
@@ -28,6 +28,9 @@ HoldReason = Literal["suspect", "rearm", "budget"]
 # Up to this share of an excursion the value may be back inside: a brief return does not end it (the definition of an
 # episode in docs/alerts.md asks for nine tenths).
 RETURN_SHARE: Final = 0.1
+# Who works where a stay goes to is told of its open alerts after so long, and not each time that two devices, which
+# disagree on where it is, send by turns.
+ELSEWHERE_S: Final = 60.0
 
 
 @dataclass(slots=True)
@@ -90,6 +93,7 @@ class Moment(NamedTuple):
     at_us: int
     offset: int
     held: Counter[str]  # counts what was held back
+    care_unit: str | None = None  # where the stay is
 
 
 def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[Transition]:
@@ -97,7 +101,7 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
     transitions: list[Transition] = []
     for finding in findings:
         if finding.held == "suspect" and finding.presence != "unknown" and is_open(entries.get(finding.key)):
-            transitions.extend(_stand(entries[finding.key], finding, moment.at_us))
+            transitions.extend(_stand(entries[finding.key], finding, moment))
             continue
         if finding.came_true_us is not None:
             transitions.extend(_supersede(entries, finding.key, finding.came_true_us, moment.at_us))
@@ -165,7 +169,7 @@ def _move(entries: Entries, finding: Finding, moment: Moment) -> Transition | No
         entry.found_us = max(found_us, at_us)
     is_high = finding.severe_delay_s is not None and _lasts(entry.severe_since_us, at_us, finding.severe_delay_s)
     if entry.raised_offset is not None:
-        return _move_open(entries, finding, entry, at_us, is_high=is_high, found_us=found_us)
+        return _move_open(entries, finding, entry, moment, is_high=is_high, found_us=found_us)
     follow(entry, at_us, is_on=finding.presence == "on", since_us=finding.since_us)
     if entry.since_us == NEVER:
         entry.is_held = False
@@ -183,6 +187,17 @@ def _is_new_day(entry: AlertEntry, at_us: int, found_us: int) -> bool:
         return False
     day, day_before = (max(0, us - entry.raised_us) // int(TOLD_EVERY_S * SECOND_US) for us in (at_us, found_us))
     return day > day_before
+
+
+def _has_gone(entry: AlertEntry, moment: Moment) -> bool:
+    """Whether the stay has been in another care unit for a while than the one that was last told of."""
+    if entry.care_unit is None:  # none was known, or an earlier version did not keep it
+        entry.care_unit = moment.care_unit
+    if moment.care_unit == entry.care_unit:
+        entry.elsewhere_since_us = None
+    elif entry.elsewhere_since_us is None:
+        entry.elsewhere_since_us = moment.at_us
+    return _lasts(entry.elsewhere_since_us, moment.at_us, ELSEWHERE_S)
 
 
 def _lasts(since_us: int | None, at_us: int, delay_s: float) -> bool:
@@ -208,7 +223,7 @@ def _raise(entry: AlertEntry, finding: Finding, moment: Moment, *, is_high: bool
     entry.priority = "high" if is_high else finding.priority
     entry.raised_offset, entry.raised_us = moment.offset, at_us
     entry.revision = 0
-    entry.figure, entry.limit = finding.figure, finding.limit
+    entry.figure, entry.limit, entry.care_unit = finding.figure, finding.limit, moment.care_unit
     entry.rested_until_us = at_us + int(finding.rearm_s * SECOND_US)
     return _transition(finding.key, entry, at_us, "raised", finding.evidence)
 
@@ -233,18 +248,21 @@ def follow(excursion: Excursion, at_us: int, *, is_on: bool, since_us: int | Non
         excursion.returned_us, excursion.recovered_since_us = 0, None
 
 
-def _stand(entry: AlertEntry, finding: Finding, at_us: int) -> Iterator[Transition]:
+def _stand(entry: AlertEntry, finding: Finding, moment: Moment) -> Iterator[Transition]:
     """What a sensor says that cannot be believed ends no open alert and changes none; it is told daily all the same."""
+    at_us = moment.at_us
     entry.judge(at_us)
-    if finding.came_true_us is None and _is_new_day(entry, at_us, entry.found_us):
-        entry.found_us, entry.severe_since_us = at_us, None
+    is_due = _has_gone(entry, moment) or _is_new_day(entry, at_us, entry.found_us)
+    if finding.came_true_us is None and is_due:
+        entry.found_us, entry.severe_since_us, entry.care_unit = at_us, None, moment.care_unit
         entry.revision += 1
         yield _transition(finding.key, entry, at_us, "updated", finding.evidence)
 
 
 def _move_open(
-    entries: Entries, finding: Finding, entry: AlertEntry, at_us: int, *, is_high: bool, found_us: int
+    entries: Entries, finding: Finding, entry: AlertEntry, moment: Moment, *, is_high: bool, found_us: int
 ) -> Transition | None:
+    at_us = moment.at_us
     if finding.presence == "off":
         if entry.recovered_since_us is None:
             entry.recovered_since_us = at_us
@@ -264,11 +282,14 @@ def _move_open(
     has_moved = has_moved and _lasts(entry.moved_since_us, at_us, finding.moved_delay_s)
     if entry.limit is None:  # an earlier version did not keep it
         entry.limit = finding.limit
-    if not becomes_high and not has_moved and finding.limit == entry.limit and not _is_new_day(entry, at_us, found_us):
+    is_as_told = not has_moved and finding.limit == entry.limit
+    is_told_anew = _has_gone(entry, moment) or _is_new_day(entry, at_us, found_us)
+    if not becomes_high and is_as_told and not is_told_anew:
         return None
     if becomes_high:
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
     entry.figure, entry.limit, entry.moved_since_us = finding.figure, finding.limit, None
+    entry.care_unit = moment.care_unit
     entry.revision += 1
     return _transition(finding.key, entry, at_us, "updated", finding.evidence)
 

@@ -136,7 +136,7 @@ def look(
     """
 
     def move(found: Iterable[Finding]) -> list[Transition]:
-        return life.step(entries, found, life.Moment(seen.at_us, offset, held))
+        return life.step(entries, found, life.Moment(seen.at_us, offset, held, seen.care_unit))
 
     rules = rules.concerning(seen)
     # Technical faults first: they tell which signals can be believed.

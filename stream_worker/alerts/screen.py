@@ -306,6 +306,7 @@ class AlertScreen:
             shift=self.shift(int(self._stays.partition[slot])),
             concerned=frozenset(compress(names, seen.reaches)) | self._with_alerts(slot),
             may_advise=self._may_advise(slot, seen.at_us),
+            care_unit=self._stays.extras[slot].care_unit,
             outlooks={
                 (name, side): chance
                 for side, chances in (("low", seen.low), ("high", seen.high))

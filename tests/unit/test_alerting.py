@@ -175,6 +175,21 @@ def test_an_alert_whose_limit_is_lifted_is_cleared_whatever_its_sensor() -> None
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
 
 
+@pytest.mark.parametrize("pressures", [[60, 61], [60, 60]])
+def test_the_care_unit_that_a_stay_goes_to_is_told_of_its_open_alerts(pressures: list[float]) -> None:
+    def told(*units: str) -> list[tuple[str, str, str]]:
+        values = [
+            reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": pressures[i % 2]}, care_unit=unit)
+            for i, unit in enumerate(units)
+        ]
+        alerts = [alert for alert in run(*values) if alert["kind"] == "limit"]
+        return [(alert["state"], alert["care_unit"], alert["event_at"][14:16]) for alert in alerts]
+
+    raised = ("raised", "icu-1", "04")
+    assert told(*["icu-1"] * 20, *["icu-2"] * 10) == [raised, ("updated", "icu-2", "21")]
+    assert told(*["icu-1"] * 20, *["icu-2", "icu-1"] * 10) == [raised], "two devices that disagree"
+
+
 def test_an_alert_whose_limit_is_gone_is_cleared() -> None:
     pipeline = new_pipeline(limits={"icu-a": {"pulse": {"high": 120}}})
     in_a = [reading("s", 60 * i, {"pulse": 130 + i % 2}, care_unit="icu-a") for i in range(10)]
