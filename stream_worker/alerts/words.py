@@ -16,6 +16,9 @@ from stream_worker.times import SECOND_US
 SENTENCES: Final = {
     "limit.low": "{name} below {limit:g}{unit} ({last:g})",
     "limit.high": "{name} above {limit:g}{unit} ({last:g})",
+    # Open, but the value is inside the limit, though not by the hysteresis: it came back, or the limit moved.
+    "limit.low.near": "{name} still near its lower limit of {limit:g}{unit} ({last:g})",
+    "limit.high.near": "{name} still near its upper limit of {limit:g}{unit} ({last:g})",
     "forecast_limit.low": "{name} may fall below {limit:g}{unit} within {horizon_min:g} min ({percent:.0f} % likely)",
     "forecast_limit.high": "{name} may rise above {limit:g}{unit} within {horizon_min:g} min ({percent:.0f} % likely)",
     "anomaly": "{name} has not been as expected for {minutes:.0f} min",
@@ -94,4 +97,8 @@ def sentence(message_key: str, params: Mapping[str, Any]) -> str:
         words["alert"] = ALERTS.get(alert) or ALERTS[alert.partition(".")[0]]
         words["reason"] = REASONS[params["reason"]]
         return SENTENCES["cleared"].format(**words)
+    if (alert == "limit.low" and params["last"] >= params["limit"]) or (
+        alert == "limit.high" and params["last"] <= params["limit"]
+    ):
+        alert += ".near"
     return SENTENCES[alert].format(**{**params, **words})

@@ -175,6 +175,15 @@ def test_an_alert_whose_limit_is_lifted_is_cleared_whatever_its_sensor() -> None
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
 
 
+def test_an_alert_does_not_say_that_a_value_is_beyond_a_limit_that_it_is_only_near() -> None:
+    loosened = event("s", 590, "limits", limits={"abp_mean": {"low": 60}})
+    alerts = run(*minutes("s", *[61] * 10), loosened, *minutes("s", *[61] * 3, start=10))
+    assert [alert["message"] for alert in alerts if alert["kind"] == "limit"] == [
+        "Mean arterial pressure below 65 mmHg (61)",
+        "Mean arterial pressure still near its lower limit of 60 mmHg (61)",
+    ]
+
+
 @pytest.mark.parametrize("pressures", [[60, 61], [60, 60]])
 def test_the_care_unit_that_a_stay_goes_to_is_told_of_its_open_alerts(pressures: list[float]) -> None:
     def told(*units: str) -> list[tuple[str, str, str]]:

@@ -17,6 +17,8 @@ SCORE = {"score": 6, "upper": 12, "points": {"resp": 3}, "missing": ["consciousn
 CASES = [
     (AlertKey("limit", "abp_mean", "low"), {"limit": 65, "last": 61.5}),
     (AlertKey("limit", "temp", "high"), {"limit": 39.5, "last": 40.0}),
+    (AlertKey("limit", "abp_mean", "low"), {"limit": 65, "last": 65}),
+    (AlertKey("limit", "hr", "high"), {"limit": 130, "last": 128.5}),
     (AlertKey("forecast_limit", "abp_mean", "low"), FORECAST),
     (AlertKey("forecast_limit", "resp", "high"), {**FORECAST, "limit": 30}),
     (AlertKey("anomaly", "hr"), {"score": 0.999, "last": 140.0}),
@@ -27,6 +29,8 @@ CASES = [
 SAID = [
     "Mean arterial pressure below 65 mmHg (61.5)",
     "Temperature above 39.5 °C (40)",
+    "Mean arterial pressure still near its lower limit of 65 mmHg (65)",
+    "Heart rate still near its upper limit of 130/min (128.5)",
     "Mean arterial pressure may fall below 65 mmHg within 60 min (41 % likely)",
     "Respiratory rate may rise above 30/min within 60 min (41 % likely)",
     "Heart rate has not been as expected for 5 min",
