@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from schemas.signals import VITALS_BY_NAME
 from stream_worker.alerts.life import Transition
-from stream_worker.alerts.news2 import EMERGENCY
+from stream_worker.alerts.news2 import EMERGENCY, RED
 from stream_worker.times import SECOND_US
 
 SENTENCES: Final = {
@@ -27,7 +27,7 @@ SENTENCES: Final = {
     "technical.implausible": "{name}: impossible values for {minutes:.0f} min; its other alerts are held back",
     "technical.disagreement": "{name} and pulse have disagreed for {minutes:.0f} min",
     "technical.no_data": "No readings for {minutes:.0f} min",
-    "news2": "NEWS2 is at least {score}: {response}{missing}",
+    "news2": "NEWS2 is at least {score}: {response}{red}{missing}",
     "cleared": "{name}: {alert} {reason}",
 }
 NAMES: Final = {name: signal.title for name, signal in VITALS_BY_NAME.items()}
@@ -84,12 +84,14 @@ def sentence(message_key: str, params: Mapping[str, Any]) -> str:
     """The English sentence."""
     signal = VITALS_BY_NAME.get(params["signal"] or "")
     missing = [INPUTS.get(name, name) for name in params.get("missing", ())]
+    red = [INPUTS.get(name, name) for name, points in params.get("points", {}).items() if points == RED]
     words = {
         "name": NAMES.get(params["signal"], params["signal"] or "Stay"),
         "unit": "" if signal is None else f" {signal.written_unit}".replace(" /", "/"),  # 65 mmHg, but 50/min
         "horizon_min": params.get("horizon_s", 0) / 60,
         "percent": 100 * params.get("probability", 0.0),
         "response": RESPONSES[params.get("score", 0) < EMERGENCY],
+        "red": f"; {RED} points for {', '.join(red)}" if red else "",
         "missing": f" (not known: {', '.join(missing)})" if missing else "",
     }
     alert, is_cleared, _ = message_key.partition(".cleared")

@@ -39,8 +39,8 @@ SAID = [
     "Heart rate: impossible values for 5 min; its other alerts are held back",
     "Heart rate and pulse have disagreed for 5 min",
     "No readings for 5 min",
-    "NEWS2 is at least 6: urgent review (not known: consciousness, temperature)",
-    "NEWS2 is at least 7: emergency response",
+    "NEWS2 is at least 6: urgent review; 3 points for respiration (not known: consciousness, temperature)",
+    "NEWS2 is at least 7: emergency response; 3 points for respiration",
 ]
 
 
