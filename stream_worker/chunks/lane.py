@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import aiokafka
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
 Record = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
@@ -150,8 +151,13 @@ class Lane:
                 self._were_done, self._are_done = self._are_done, asyncio.Event()
                 self._has_room.set()
                 self._writing_since = time.monotonic()
-                async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):  # the broker gives a transaction no longer
-                    await self._write(batch)
+                try:
+                    async with asyncio.timeout(
+                        TRANSACTION_TIMEOUT_MS / 1000
+                    ):  # the broker gives a transaction no longer
+                        await self._write(batch)
+                except (TimeoutError, KafkaError) as error:
+                    raise LaneFailure(f"partition {self.partition.partition}: {_why(error)}") from error
                 self._writing_since = None
                 for work in batch:
                     work.on_durable()
@@ -207,3 +213,14 @@ class Lane:
         builder.close()
         future: Awaitable[object] = await self._producer.send_batch(builder, topic, partition=self.partition.partition)
         return future
+
+
+def _why(error: TimeoutError | KafkaError) -> str:
+    """Why a transaction failed, for whoever finds the worker ended."""
+    match error:
+        case TimeoutError():
+            return f"Kafka did not take its outputs within {TRANSACTION_TIMEOUT_MS / 1000:.0f} s"
+        case ProducerFenced():
+            return "another worker has taken it over; this one was away for too long, or both have one instance_id"
+        case _:
+            return f"Kafka refused its outputs: {type(error).__name__}"

@@ -9,11 +9,16 @@ from typing import Any
 
 import aiokafka
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from faust.stores.memory import Store
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
 from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions
+
+
+class RecoveryFailure(Exception):
+    """The state could not be read; the message says why."""
 
 
 class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
@@ -59,10 +64,14 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
     async def _build_offsets(self, consumer: Any, tps: set[Any], destination: Any, title: str) -> None:
         if title != "active":
             return
+        within_s = 0.9 * self.app.conf.broker_request_timeout  # Faust waits for so long, and goes on with what there is
         try:
-            # Faust waits for so long, and then goes on with what there is.
-            async with asyncio.timeout(0.9 * self.app.conf.broker_request_timeout):
+            async with asyncio.timeout(within_s):
                 await self._load([TopicPartition(*tp) for tp in tps])
+        except TimeoutError:
+            self.app.chunk_options.on_failure(RecoveryFailure(f"the state was not read within {within_s:.0f} s"))
+        except KafkaError as error:
+            self.app.chunk_options.on_failure(RecoveryFailure(f"Kafka refused the state: {type(error).__name__}"))
         except Exception as error:
             self.app.chunk_options.on_failure(error)
 

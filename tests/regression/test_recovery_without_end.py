@@ -9,6 +9,7 @@ import faust
 from aiokafka import TopicPartition
 
 from stream_worker.chunks.recovery import BulkRecovery
+from stream_worker.log import describe
 
 
 class Endless(BulkRecovery):
@@ -28,4 +29,4 @@ def test_a_recovery_that_does_not_end_is_a_failure() -> None:
         await recovery._build_offsets(None, {TopicPartition("changelog", 0)}, {}, "active")
 
     asyncio.run(recover())
-    assert [type(failure) for failure in failures] == [TimeoutError]
+    assert [describe(failure)["reason"] for failure in failures] == ["the state was not read within 0 s"]
