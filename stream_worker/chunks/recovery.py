@@ -96,6 +96,7 @@ async def read_to_end(options: ChunkOptions, partitions: list[TopicPartition], s
     consumer = aiokafka.AIOKafkaConsumer(
         **options.config,
         enable_auto_commit=False,
+        auto_offset_reset="none",  # a changelog that is cut off while it is read is not one that was read
         isolation_level=ISOLATION_LEVEL,
         max_partition_fetch_bytes=MAX_FETCH_BYTES,
     )
