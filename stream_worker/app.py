@@ -167,8 +167,8 @@ class Surroundings(Service):  # type: ignore[misc]  # mode is untyped
     async def _end_what_hangs(self) -> None:
         app, within_s, settled_at = self._app, self._settings.rebalance_within_s, time.monotonic()
         while not app.should_stop:
-            if (error := app.consumer.group_error) is not None:
-                self._agent.fail(WorkerError(f"the group {self._settings.app_id} refuses this worker: {error!r}"))
+            if (fault := app.consumer.fault) is not None:
+                self._agent.fail(WorkerError(fault))
             if app.consumer.is_settled or app.in_recovery:
                 settled_at = time.monotonic()
             elif time.monotonic() - settled_at > within_s:

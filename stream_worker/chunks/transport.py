@@ -71,12 +71,18 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         return options
 
     @property
-    def group_error(self) -> BaseException | None:
-        """Why the group does not take us, if its coordinator has said so: aiokafka tells who polls, and nobody does."""
+    def fault(self) -> str | None:
+        """Why no more readings will come, if that is so: aiokafka tells who polls, or nobody (docs/upstream.md)."""
         consumer = self._thread._consumer
-        coordinator = None if consumer is None else consumer._coordinator
-        error: BaseException | None = None if coordinator is None else coordinator._pending_exception
-        return error
+        if consumer is None or consumer._coordinator is None:
+            return None
+        if (error := consumer._coordinator._pending_exception) is not None:
+            return f"the group {self.app.conf.id} refuses this worker: {error!r}"
+        for task in (consumer._coordinator._coordination_task, consumer._fetcher._fetch_task):
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                ended = f"{task.get_coro().__name__} has ended, {type(error.__cause__ or error).__name__}"
+                return f"nothing is read any more: aiokafka's {ended}"
+        return None
 
     def _new_consumer_thread(self) -> FetchThread:
         return FetchThread(self, loop=self.loop, beacon=self.beacon)
