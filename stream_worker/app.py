@@ -41,10 +41,16 @@ STOP_WITHIN_S: Final = 60.0
 
 
 class App(faust.App):  # type: ignore[misc]  # Faust is untyped
-    """Faust's app without folders: state is in Kafka, and a worker that is killed would leave them behind."""
+    """Faust's app without folders, and without a long end."""
 
     def _create_directories(self) -> None:
-        """Nothing."""
+        """Nothing: state is in Kafka, and a worker that is killed would leave them behind."""
+
+    def _crash(self, reason: BaseException) -> None:
+        """End the process at once. One that goes to pieces still joins the group: partitions would move twice."""
+        if not self.should_stop:
+            self.chunk_options.on_failure(reason)
+        super()._crash(reason)
 
 
 class WorkerError(Exception):

@@ -16,7 +16,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from stream_worker.chunks.fetching import FetchThread, Records
-from stream_worker.chunks.lane import CLOSE_WITHIN_S, Lane
+from stream_worker.chunks.lane import CLOSE_WITHIN_S, Lane, LaneFailure
 from stream_worker.chunks.options import ChunkOptions
 from stream_worker.chunks.position import InputMismatch, look_at, start_of
 
@@ -251,13 +251,16 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def wait_empty(self) -> None:
         """Wait until the chunks under way are with their lanes, and the lanes are empty.
 
-        Raises: TimeoutError in a rebalance. A worker that stops goes on: Faust would leave it half stopped.
+        Raises: LaneFailure in a rebalance. A worker that stops goes on: Faust would leave it half stopped.
         """
         try:
             await self._drain(DRAIN_TIMEOUT_S)
         except TimeoutError:
             if not self.app.should_stop:
-                raise
+                late = (
+                    f"a rebalance waited {DRAIN_TIMEOUT_S:.0f} s for what was fetched last, and Kafka did not take it"
+                )
+                raise LaneFailure(late) from None
             log.warning("stopped_with_work_under_way", detail="it is read again at the next start")
 
     async def _drain(self, within_s: float) -> None:
