@@ -73,6 +73,25 @@ class _Recent:
         return self.dead_letters / self.records
 
 
+class _SteadyClock:
+    """A clock that does not jump with the machine's: one that is wrong for a moment must not end every stay."""
+
+    def __init__(self) -> None:
+        self._us: float | None = None
+        self._read_at = 0.0
+
+    def read(self, now_us: int, arrived_until_us: int) -> int:
+        """The machine's clock, `now_us`, but for what it has gained at once since the last call.
+
+        That counts once a record has arrived as late as that.
+        """
+        read_at = time.monotonic()
+        passed_us = (read_at - self._read_at) * SECOND_US
+        self._us = float(now_us) if self._us is None else max(self._us + passed_us, arrived_until_us)
+        self._read_at = read_at
+        return min(now_us, int(self._us))
+
+
 class ReadingsAgent:
     """Processes chunks and timers of the assigned partitions. Whatever fails ends the process: the log is the truth."""
 
@@ -90,6 +109,7 @@ class ReadingsAgent:
         self._newest_us: dict[int, int] = {}
         self._beat_at: dict[int, float] = {}
         self._ticked_us = 0
+        self._clock = _SteadyClock()
         self._topics_may_have_changed = False
         self._void: dict[int, Collection[bytes]] = {}  # by partition: keys of state that could not be used
 
@@ -278,6 +298,7 @@ class ReadingsAgent:
         # Of what came while the worker was suspended nothing is known yet: who sent it is not silent.
         was_suspended = now - self._ticked_us > SUSPENDED_AFTER_S * SECOND_US
         self._ticked_us = now
+        until = self._clock.read(now, self.pipeline.arrived_until_us)
         for topic_partition, lane in list(self.lanes.items()):
             partition = topic_partition.partition
             if partition not in self.partitions:
@@ -285,21 +306,21 @@ class ReadingsAgent:
             lag = lag_of(partition)
             if lag is not None:
                 self.metrics.consumer_lag.labels(str(partition)).set(lag)
-                self._check_silence(lane, now, is_caught_up=lag == 0 and not was_suspended)
+                self._check_silence(lane, now, until, is_caught_up=lag == 0 and not was_suspended)
             if time.monotonic() - self._beat_at.get(partition, -np.inf) >= self._settings.heartbeat_s:
                 self._beat_at[partition] = time.monotonic()
                 self.beat(lane)
-        self._show(now)
+        self._show(now, until)
 
-    def _check_silence(self, lane: Lane, now: int, *, is_caught_up: bool) -> None:
+    def _check_silence(self, lane: Lane, now: int, until: int, *, is_caught_up: bool) -> None:
         partition = lane.partition.partition
         if self.pipeline.stays.next_offsets.get(partition, 0) < lane.published_until:
             return  # state is made again from old readings: the alerts of then are out
-        result = self.pipeline.check_silence(partition, now, is_caught_up=is_caught_up)
+        result = self.pipeline.check_silence(partition, now, until_us=until, is_caught_up=is_caught_up)
         if result.alerts or result.state:
             self._hand_over(lane, result)
         if self.shadow is not None:
-            self.shadow.check_silence(partition, now, is_caught_up=is_caught_up)
+            self.shadow.check_silence(partition, now, until_us=until, is_caught_up=is_caught_up)
 
     def beat(self, lane: Lane, *, is_stopping: bool = False) -> None:
         """Write the partition's heartbeat."""
@@ -308,10 +329,10 @@ class ReadingsAgent:
         beat = self.pipeline.encoder.heartbeat(partition, newest_us, now_us(), is_stopping=is_stopping)
         self._hand_over(lane, ChunkResult(alerts=[beat]))
 
-    def _show(self, now: int) -> None:
+    def _show(self, now: int, until: int) -> None:
         stays, metrics = self.pipeline.stays, self.metrics
         metrics.tracked_stays.set(len(stays))
-        silent_s = now / SECOND_US - stays.head["ingested_ms"][stays.is_used] / 1000
+        silent_s = until / SECOND_US - stays.head["ingested_ms"][stays.is_used] / 1000
         metrics.stale_stays.set(int((silent_s >= self._settings.stale_after_s).sum()))
         metrics.show_shift(mean_widening(stays.scoring["width"][stays.is_used]))
         newest_us = max(self._newest_us.values(), default=None)

@@ -170,16 +170,25 @@ class Pipeline:
 
     # --- timers ---
 
-    def check_silence(self, partition: int, now_us: int, *, is_caught_up: bool = True) -> ChunkResult:
+    @property
+    def arrived_until_us(self) -> int:
+        """When the newest record that was taken arrived; 0 if none was."""
+        return 1000 * max(self._arrived_until_ms.values(), default=0)
+
+    def check_silence(
+        self, partition: int, now_us: int, *, until_us: int | None = None, is_caught_up: bool = True
+    ) -> ChunkResult:
         """Raise no_data for stays that have been silent too long, and forget those that have been for much longer.
 
         Silence is counted from when a reading arrived, not from when it was observed: a replay of old recordings is
-        not silent. It is counted until now, or, where records wait, until the newest that was taken arrived.
+        not silent. It is counted until `until_us` (None: now), or, where records wait, until the newest that was taken
+        arrived.
         """
         stays, settings = self.stays, self.settings
         slots = stays.in_partition(partition)
-        now_ms = now_us // 1000
-        until_ms = now_ms if is_caught_up else min(now_ms, self._arrived_until_ms.get(partition, 0))
+        until_ms = (now_us if until_us is None else until_us) // 1000
+        if not is_caught_up:
+            until_ms = min(until_ms, self._arrived_until_ms.get(partition, 0))
         silent_ms = until_ms - stays.head["ingested_ms"][slots]
         chunk = _Chunk(self, {partition: ()}, now_us)
         is_stale = silent_ms >= 1000 * settings.stale_after_s

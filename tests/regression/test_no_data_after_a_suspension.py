@@ -10,7 +10,7 @@ from stream_worker import agent as agent_module
 from stream_worker.agent import ReadingsAgent
 from stream_worker.health import Health
 from stream_worker.metrics import Metrics
-from tests.records import NOW_US, NotedLane, new_pipeline, process, reading, records
+from tests.records import NOW_US, FakeRecord, NotedLane, new_pipeline, process, reading, records
 
 
 def test_nobody_is_silent_before_it_is_known_what_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +19,9 @@ def test_nobody_is_silent_before_it_is_known_what_came_meanwhile(monkeypatch: py
     agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "test"), Health())
     agent.partitions, agent.lanes = frozenset({0}), {lane.partition: cast(Any, lane)}
     for at_s in (0, 1, 3600, 3601):
+        if at_s == 3601:  # what had come is taken by then, of another stay
+            meanwhile = FakeRecord(1, reading("t", 3600), timestamp=NOW_US // 1000 + 3_600_000)
+            pipeline.process({0: [meanwhile]}, NOW_US + 3_601_000_000)
         monkeypatch.setattr(agent_module, "now_us", lambda at_us=NOW_US + at_s * 1_000_000: at_us)
         agent.tick(lambda partition: 0)
         alerts = [value or b"" for work in lane.works for _, value in work.outputs["vitals.alerts"]]
