@@ -152,9 +152,8 @@ class Lane:
                 self._has_room.set()
                 self._writing_since = time.monotonic()
                 try:
-                    async with asyncio.timeout(
-                        TRANSACTION_TIMEOUT_MS / 1000
-                    ):  # the broker gives a transaction no longer
+                    # The broker gives a transaction no longer.
+                    async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):
                         await self._write(batch)
                 except (TimeoutError, KafkaError) as error:
                     raise LaneFailure(f"partition {self.partition.partition}: {_why(error)}") from error
