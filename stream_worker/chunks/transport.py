@@ -257,9 +257,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             await self._drain(DRAIN_TIMEOUT_S)
         except TimeoutError:
             if not self.app.should_stop:
-                late = (
-                    f"a rebalance waited {DRAIN_TIMEOUT_S:.0f} s for what was fetched last, and Kafka did not take it"
-                )
+                late = f"Kafka did not take what a rebalance waited for within {DRAIN_TIMEOUT_S:.0f} s"
                 raise LaneFailure(late) from None
             log.warning("stopped_with_work_under_way", detail="it is read again at the next start")
 

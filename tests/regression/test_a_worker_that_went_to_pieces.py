@@ -35,7 +35,7 @@ def test_a_rebalance_that_waits_too_long_for_outputs_says_so(monkeypatch: pytest
         finally:
             consumer._thread.thread_loop.close()
 
-    with pytest.raises(LaneFailure, match="Kafka did not take it"):
+    with pytest.raises(LaneFailure, match="Kafka did not take what a rebalance waited for"):
         asyncio.run(wait())
 
 
