@@ -1,7 +1,7 @@
 """Two ways to start `vitalcast` as a process of its own.
 
-`spawned` runs the command as a user does: 8 s of CPU, nearly all of them for importing torch. `forked` takes one: it
-runs the same `main`, in a copy of a process that has imported everything and does nothing else.
+`spawned` runs the command as a user does: 5 s of CPU, nearly all of them for importing torch where it does. `forked`
+takes one: it runs the same `main`, in a copy of a process that has imported everything and does nothing else.
 """
 
 from __future__ import annotations
@@ -35,26 +35,30 @@ class Running(Protocol):
     def send_signal(self, sig: int) -> None: ...
 
 
-Launch = Callable[[Sequence[str], Mapping[str, str], Path, Path], Running]
+Launch = Callable[[Sequence[str], Mapping[str, str], Path, Path, Path], Running]
 
 
-def spawned(arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Running:
-    """Run `vitalcast` with `arguments` in `folder`; all it writes is added to `log`."""
-    with log.open("ab") as output:
+def spawned(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path, errors: Path
+) -> Running:
+    """Run `vitalcast` with `arguments` in `folder`; what it writes is added to two files, which may be one."""
+    with output.open("ab") as stdout, errors.open("ab") as stderr:
         return subprocess.Popen(
             [*VITALCAST, *arguments],
             env=environment,
             cwd=folder,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
+            stdout=stdout,
+            stderr=stderr,
             start_new_session=True,
         )
 
 
-def forked(arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Running:
+def forked(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path, errors: Path
+) -> Running:
     """The same, from the process that has imported everything."""
-    return _Fork(arguments, environment, folder, log)
+    return _Fork(arguments, environment, folder, output, errors)
 
 
 def import_ahead() -> None:
@@ -63,9 +67,12 @@ def import_ahead() -> None:
 
 
 class _Fork:
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path, output: Path, errors: Path
+    ) -> None:
         # daemon: whoever forgets to end it does not make the tests wait for it
-        self._process = _FORKS.Process(target=_run, args=(arguments, dict(environment), folder, log), daemon=True)
+        given = arguments, dict(environment), folder, output, errors
+        self._process = _FORKS.Process(target=_run, args=given, daemon=True)
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -84,13 +91,12 @@ class _Fork:
             os.kill(self.pid, sig)
 
 
-def _run(arguments: Sequence[str], environment: dict[str, str], folder: Path, log: Path) -> None:
+def _run(arguments: Sequence[str], environment: dict[str, str], folder: Path, output: Path, errors: Path) -> None:
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    for standard in (1, 2):
-        os.dup2(output, standard)
+    for standard, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), standard)
     sys.argv = ["vitalcast", *arguments]
     main()

@@ -11,10 +11,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from tests.kafka_broker import free_port
-from tests.launch import VITALCAST, Launch, Running, forked
+from tests.launch import Launch, Running, forked
 
 
 def settings_environment(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -24,19 +25,28 @@ def settings_environment(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def run_vitalcast(
-    *arguments: str, folder: Path, settings: Mapping[str, Any] | None = None, timeout_s: float = 120
+    *arguments: str,
+    folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    timeout_s: float = 120,
+    launch: Launch = forked,
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command of `vitalcast` to its end, in `folder`, so that no vitalcast.toml of the developer's is read."""
-    return subprocess.run(
-        [*VITALCAST, *arguments],
-        env=settings_environment({"http_port": free_port(), "log_format": "json", **(settings or {})}),
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    """Run one command of `vitalcast` to its end, in `folder`, so that no vitalcast.toml of the developer's is read.
+
+    Raises: subprocess.TimeoutExpired.
+    """
+    environment = settings_environment({"http_port": free_port(), "log_format": "json", **(settings or {})})
+    with TemporaryDirectory() as kept:
+        output, errors = Path(kept) / "output", Path(kept) / "errors"
+        running = launch(arguments, environment, folder, output, errors)
+        try:
+            code = running.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            raise
+        said, complained = (file.read_text(encoding="utf-8") for file in (output, errors))
+    return subprocess.CompletedProcess(arguments, code, said, complained)
 
 
 class WorkerProcess:
@@ -75,7 +85,8 @@ class WorkerProcess:
     def start(self, ready_within_s: float | None = 90) -> Self:
         """Start it, for the first time or again; returns once it is ready (None: at once)."""
         command = ["worker", *self.arguments]
-        self._process = self._launch(command, settings_environment(self.settings), self.folder, self._log_file)
+        environment = settings_environment(self.settings)
+        self._process = self._launch(command, environment, self.folder, self._log_file, self._log_file)
         if ready_within_s is not None:
             self.wait_ready(ready_within_s)
         return self
@@ -168,9 +179,9 @@ def values_of(metrics: str, series: str) -> list[float]:
     return [float(value) for value in re.findall(rf"^{re.escape(series)}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)]
 
 
-def refusal(folder: Path, settings: Mapping[str, Any], *arguments: str, code: int = 1) -> str:
+def refusal(folder: Path, settings: Mapping[str, Any], *arguments: str, code: int = 1, launch: Launch = forked) -> str:
     """The one line with which the worker refuses to start."""
-    done = run_vitalcast("worker", *arguments, folder=folder, settings=settings)
+    done = run_vitalcast("worker", *arguments, folder=folder, settings=settings, launch=launch)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     # Before it come only the worker's own log lines, as JSON.

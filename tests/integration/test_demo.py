@@ -16,7 +16,7 @@ import pytest
 
 from stream_worker.demo import READY_WITHIN_S
 from tests.kafka_broker import free_port
-from tests.launch import VITALCAST
+from tests.launch import VITALCAST, spawned
 from tests.waiting import eventually
 from tests.worker_process import run_vitalcast, settings_environment
 
@@ -150,7 +150,8 @@ def test_a_demo_of_recordings_ends_after_its_duration(recordings: Path, tmp_path
         "15",
         "--no-page",
     )
-    result = run_vitalcast("demo", "--port", "0", *options, folder=tmp_path, timeout_s=WITHIN_S + 60)
+    command = ("demo", "--port", "0", *options)
+    result = run_vitalcast(*command, folder=tmp_path, timeout_s=WITHIN_S + 60, launch=spawned)
     assert result.returncode == 0, result.stderr
     assert "BEHIND THE CLOCK" in result.stdout
     assert "Live page" not in result.stdout
