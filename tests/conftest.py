@@ -64,12 +64,16 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     yield from _broker(tmp_path_factory.mktemp("kafka"))
 
 
+@pytest.fixture(scope="module")
+def _frail_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    yield from _broker(tmp_path_factory.mktemp("own-kafka"))
+
+
 @pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[Broker]:
-    """A broker for one test, which may stop, kill or pause it."""
-    folder = tmp_path / "own-kafka"
-    folder.mkdir()
-    yield from _broker(folder)
+def own_kafka(_frail_kafka: Broker) -> Broker:
+    """A broker that a test may stop, kill or pause: it runs again for the next one of its module."""
+    _frail_kafka.revive()
+    return _frail_kafka
 
 
 @pytest.fixture

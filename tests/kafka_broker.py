@@ -210,6 +210,11 @@ class Broker(ABC):
     def _has_ended(self) -> bool:
         """Whether the node has ended by itself."""
 
+    def revive(self) -> None:
+        """Start the node again if it was stopped or killed."""
+        if self._has_ended():
+            self.start()
+
     def _wait_until_it_answers(self, timeout_s: float = 120) -> None:
         # A metadata answer that lists the node, not an open port: Docker's proxy accepts before the broker is up.
         admin = AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 
 from tests.conftest import WorkerStarter
 from tests.fault.undisturbed import assert_same_outputs, assert_same_state
-from tests.kafka_client import Topics, read_committed
+from tests.kafka_client import Message, Topics, read_committed
 from tests.worker_process import WorkerProcess
 
 
@@ -18,22 +18,32 @@ def supervise(worker: WorkerProcess) -> None:
         worker.start()
 
 
-def supervise_until_done(worker: WorkerProcess, servers: str, topics: Topics, sent: int, timeout_s: float) -> None:
-    """Supervise until all that was `sent` has its forecast, or for `timeout_s`: the comparison says what is missing."""
-    end = time.monotonic() + timeout_s
-    while len(read_committed(servers, topics.forecasts)) < sent and time.monotonic() < end:
-        supervise(worker)
-        time.sleep(0.5)
-
-
 def assert_no_trace(
-    start_worker: WorkerStarter, servers: str, topics: Topics, reference: Topics, *, sent: int, stays: int
+    worker: WorkerProcess,
+    start_worker: WorkerStarter,
+    servers: str,
+    topics: Topics,
+    reference: Topics,
+    *,
+    sent: int,
+    stays: int,
+    timeout_s: float,
 ) -> None:
-    """Outputs and state are those of another worker, which writes to `reference` and is not disturbed.
+    """What failed is well again: the worker, supervised, takes all that was `sent`, and nothing tells of the failure.
 
-    sent : readings, each of which leaves a forecast. stays : how many have state.
+    Outputs and state are those of another worker, which begins now, writes to `reference` and is not disturbed.
+    sent : readings, each of which leaves a forecast. stays : how many have state. timeout_s : for the worker.
     """
-    start_worker(bootstrap_servers=servers, **{**reference.settings, "readings_topic": topics.readings})
+    others = {**reference.settings, "readings_topic": topics.readings}
+    undisturbed = start_worker(None, bootstrap_servers=servers, **others)
+
+    def is_done(found: list[Message]) -> bool:
+        supervise(worker)
+        return len(found) >= sent
+
+    with suppress(TimeoutError):  # the comparison says what is missing
+        read_committed(servers, topics.forecasts, until=is_done, timeout_s=timeout_s)
+    undisturbed.wait_ready()
     read_committed(servers, reference.forecasts, until=lambda found: len(found) >= sent, timeout_s=120)
     assert assert_same_outputs(servers, topics, reference)["forecasts"] == sent
     assert assert_same_state(servers, topics, reference) == stays

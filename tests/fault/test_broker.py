@@ -9,25 +9,13 @@ from collections import Counter
 import pytest
 
 from tests.conftest import WorkerStarter
-from tests.fault.supervised import assert_no_trace, supervise_until_done
+from tests.fault.supervised import assert_no_trace
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import ward
 
 STAYS, MINUTES = 20, 400
 SESSION_TIMEOUT_S, AWAY_S = 4, 6
-
-
-def test_a_worker_stops_without_a_broker(own_kafka: Broker, start_worker: WorkerStarter) -> None:
-    """Outputs are under way that nobody takes: they are read again at the next start."""
-    topics = Topics.unique().create(own_kafka.bootstrap_servers)
-    worker = start_worker(bootstrap_servers=own_kafka.bootstrap_servers, **topics.settings)
-    produce(own_kafka.bootstrap_servers, topics.readings, ward(STAYS, MINUTES))
-    read_committed(own_kafka.bootstrap_servers, topics.forecasts, until=lambda found: len(found) > 0)
-    own_kafka.stop()
-    assert worker.terminate(timeout_s=90) in (0, 1)
-    said = Counter(json.loads(line)["event"] for line in worker.log.splitlines() if '"library"' in line)
-    assert max(said.values()) < 20  # a line each ten seconds, of each kind
 
 
 @pytest.mark.timeout(400)
@@ -46,5 +34,16 @@ def test_a_broker_that_goes_away_leaves_no_trace(own_kafka: Broker, start_worker
     time.sleep(AWAY_S)
     own_kafka.start()
     produce(servers, topics.readings, sent[half:])
-    supervise_until_done(worker, servers, topics, len(sent), timeout_s=150)
-    assert_no_trace(start_worker, servers, topics, reference, sent=len(sent), stays=STAYS)
+    assert_no_trace(worker, start_worker, servers, topics, reference, sent=len(sent), stays=STAYS, timeout_s=150)
+
+
+def test_a_worker_stops_without_a_broker(own_kafka: Broker, start_worker: WorkerStarter) -> None:
+    """Outputs are under way that nobody takes: they are read again at the next start."""
+    topics = Topics.unique().create(own_kafka.bootstrap_servers)
+    worker = start_worker(bootstrap_servers=own_kafka.bootstrap_servers, **topics.settings)
+    produce(own_kafka.bootstrap_servers, topics.readings, ward(STAYS, MINUTES))
+    read_committed(own_kafka.bootstrap_servers, topics.forecasts, until=lambda found: len(found) > 0)
+    own_kafka.stop()
+    assert worker.terminate(timeout_s=90) in (0, 1)
+    said = Counter(json.loads(line)["event"] for line in worker.log.splitlines() if '"library"' in line)
+    assert max(said.values()) < 20  # a line each ten seconds, of each kind

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import WorkerStarter, missing_tool
-from tests.fault.supervised import assert_no_trace, supervise_until_done
+from tests.fault.supervised import assert_no_trace
 from tests.kafka_broker import JarBroker, free_port
 from tests.kafka_client import Topics, create_topics, produce, read_committed
 from tests.patients import ward
@@ -86,6 +86,5 @@ def test_one_of_three_brokers_that_dies_leaves_no_trace(
     assert len(found) < half, "all is done before it dies"
     nodes[1].kill()
     produce(servers, topics.readings, sent[half:])
-    supervise_until_done(worker, servers, topics, len(sent), timeout_s=120)
-    assert_no_trace(start_worker, servers, topics, reference, sent=len(sent), stays=STAYS)
+    assert_no_trace(worker, start_worker, servers, topics, reference, sent=len(sent), stays=STAYS, timeout_s=120)
     worker.close()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import WorkerStarter
 from tests.fault.feed import Feed
-from tests.fault.supervised import assert_no_trace, supervise_until_done
+from tests.fault.supervised import assert_no_trace
 from tests.kafka_broker import KAFKA_VERSION, ContainerBroker, docker_answers
 from tests.kafka_client import Topics, read_committed
 from tests.patients import ward
@@ -99,5 +99,4 @@ def test_a_broker_whose_disk_was_full_leaves_no_trace(small_disk: SmallDiskBroke
         small_disk.make_room()
         small_disk.start()
         assert len(read_committed(servers, topics.forecasts)) < len(sent), "it was full too late to harm"
-    supervise_until_done(worker, servers, topics, len(sent), timeout_s=100)
-    assert_no_trace(start_worker, servers, topics, reference, sent=len(sent), stays=STAYS)
+    assert_no_trace(worker, start_worker, servers, topics, reference, sent=len(sent), stays=STAYS, timeout_s=100)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import WorkerStarter
 from tests.fault.proxy import Proxy
-from tests.fault.supervised import assert_no_trace, supervise_until_done
+from tests.fault.supervised import assert_no_trace
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
 from tests.patients import ward
@@ -43,6 +43,5 @@ def test_a_network_that_fails_leaves_no_trace(kafka: Broker, topics: Topics, sta
         produce(servers, topics.readings, sent[3 * quarter :])
         time.sleep(3)
         network.become("open")
-        supervise_until_done(worker, servers, topics, len(sent), timeout_s=240)
-        assert_no_trace(start_worker, servers, topics, reference, sent=len(sent), stays=STAYS)
+        assert_no_trace(worker, start_worker, servers, topics, reference, sent=len(sent), stays=STAYS, timeout_s=240)
         worker.close()

@@ -97,12 +97,12 @@ def test_a_killed_broker_comes_back_on_its_port_with_its_data(own_kafka: Broker)
 
 
 def test_a_paused_broker_answers_nothing_and_goes_on(own_kafka: Broker) -> None:
-    create_topics(own_kafka.bootstrap_servers, "kept")
+    create_topics(own_kafka.bootstrap_servers, "thawed")
     own_kafka.pause()
     admin = AdminClient({"bootstrap.servers": own_kafka.bootstrap_servers, "log_level": 0})
     with pytest.raises(KafkaException) as refused:
         admin.list_topics(timeout=1)
     own_kafka.unpause()
     assert refused.value.args[0].code() in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT)
-    produce(own_kafka.bootstrap_servers, "kept", [("k", b"after")])
-    assert [message.value for message in read_committed(own_kafka.bootstrap_servers, "kept")] == [b"after"]
+    produce(own_kafka.bootstrap_servers, "thawed", [("k", b"after")])
+    assert [message.value for message in read_committed(own_kafka.bootstrap_servers, "thawed")] == [b"after"]
