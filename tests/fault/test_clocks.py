@@ -87,9 +87,11 @@ def test_a_clock_that_jumps_ahead_and_back_costs_what_was_overtaken() -> None:
 
 def test_one_time_with_several_values_is_several_readings_and_with_the_same_a_repeat() -> None:
     at = HOUR - 30
-    several = [reading("s", at, {"hr": 80 + i}) for i in range(5)]
+    several = [reading("s", at, {"hr": 80 + i}) for i in range(6)]
     devices = [reading("s", at, {"hr": 80}, device_id=f"mon-{i}") for i in range(2)]
-    assert outcomes([*several, *devices, *several, *devices]) == {"accepted": 7, "duplicate": 7}
+    assert outcomes([*several, *devices, *several, *devices]) == {"accepted": 8, "duplicate": 8}  # so many are known
+    one_more = reading("s", at, {"hr": 90})
+    assert outcomes([*several, *devices, one_more, several[0]]) == {"accepted": 10}
 
 
 def test_the_same_stay_by_two_devices_an_hour_apart_is_late_on_one() -> None:

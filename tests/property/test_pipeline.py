@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream_worker.pipeline import ChunkResult, Pipeline
@@ -33,6 +33,19 @@ values = st.one_of(
     st.builds(reading, st.just("a"), times, st.just({"hr": -999})),
 )
 streams = st.lists(values, min_size=1, max_size=60)
+
+
+def of_one_stay(*readings: tuple[int, dict[str, float]]) -> list[bytes]:
+    """A stream of so many seconds and vitals."""
+    return [reading("a", at_s, vitals) for at_s, vitals in readings]
+
+
+ON_THE_VERGE = of_one_stay((70, {"hr": 80}), (59, {"hr": 81}), (129, {"hr": 82}), (69, {"hr": 83}), (130, {"hr": 84}))
+OLDER_BUT_IN_TIME = of_one_stay((20, {"hr": 80}), (10, {"abp_mean": 80}), (62, {"abp_mean": 81}), (64, {"hr": 81}))
+BOTH_OPEN_STEPS = of_one_stay((50, {"hr": 80}), (61, {"abp_mean": 80}), (57, {"spo2": 99}), (69, {"hr": 81}))
+TWO_CLOSE_AT_ONCE = of_one_stay((10, {"hr": 80}), (65, {"hr": 90}), (185, {"abp_mean": 80}), (190, {"hr": 70}))
+EMPTY_STEPS = of_one_stay((5, {"hr": 80}), (130, {"abp_mean": 80}), (500, {"hr": 81}), (3000, {"abp_mean": 81}))
+ONE_TIME = of_one_stay((10, {"hr": 80}), (10, {"hr": 90}), (10, {"hr": 80}), (70, {"spo2": 99}))
 
 
 @dataclass
@@ -130,6 +143,12 @@ def published(results: list[ChunkResult]) -> dict[str, list[dict[str, Any]]]:
 
 
 @given(streams, st.lists(st.integers(0, 100), max_size=4))
+@example(ON_THE_VERGE, [])
+@example(OLDER_BUT_IN_TIME, [1, 2, 3])
+@example(BOTH_OPEN_STEPS, [])
+@example(TWO_CLOSE_AT_ONCE, [])
+@example(EMPTY_STEPS, [2])
+@example(ONE_TIME, [])
 @settings(max_examples=120)
 def test_any_stream_in_any_chunks_leaves_what_a_naive_worker_leaves(stream: list[bytes], cuts: list[int]) -> None:
     pipeline, naive = new_pipeline(grace_s=GRACE_S), NaiveWorker()
@@ -148,9 +167,10 @@ def test_any_stream_in_any_chunks_leaves_what_a_naive_worker_leaves(stream: list
         quantiles = stay.quantiles()
         first_of_window = (stay.newest // STEP_S - MANIFEST.context_steps + 1) * STEP_S
         for v, signal in enumerate(FORECAST):
-            seen = [t for t, _, values in stay.accepted if signal in values]
+            seen = {t: values[signal] for t, _, values in stay.accepted if signal in values}  # the last of equal times
             assert (signal in forecast["signals"]) == (bool(seen) and max(seen) >= first_of_window)
             if signal in forecast["signals"]:
+                assert forecast["signals"][signal]["last"] == seen[max(seen)]
                 assert forecast["signals"][signal]["quantiles"] == quantiles[v].tolist()
     assert sum((result.outcomes for result in results), Counter()) == outcomes
 
@@ -185,6 +205,7 @@ def test_records_that_are_handed_over_again_are_skipped(stream: list[bytes], aga
     repeated = process(pipeline, whole[again % len(stream) :])
     assert published([repeated]) == {"forecasts": [], "alerts": [], "dead_letters": []}
     assert not repeated.state
+    assert not repeated.outcomes
 
 
 def state_of(results: list[ChunkResult]) -> dict[bytes, bytes]:
