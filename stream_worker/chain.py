@@ -37,17 +37,15 @@ class StepInputs:
         self.observed: Bools = has_value[:, layout.inputs] & exists[:, None]
         self.is_empty: Bools = ~self.observed.any(axis=1)
         before = body["at"][slots]
-        as_of_before = body["as_of"][slots]
         # If the step before is still open, its bin knows later times than the closed steps do.
         has_open_before = step == head["closed_step"][slots] + 2
         if has_open_before.any():
             older = head["bins"][slots, (step - 1) % OPEN_BINS]
-            counts = has_open_before & (older["step"] == step - 1)
-            seen = counts[:, None] & (older["count"][:, layout.inputs] > 0)
+            is_there = has_open_before & (older["step"] == step - 1)
+            seen = is_there[:, None] & (older["count"][:, layout.inputs] > 0)
             before = np.where(seen, older["at"][:, layout.inputs], before)
-            as_of_before = np.where(counts, older["as_of"], as_of_before)
-        # A step without readings is as far from the one before as steps are apart.
-        self.as_of: Ints = np.where(exists, bins["as_of"], as_of_before + layout.step_us)
+        # A step without readings, which is never the newest, is as far from the one before as steps are apart.
+        self.as_of: Ints = np.where(exists, bins["as_of"], body["as_of"][slots] + layout.step_us)
         self.at: Ints = np.where(self.observed, bins["at"][:, layout.inputs], before)
         precision = layout.precision[layout.inputs]
         self.x = np.where(self.observed, self.quanta * precision, 0.0).astype(np.float32)
