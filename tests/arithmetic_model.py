@@ -51,7 +51,7 @@ class ArithmeticPredictor:
         after = state.clone()
         after[:, 0] += 1
         after[:, 1:4] = torch.where(is_seen, torch.round(2 * x) / 2, state[:, 1:4])
-        after[:, 4] = (state[:, 4] + torch.clamp(elapsed, max=3600).sum(dim=1).round()) % 1024
+        after[:, 4] = (state[:, 4] + elapsed.sum(dim=1).round()) % 1024
         after[:, 5] = (state[:, 5] + is_seen.sum(dim=1)) % 64
         after[:, 6] = state[:, 0] % 32
         centre = after[:, [1, 3]] + (after[:, 5:6] + after[:, 6:7] + after[:, 4:5] % 7) / 2

@@ -45,6 +45,7 @@ OLDER_BUT_IN_TIME = of_one_stay((20, {"hr": 80}), (10, {"abp_mean": 80}), (62, {
 BOTH_OPEN_STEPS = of_one_stay((50, {"hr": 80}), (61, {"abp_mean": 80}), (57, {"spo2": 99}), (69, {"hr": 81}))
 TWO_CLOSE_AT_ONCE = of_one_stay((10, {"hr": 80}), (65, {"hr": 90}), (185, {"abp_mean": 80}), (190, {"hr": 70}))
 EMPTY_STEPS = of_one_stay((5, {"hr": 80}), (130, {"abp_mean": 80}), (500, {"hr": 81}), (3000, {"abp_mean": 81}))
+LONG_WITHOUT_ONE = of_one_stay((-90_100, {"abp_mean": 80}), *((-18_000 * i, {"hr": 80.0}) for i in (5, 4, 3, 2, 1, 0)))
 ONE_TIME = of_one_stay((10, {"hr": 80}), (10, {"hr": 90}), (10, {"hr": 80}), (70, {"spo2": 99}))
 
 
@@ -148,6 +149,7 @@ def published(results: list[ChunkResult]) -> dict[str, list[dict[str, Any]]]:
 @example(BOTH_OPEN_STEPS, [])
 @example(TWO_CLOSE_AT_ONCE, [])
 @example(EMPTY_STEPS, [2])
+@example(LONG_WITHOUT_ONE, [])
 @example(ONE_TIME, [])
 @settings(max_examples=120)
 def test_any_stream_in_any_chunks_leaves_what_a_naive_worker_leaves(stream: list[bytes], cuts: list[int]) -> None:

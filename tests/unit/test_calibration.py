@@ -96,6 +96,16 @@ def test_what_was_learned_survives_a_restart(crash: int) -> None:
     assert decoded([*before.forecasts, *after.forecasts]) == undisturbed
 
 
+def test_what_was_read_often_is_scored_at_every_horizon_and_what_was_not_at_none() -> None:
+    values = [{"hr": 80, **({"abp_mean": 80} if minute % 3 == 0 else {})} for minute in range(50)]
+    stream = [reading("s", 60 * minute, vitals) for minute, vitals in enumerate(values)]
+    found = process(new_pipeline(), records(stream)).scored
+    assert found is not None
+    of_hr, of_pressure = found.covered.sum(axis=(2, 3))
+    assert (of_hr > 0).all()
+    assert (of_pressure == 0).all()
+
+
 def test_a_doubted_value_scores_no_forecast_and_moves_no_band() -> None:
     good = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(30)]
     doubted = [reading("s", 60 * i, {"hr": 200}, quality={"hr": "questionable"}) for i in range(30, 50)]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.steps import NEVER_S
 from stream_worker.pipeline import Pipeline
 from stream_worker.state_command import describe_state
 from stream_worker.stays import BODY, HEAD, PARTITION
@@ -62,15 +63,19 @@ def test_a_slot_that_is_used_again_remembers_nothing() -> None:
 
 
 def test_the_state_of_another_model_is_primed_from_the_window() -> None:
-    changelog = changelog_of(*minutes("s", 0, 30))
+    pressure = {"abp_mean": 70}  # every other minute
+    changelog = changelog_of(
+        *(reading("s", 60 * i, {"hr": 80 + i % 3, **(pressure if i % 2 else {})}) for i in range(30))
+    )
     pipeline, lost = recovered_with(msgspec.structs.replace(MANIFEST, sha256="cd" * 32), changelog)
     assert lost == 0
     assert pipeline.chain.prime_outdated() == 1
     assert pipeline.chain.prime_outdated() == 0
     slot = pipeline.stays.find(0, "s")
-    steps, hr = pipeline.stays.body["state32"][slot][:2]
+    steps, hr, _, _, unobserved_s = pipeline.stays.body["state32"][slot]
     assert steps == MANIFEST.context_steps  # it has seen the window, no more and no less
     assert hr == 80 + 27 % 3  # the last closed step: two are open
+    assert unobserved_s == (4 * 60 + 11 * NEVER_S) % 1024  # pressure, once before its first; saturation, always
     after = decoded(process(pipeline, records(minutes("s", 30, 31), first_offset=30)).forecasts)
     assert after[0]["signals"]["hr"]["last"] == 80
 
@@ -210,9 +215,10 @@ def test_a_stay_that_began_anew_does_so_for_a_restart_too() -> None:
     assert rows_of(pipeline) == rows_of(changelog.recover())
 
 
-def test_a_minute_without_readings_before_the_newest_is_missing_after_a_restart_too() -> None:
+@pytest.mark.parametrize("newest", [29, 34])  # within the grace: the minute before it is open still
+def test_minutes_without_readings_before_the_newest_are_missing_after_a_restart_too(newest: int) -> None:
     changelog, pipeline = Changelog(), new_pipeline()
-    values = [*minutes("s", 0, 28), reading("s", 60 * 29 + 5, {"hr": 80})]  # within the grace: 28 is open still
+    values = [*minutes("s", 0, 28), reading("s", 60 * newest + 5, {"hr": 80})]
     changelog.apply(process(pipeline, records(values)))
     assert rows_of(pipeline) == rows_of(changelog.recover())
 
