@@ -177,6 +177,29 @@ def test_any_stream_in_any_chunks_leaves_what_a_naive_worker_leaves(stream: list
     assert sum((result.outcomes for result in results), Counter()) == outcomes
 
 
+def last_closed(newest_s: int) -> int:
+    """The last step that is closed by then."""
+    return (newest_s - GRACE_S) // STEP_S - 1
+
+
+@given(streams, st.lists(st.integers(0, 100), max_size=4))
+@example(ON_THE_VERGE, [])
+@settings(max_examples=40, deadline=None)
+def test_one_forecast_a_step_is_that_of_the_reading_that_closes_it(stream: list[bytes], cuts: list[int]) -> None:
+    expected, found = (take_in_chunks(new_pipeline(emit=emit), stream, cuts) for emit in ("reading", "step"))
+    closing, naive = set(), NaiveWorker()
+    for offset, value in enumerate(stream):
+        newest_s = {stay_id: stay.newest for stay_id, stay in naive.stays.items()}
+        outcome, stay = naive.take(value)
+        if outcome == "accepted" and stay is not None:
+            before_s = newest_s.get(json.loads(value)["stay_id"], stay.newest)  # the first one closes nothing
+            closing |= {offset} if last_closed(stay.newest) > last_closed(before_s) else set()
+    ours, theirs = published(found), published(expected)
+    assert ours.pop("forecasts") == [f for f in theirs.pop("forecasts") if f["source"]["offset"] in closing]
+    assert ours == theirs
+    assert state_of(found) == state_of(expected)
+
+
 @given(streams, st.lists(st.integers(0, 100), max_size=6), st.lists(st.integers(0, 100), max_size=6))
 @settings(max_examples=60)
 def test_chunking_changes_nothing(stream: list[bytes], cuts: list[int], other_cuts: list[int]) -> None:
