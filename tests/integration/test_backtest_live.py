@@ -19,7 +19,7 @@ from tests.kafka_client import Message, Topics, read_committed
 from tests.recordings import write_recording
 from tests.worker_process import run_vitalcast
 
-ROWS = 900
+ROWS = 500
 STAYS = 6
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 SIGNALS = ("hr", "pulse", "resp", "spo2", "abp_sys", "abp_dia", "abp_mean")

@@ -52,12 +52,12 @@ def what_is_missing(servers: str, topics: Topics, *workers: WorkerProcess) -> st
 def test_every_reading_that_comes_during_rebalances_is_answered_once(
     kafka: Broker, topics: Topics, start_worker: WorkerStarter
 ) -> None:
-    servers, sent = kafka.bootstrap_servers, list(ward(24, 1000))
+    servers, sent = kafka.bootstrap_servers, list(ward(24, 500))
     first, second = start_worker(None, **SETTINGS), start_worker(None, **SETTINGS)
     for worker in (first, second):
         worker.wait_ready()
     wait_for_partitions(first, 2, second)
-    with Feed(servers, topics.readings, sent, per_s=1500):
+    with Feed(servers, topics.readings, sent, per_s=300):
         for _ in range(REBALANCES // 2):
             second.pause()
             wait_for_partitions(first, 4, second)
