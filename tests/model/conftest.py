@@ -44,5 +44,5 @@ def predictor(vitals_artifact: Path) -> Predictor:
 @pytest.fixture(scope="session")
 def value_forecaster(value_config: ForecasterConfig) -> Forecaster:
     """A tiny forecaster of one signal, trained for a moment."""
-    stays = [synthetic_stay(value_config, 400, seed) for seed in range(4)]
+    stays = [synthetic_stay(value_config, 200, seed) for seed in range(4)]
     return fit(stays, value_config, seed=3, updates=12)

@@ -18,7 +18,7 @@ from tests.model.synthetic import synthetic_stay, untrained
 
 
 def test_every_variant_is_trained_and_scored(vitals: ForecasterConfig) -> None:
-    stays = [synthetic_stay(vitals, 260, seed) for seed in range(3)]
+    stays = [synthetic_stay(vitals, 160, seed) for seed in range(3)]
     run = {variant.label: found for variant, found in ablate(stays[:2], stays[2:], vitals, updates=2)}
     assert list(run) == [variant.label for variant in VARIANTS]
     assert all(np.isfinite(part).all() and part.shape == (len(HORIZONS_S),) for found in run.values() for part in found)

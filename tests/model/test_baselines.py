@@ -42,7 +42,7 @@ def test_rivals_beat_persistence_where_there_is_something_to_learn(value_config:
 
 
 def test_quantile_trees_answer_for_the_origins_of_the_medians(value_config: ForecasterConfig) -> None:
-    training = [synthetic_stay(value_config, 1500, seed) for seed in range(4)]
+    training = [synthetic_stay(value_config, 800, seed) for seed in range(4)]
     unseen = [synthetic_stay(value_config, 500, seed) for seed in (20, 21)]
     changes = np.concatenate([rows_of(stay, "value", value_config)[1] for stay in unseen])
     counts = dict(zip(value_config.horizons_s, (~np.isnan(changes)).sum(axis=0), strict=True))

@@ -10,9 +10,9 @@ from tests.model.synthetic import synthetic_recording
 
 
 def test_every_stay_is_forecast_once_beside_quantile_trees(value_config: ForecasterConfig, tmp_path: Path) -> None:
-    recordings = [synthetic_recording(tmp_path, value_config, 400, seed) for seed in range(4)]
+    recordings = [synthetic_recording(tmp_path, value_config, 200, seed) for seed in range(4)]
     report = cross_validate(
-        recordings, value_config, tmp_path / "out", count=2, updates=4, baselines=False, quantile_rows=500
+        recordings, value_config, tmp_path / "out", count=2, updates=4, baselines=False, quantile_rows=200
     )
     assert set(report.stays) == {f"synthetic-{seed:02d}" for seed in range(4)}
     cells = [(found.signal, found.horizon_s, found.count, found.persistence_mae) for found in report.scores]

@@ -29,7 +29,7 @@ from tests.recordings import minutes, write_recording
 
 
 def test_same_seed_same_weights(value_config: ForecasterConfig, value_forecaster: Forecaster) -> None:
-    stays = [synthetic_stay(value_config, 400, seed) for seed in range(4)]
+    stays = [synthetic_stay(value_config, 200, seed) for seed in range(4)]
     again = fit(stays, value_config, seed=3, updates=12)
     for ours, theirs in zip(value_forecaster.parameters(), again.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
@@ -60,7 +60,7 @@ def test_rare_readings_are_learned_from_though_none_can_be_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin, random = datetime(2026, 1, 1, tzinfo=UTC), np.random.default_rng(0)
-    rates = np.round(80 + np.cumsum(random.normal(size=200)), 1).tolist()
+    rates = np.round(80 + np.cumsum(random.normal(size=100)), 1).tolist()
     every_5_min = [Row(begin + timedelta(minutes=5 * i), {"hr": rate}) for i, rate in enumerate(rates)]
     paths = [write_recording(tmp_path, name, every_5_min) for name in ("a", "b")]
     config = config_for(*survey(paths, 60))
@@ -87,7 +87,7 @@ def test_a_report_on_an_hour_tells_what_can_be_told(value_config: ForecasterConf
 def test_a_signal_is_learned_and_scored_in_any_unit(value_config: ForecasterConfig, unit: float) -> None:
     signal = msgspec.structs.replace(VALUE, low=unit * VALUE.low, high=unit * VALUE.high, precision=unit * 0.1)
     config = msgspec.structs.replace(value_config, inputs=(signal,))
-    stays = [synthetic_stay(value_config, 400, seed) for seed in range(3)]
+    stays = [synthetic_stay(value_config, 200, seed) for seed in range(3)]
     scaled = [stay._replace(x=(stay.x * unit).astype(np.float32)) for stay in stays]
     forecaster = fit(scaled, config, seed=0, updates=40)
     samples = samples_of([Copy(stay) for stay in scaled], forecaster.features, config)
@@ -101,9 +101,9 @@ def test_a_signal_is_learned_and_scored_in_any_unit(value_config: ForecasterConf
 
 
 def test_a_trained_artifact_serves_and_carries_its_scores(value_config: ForecasterConfig, tmp_path: Path) -> None:
-    recordings = [synthetic_recording(tmp_path, value_config, 500, seed) for seed in range(4)]
+    recordings = [synthetic_recording(tmp_path, value_config, 300, seed) for seed in range(4)]
     made = [
-        train_artifact(recordings, tmp_path / out, updates=60, hold_out=1, name="toy", config=value_config)
+        train_artifact(recordings, tmp_path / out, updates=40, hold_out=1, name="toy", config=value_config)
         for out in ("a", "b")
     ]
     assert made[0].scores == made[1].scores
@@ -175,7 +175,7 @@ def test_evaluation_walks_the_steps_of_serving(predictor: Predictor, vitals: For
 
 
 def test_a_checkpoint_gives_the_artifact_again_and_a_report(value_config: ForecasterConfig, tmp_path: Path) -> None:
-    recordings = [synthetic_recording(tmp_path, value_config, 400, seed) for seed in range(5)]
+    recordings = [synthetic_recording(tmp_path, value_config, 200, seed) for seed in range(5)]
     trained = train_artifact(
         recordings,
         tmp_path / "trained",

@@ -184,7 +184,7 @@ def last_closed(newest_s: int) -> int:
 
 @given(streams, st.lists(st.integers(0, 100), max_size=4))
 @example(ON_THE_VERGE, [])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_one_forecast_a_step_is_that_of_the_reading_that_closes_it(stream: list[bytes], cuts: list[int]) -> None:
     expected, found = (take_in_chunks(new_pipeline(emit=emit), stream, cuts) for emit in ("reading", "step"))
     closing, naive = set(), NaiveWorker()

@@ -75,7 +75,7 @@ def test_the_rules_on_every_reading_find_what_they_find_on_those_looked_at(strea
 
 
 @given(calm_wards(), st.sampled_from([6, 50]))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_nothing_that_begins_in_a_calm_ward_is_passed_over(stream: list[bytes], chunk: int) -> None:
     assert_same_findings(stream, chunk, TrendPredictor())
 

@@ -16,7 +16,7 @@ from schemas.signals import ARTERIAL_TRIPLE, VITALS
 from stream_worker.backtest import detectors
 from stream_worker.backtest.anomalies import OURS, report_of, show, spells, threshold_of, way_of
 from stream_worker.backtest.faults import DURATION_MIN, LEAD_MIN, Fault, FaultKind, Values, inject, plan
-from stream_worker.backtest.scored import score_recordings
+from stream_worker.backtest.scored import ScoredRecording, score_recordings
 from stream_worker.settings import Settings
 from tests.recordings import write_recording
 
@@ -151,22 +151,32 @@ def write(folder: Path, stay_id: str, values: Values) -> Path:
     return write_recording(folder, stay_id, rows)
 
 
-def test_an_artefact_that_a_way_cannot_score_is_missed_by_it(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calm patient with two artefacts, beyond any rate; at the first there is no history to compare with."""
     values = calm(6 * 240)
-    for minute in (10, 600):
-        values["hr"][minute] = 300.0  # an artefact; at the first there is no history yet to compare with
-    run = score_recordings(Settings(), [write(tmp_path, "calm", values)], None)
-    found = {way: way_of(way, run, run, read_manifest(Settings().model).signals).found[-1] for way in (OURS, "3 sigma")}
+    values["hr"][[10, 700]] = 300.0
+    return write(tmp_path_factory.mktemp("recordings"), "calm", values)
+
+
+@pytest.fixture(scope="module")
+def plain(recording: Path) -> list[ScoredRecording]:
+    """It, scored as it is."""
+    return score_recordings(Settings(), [recording], None)
+
+
+def test_an_artefact_that_a_way_cannot_score_is_missed_by_it(plain: list[ScoredRecording]) -> None:
+    signals = read_manifest(Settings().model).signals
+    found = {way: way_of(way, plain, plain, signals).found[-1] for way in (OURS, "3 sigma")}
     assert {way: (of.kind, of.faults) for way, of in found.items()} == dict.fromkeys(found, ("artefact", 2))
     assert (found["3 sigma"].found, found["3 sigma"].recall) == (1, 0.5)
 
 
-def test_the_study_finds_the_faults_of_a_calm_patient(tmp_path: Path) -> None:
-    values = calm(6 * 240)
-    values["hr"][700] = 300.0  # an artefact: beyond any rate
-    paths = [write(tmp_path, "calm", values)]
+def test_the_study_finds_the_faults_of_a_calm_patient(
+    recording: Path, plain: list[ScoredRecording], tmp_path: Path
+) -> None:
     settings = Settings()
-    plain, faulty = score_recordings(settings, paths, None), score_recordings(settings, paths, 0)
+    faulty = score_recordings(settings, [recording], 0)
     assert not plain[0].faults
     assert np.isnan(plain[0].scores[700, 0])
     assert plain[0].artefacts["hr"][700] == 300.0
