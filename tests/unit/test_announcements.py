@@ -129,6 +129,11 @@ def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None
     assert message_of(ended)[0].endswith("is raised anew")
 
 
+def test_what_was_just_there_is_not_announced_at_once() -> None:
+    ((minute, raised),) = announced([*[(60.0, BAR + 0.1)] * 10, *[(72.0, BAR + 0.1)] * 30])
+    assert (minute, raised.state) == (9 + 23, "raised")  # known_s
+
+
 def test_how_far_ahead_it_was_counts_from_when_it_was_raised() -> None:
     course = [*[(72.0, BAR - 0.5)] * 50, *[(72.0, BAR + 0.1)] * 2, *[(60.0, BAR + 0.1)] * 8]
     (raised_at, raised), (_, cleared) = announced(course)
@@ -142,8 +147,9 @@ def test_what_the_budget_holds_back_is_not_announced_anew_and_stays_open() -> No
     assert held["budget"] == 1
 
 
-def test_a_threat_that_ends_is_cleared_and_its_next_waits() -> None:
-    course = [*[(72.0, BAR + 0.1)] * 10, *[(72.0, BAR - 2)] * 10, *[(72.0, BAR + 0.1)] * 40]
+@pytest.mark.parametrize("below", [0.1, 2])
+def test_a_threat_that_ends_is_cleared_and_its_next_waits(below: float) -> None:
+    course = [*[(72.0, BAR + 0.1)] * 10, *[(72.0, BAR - below)] * 10, *[(72.0, BAR + 0.1)] * 40]
     found = announced(course)
     assert [(minute, t.state, t.clear_reason) for minute, t in found] == [
         (1, "raised", None),
