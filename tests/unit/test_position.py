@@ -29,6 +29,7 @@ def log(begin: int, end: int, committed: int | None, is_newer_than_state: bool =
         pytest.param(log(70, 90, 50), None, Start(70, 0, 20), id="and the changelog is lost too"),
         pytest.param(log(0, 90, None), 50, Start(50, 0, 0), id="the group's offsets have expired"),
         pytest.param(log(70, 90, None, True), 50, Start(70, 0, 20), id="expired, and the old readings too"),
+        pytest.param(log(50, 90, None, True), 50, Start(50, 0, 0), id="expired, and just the readings in the state"),
     ],
 )
 def test_reading_goes_on_where_the_state_ends(found: InputLog, state_end: int | None, start: Start) -> None:

@@ -14,7 +14,7 @@ from stream_worker.chunks import Work
 from stream_worker.metrics import Metrics
 from stream_worker.stay_store import StayStore
 from stream_worker.stays import HEAD, Stays
-from tests.records import NOW_US, Changelog, FakeRecord, new_pipeline, process, reading, records
+from tests.records import NOW_US, Changelog, FakeRecord, event, new_pipeline, process, reading, records
 
 
 def test_what_is_ahead_of_the_clock_is_judged_by_when_each_record_came() -> None:
@@ -50,16 +50,46 @@ class KeptLane:
         """It has."""
 
 
-def start(changelog: Changelog) -> tuple[ReadingsAgent, Stays]:
-    """A worker's agent, its state read from the changelog."""
+def empty_store() -> tuple[StayStore, ReadingsAgent]:
+    """Where a worker keeps its stays, before anything is read, and its agent."""
     pipeline = new_pipeline()
     agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "0"), health.Health())
     app = faust.App("app", broker="memory://")
     store = StayStore(app, app.Table("stays"), pipeline.stays, None, agent.on_recovered)
     store.forget_all()
+    return store, agent
+
+
+def start(changelog: Changelog) -> tuple[ReadingsAgent, Stays]:
+    """A worker's agent, its state read from the changelog."""
+    store, agent = empty_store()
     store.load(0, changelog.newest.items())
     store.on_loaded(frozenset({0}), 0.0)
-    return agent, pipeline.stays
+    return agent, store.stays
+
+
+def test_a_stay_that_has_ended_is_not_there_after_a_restart_though_the_changelog_still_tells_of_it() -> None:
+    pipeline = new_pipeline()
+    before, after = (
+        process(pipeline, records(sent, first_offset))
+        for first_offset, sent in ((0, [reading("here", 0), reading("gone", 0)]), (2, [event("gone", 60, "ended")]))
+    )
+    store, _ = empty_store()
+    for result in (before, after):  # a part of it by each fetch
+        store.load(0, result.state.items())
+    store.on_loaded(frozenset({0}), 0.0)
+    assert [store.stays.ids[slot] for slot in store.stays.in_partition(0)] == ["here"]
+
+
+def test_what_was_read_of_a_partition_before_it_was_taken_away_is_forgotten() -> None:
+    store, _ = empty_store()
+    for partition in (0, 1):
+        result = process(new_pipeline(), records([reading("s", 0)]), partition)
+        store.load(partition, result.state.items())
+        if partition == 0:  # a rebalance in the midst of it
+            store.forget_all()
+    store.on_loaded(frozenset({1}), 0.0)
+    assert list(store.positions) == [1]
 
 
 def test_state_that_cannot_be_used_is_removed_when_it_is_made_again() -> None:
