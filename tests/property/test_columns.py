@@ -15,7 +15,7 @@ from schemas import codec
 from schemas.signals import VITALS, VITALS_BY_NAME, Signal
 from stream_worker.columns import Decoded, ReadingDecoder
 from tests.fault.hostile import hostile
-from tests.records import reading
+from tests.records import event, reading
 
 
 class SlowDecoder(ReadingDecoder):
@@ -177,6 +177,12 @@ def test_every_record_is_a_reading_an_event_or_invalid(values: list[bytes | None
         (reading("s", 0)[:-1] + b',"deep":' + b"[" * 128 + b"]" * 128 + b"}", "malformed"),
         (reading("s", 0).replace(b"80", b"1" * 300), None),
         (reading("s", 0).replace(b"80", b"1e999"), None),
+        *(
+            (event("s", 0, name, **lacking), "schema")
+            for name in ("limits", "settings")
+            for lacking in ({}, {"limits": {}})
+        ),
+        (event("s", 0, "limits", limits={"hr": {"low": 80.0, "high": 80.0}}), "schema"),
     ],
 )
 def test_hostile_text_has_one_verdict_whichever_way_it_takes(text: bytes, reason: str | None) -> None:
