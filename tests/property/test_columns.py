@@ -177,11 +177,9 @@ def test_every_record_is_a_reading_an_event_or_invalid(values: list[bytes | None
         (reading("s", 0)[:-1] + b',"deep":' + b"[" * 128 + b"]" * 128 + b"}", "malformed"),
         (reading("s", 0).replace(b"80", b"1" * 300), None),
         (reading("s", 0).replace(b"80", b"1e999"), None),
-        *(
-            (event("s", 0, name, **lacking), "schema")
-            for name in ("limits", "settings")
-            for lacking in ({}, {"limits": {}})
-        ),
+        (event("s", 0, "limits"), "schema"),
+        (event("s", 0, "limits", limits={}), "schema"),
+        (event("s", 0, "settings"), "schema"),
         (event("s", 0, "limits", limits={"hr": {"low": 80.0, "high": 80.0}}), "schema"),
     ],
 )

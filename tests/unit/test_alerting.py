@@ -834,7 +834,9 @@ def test_a_value_that_is_low_and_then_missing_is_told_of() -> None:
     low = [reading("s", 60 * i, {"hr": 80 + i % 2, "abp_mean": 60 + i / 10}) for i in range(4)]
     gone = [reading("s", 60 * i, {"hr": 80 + i % 2}) for i in range(4, 7)]
     assert states(run(*low, *gone), "limit") == [("raised", 0, "medium", None)]
-    assert states(run(*low[:1], *gone), "limit") == []
+    limits = {"default": {"abp_mean": {"delay_s": 90}}}
+    for values, raised in ((low[2:], [("raised", 0, "medium", None)]), (low[3:], [])):  # one alone does not count
+        assert states(run(*values, *gone[:2], pipeline=new_pipeline(limits=limits)), "limit") == raised
 
 
 def test_a_change_of_a_stays_limit_is_told_in_the_open_alert() -> None:

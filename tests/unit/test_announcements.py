@@ -8,7 +8,7 @@ from math import isnan, nan
 
 import pytest
 
-from stream_worker.alerts import rules
+from stream_worker.alerts import life, rules
 from stream_worker.alerts.entries import AlertEntry, AlertKey
 from stream_worker.alerts.life import Entries, Transition
 from stream_worker.alerts.observation import Observation
@@ -115,13 +115,14 @@ def test_an_anomaly_of_a_sensor_that_cannot_be_believed_is_held_back() -> None:
 
 
 def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None:
-    found = announced([(72, BAR + 0.1)] * 60)
+    found = announced([*[(72.0, BAR + 0.1)] * 30, *[(72.0, BAR + 1.5)] * 30])
     assert [(minute, t.state, t.clear_reason, t.revision) for minute, t in found] == [
         (1, "raised", None, 0),
-        (56, "cleared", "superseded", 1),
+        (30, "updated", None, 1),
+        (56, "cleared", "superseded", 2),
         (56, "raised", None, 0),
     ]
-    first, ended, anew = (transition for _, transition in found)
+    first, _, ended, anew = (transition for _, transition in found)
     assert ended.raised_offset == first.raised_offset == 1
     assert ended.superseded_by == (anew.key, anew.raised_offset) == (first.key, 56)
     assert anew.since_us == anew.at_us  # how far ahead it was counts from here
@@ -132,6 +133,14 @@ def test_a_threat_that_goes_on_is_announced_anew_when_its_time_is_over() -> None
 def test_what_was_just_there_is_not_announced_at_once() -> None:
     ((minute, raised),) = announced([*[(60.0, BAR + 0.1)] * 10, *[(72.0, BAR + 0.1)] * 30])
     assert (minute, raised.state) == (9 + 23, "raised")  # known_s
+
+
+def test_after_a_silence_nothing_is_known_of_the_value_before() -> None:
+    entries: Entries = {}
+    announced([(60.0, BAR + 0.1)] * 10, entries=entries)
+    assert any(entry.known is not None for entry in entries.values())
+    life.lose_data(entries, 9 * MINUTE_US, 900, 9)
+    assert all(entry.known is None for entry in entries.values())
 
 
 def test_how_far_ahead_it_was_counts_from_when_it_was_raised() -> None:
