@@ -141,6 +141,9 @@ def test_after_a_silence_nothing_is_known_of_the_value_before() -> None:
     assert any(entry.known is not None for entry in entries.values())
     life.lose_data(entries, 9 * MINUTE_US, 900, 9)
     assert all(entry.known is None for entry in entries.values())
+    entries.clear()  # and of the signal alone
+    announced([*[(60.0, BAR + 0.1)] * 10, *[(nan, BAR)] * 20], entries=entries)
+    assert all(entry.known is None for entry in entries.values())
 
 
 def test_how_far_ahead_it_was_counts_from_when_it_was_raised() -> None:
