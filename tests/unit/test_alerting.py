@@ -59,6 +59,12 @@ def test_a_mild_excursion_is_raised_after_its_delay_and_cleared_when_it_has_reco
     assert raised["evidence"]["limit"] == 65
 
 
+@pytest.mark.parametrize(("pressure", "raised"), [(65, []), (50, [("raised", 0, "medium", None)])])
+def test_a_value_at_its_limit_is_not_beyond_it(pressure: int, raised: list[object]) -> None:
+    values = [reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": pressure}) for i in range(10)]
+    assert states(run(*values), "limit") == raised
+
+
 def test_each_kind_rests_on_what_the_documents_say() -> None:
     page = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[a-z].*) \| (`[a-z].*|-) \|$", page.partition("| `message_key` |")[2], re.MULTILINE)
