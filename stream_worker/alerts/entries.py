@@ -52,3 +52,7 @@ class AlertEntry(Excursion, array_like=True):
     def judge(self, at_us: int) -> None:
         """Note that a reading says whether it is on or off, or why that cannot be believed."""
         self.judged_us = max(self.judged_us, at_us)
+
+    def tell_in(self, care_unit: str | None) -> None:
+        """Note in which care unit it is told of."""
+        self.care_unit, self.elsewhere_since_us = care_unit, None

@@ -223,7 +223,8 @@ def _raise(entry: AlertEntry, finding: Finding, moment: Moment, *, is_high: bool
     entry.priority = "high" if is_high else finding.priority
     entry.raised_offset, entry.raised_us = moment.offset, at_us
     entry.revision = 0
-    entry.figure, entry.limit, entry.care_unit = finding.figure, finding.limit, moment.care_unit
+    entry.figure, entry.limit = finding.figure, finding.limit
+    entry.tell_in(moment.care_unit)
     entry.rested_until_us = at_us + int(finding.rearm_s * SECOND_US)
     return _transition(finding.key, entry, at_us, "raised", finding.evidence)
 
@@ -254,7 +255,8 @@ def _stand(entry: AlertEntry, finding: Finding, moment: Moment) -> Iterator[Tran
     entry.judge(at_us)
     is_due = _has_gone(entry, moment) or _is_new_day(entry, at_us, entry.found_us)
     if finding.came_true_us is None and is_due:
-        entry.found_us, entry.severe_since_us, entry.care_unit = at_us, None, moment.care_unit
+        entry.found_us, entry.severe_since_us = at_us, None
+        entry.tell_in(moment.care_unit)
         entry.revision += 1
         yield _transition(finding.key, entry, at_us, "updated", finding.evidence)
 
@@ -289,7 +291,7 @@ def _move_open(
     if becomes_high:
         entry.priority = "high"  # and stays so: an alert that was severe is looked after until it is over
     entry.figure, entry.limit, entry.moved_since_us = finding.figure, finding.limit, None
-    entry.care_unit = moment.care_unit
+    entry.tell_in(moment.care_unit)
     entry.revision += 1
     return _transition(finding.key, entry, at_us, "updated", finding.evidence)
 

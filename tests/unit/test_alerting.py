@@ -202,6 +202,8 @@ def test_the_care_unit_that_a_stay_goes_to_is_told_of_its_open_alerts(pressures:
     raised = ("raised", "icu-1", "04")
     assert told(*["icu-1"] * 20, *["icu-2"] * 10) == [raised, ("updated", "icu-2", "21")]
     assert told(*["icu-1"] * 20, *["icu-2", "icu-1"] * 10) == [raised], "two devices that disagree"
+    one_is_quiet = [*["icu-1"] * 20, *["icu-2"] * 2, *["icu-1", "icu-2"] * 10]
+    assert told(*one_is_quiet) == [raised, ("updated", "icu-2", "21")]
 
 
 def test_an_alert_whose_limit_is_gone_is_cleared() -> None:
