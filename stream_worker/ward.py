@@ -265,8 +265,11 @@ class Ward:
     def unfed(self, now: datetime) -> timedelta | None:
         """For how long no reading of any stay has come, if for so long that what was live is so no more.
 
-        Then no bed looks stale, since each is as old as the newest. A replay of old readings does come.
+        Then no bed looks stale, since each is as old as the newest. A replay of old readings does come. Where none was
+        read, as when only forecasts are kept for long, nobody knows.
         """
+        if not self._read_ms:
+            return None
         silent = now - to_time(self._read_ms * 1000)
         return silent if self.behind(now) is not None and silent > UNFED_AFTER else None
 

@@ -307,3 +307,4 @@ def test_a_ward_that_is_fed_no_more_is_told_from_a_replay() -> None:
     assert unfed(came_at=0, now=5) is None
     assert unfed(came_at=0, now=7) == timedelta(minutes=7)
     assert unfed(came_at=600, now=601) is None
+    assert ward_of(forecast()).unfed(at(7)) is None, "when the last reading came is not known"
