@@ -16,9 +16,9 @@ from stream_worker.times import SECOND_US
 SENTENCES: Final = {
     "limit.low": "{name} below {limit:g}{unit} ({last:g})",
     "limit.high": "{name} above {limit:g}{unit} ({last:g})",
-    # Open, but the value is inside the limit, though not by the hysteresis: it came back, or the limit moved.
-    "limit.low.near": "{name} still near its lower limit of {limit:g}{unit} ({last:g})",
-    "limit.high.near": "{name} still near its upper limit of {limit:g}{unit} ({last:g})",
+    # Open, but the value is inside the limit, to which it came back or which moved: not by the hysteresis, or in doubt.
+    "limit.low.inside": "{name} not yet reliably above {limit:g}{unit} ({last:g})",
+    "limit.high.inside": "{name} not yet reliably below {limit:g}{unit} ({last:g})",
     "forecast_limit.low": "{name} may fall below {limit:g}{unit} within {horizon_min:g} min ({percent:.0f} % likely)",
     "forecast_limit.high": "{name} may rise above {limit:g}{unit} within {horizon_min:g} min ({percent:.0f} % likely)",
     "anomaly": "{name} has not been as expected for {minutes:.0f} min",
@@ -102,5 +102,5 @@ def sentence(message_key: str, params: Mapping[str, Any]) -> str:
     if (alert == "limit.low" and params["last"] >= params["limit"]) or (
         alert == "limit.high" and params["last"] <= params["limit"]
     ):
-        alert += ".near"
+        alert += ".inside"
     return SENTENCES[alert].format(**{**params, **words})

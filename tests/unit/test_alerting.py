@@ -70,7 +70,7 @@ def test_each_kind_rests_on_what_the_documents_say() -> None:
     rows = re.findall(r"^\| (`[a-z].*) \| (`[a-z].*|-) \|$", page.partition("| `message_key` |")[2], re.MULTILINE)
     names = re.compile(r"`([a-z0-9_.]+)`").findall
     said = {key: set(names(evidence)) for keys, evidence in rows for key in names(keys)}
-    assert said.keys() == {key for key in SENTENCES if key != "cleared" and not key.endswith(".near")}
+    assert said.keys() == {key for key in SENTENCES if key != "cleared" and not key.endswith(".inside")}
 
     def an_hour(*start: Mapping[str, float], then: Mapping[str, float]) -> list[bytes]:
         every_minute = [*start, *[then] * (65 - len(start))]
@@ -180,12 +180,25 @@ def test_an_alert_whose_limit_is_lifted_is_cleared_whatever_its_sensor() -> None
     assert states(alerts, "limit") == [("raised", 0, "medium", None), ("cleared", 1, "medium", "recovered")]
 
 
-def test_an_alert_does_not_say_that_a_value_is_beyond_a_limit_that_it_is_only_near() -> None:
+def test_an_alert_does_not_say_that_a_value_is_beyond_a_limit_that_it_is_inside() -> None:
     loosened = event("s", 590, "limits", limits={"abp_mean": {"low": 60}})
     alerts = run(*minutes("s", *[61] * 10), loosened, *minutes("s", *[61] * 3, start=10))
     assert [alert["message"] for alert in alerts if alert["kind"] == "limit"] == [
         "Mean arterial pressure below 65 mmHg (61)",
-        "Mean arterial pressure still near its lower limit of 60 mmHg (61)",
+        "Mean arterial pressure not yet reliably above 60 mmHg (61)",
+    ]
+
+
+def test_an_alert_on_a_value_that_is_in_doubt_does_not_say_that_it_is_near_its_limit() -> None:
+    flat = [
+        reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": 60}, care_unit="icu-1" if i < 20 else "icu-2")
+        for i in range(25)
+    ]
+    loosened = event("s", 60 * 19, "limits", limits={"abp_mean": {"low": 40}})
+    alerts = run(*flat[:20], loosened, *flat[20:])
+    assert [alert["message"] for alert in alerts if alert["kind"] == "limit"] == [
+        "Mean arterial pressure below 65 mmHg (60)",
+        "Mean arterial pressure not yet reliably above 40 mmHg (60)",
     ]
 
 

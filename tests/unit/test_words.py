@@ -29,8 +29,8 @@ CASES = [
 SAID = [
     "Mean arterial pressure below 65 mmHg (61.5)",
     "Temperature above 39.5 °C (40)",
-    "Mean arterial pressure still near its lower limit of 65 mmHg (65)",
-    "Heart rate still near its upper limit of 130/min (128.5)",
+    "Mean arterial pressure not yet reliably above 65 mmHg (65)",
+    "Heart rate not yet reliably below 130/min (128.5)",
     "Mean arterial pressure may fall below 65 mmHg within 60 min (41 % likely)",
     "Respiratory rate may rise above 30/min within 60 min (41 % likely)",
     "Heart rate has not been as expected for 5 min",
