@@ -190,9 +190,7 @@ def _is_new_day(entry: AlertEntry, at_us: int, found_us: int) -> bool:
 
 
 def _has_gone(entry: AlertEntry, moment: Moment) -> bool:
-    """Whether the stay has been in another care unit for a while than the one that was last told of."""
-    if entry.care_unit is None:  # none was known, or an earlier version did not keep it
-        entry.care_unit = moment.care_unit
+    """Whether the stay has been in another care unit for a while than the one that was last told of, if any was."""
     if moment.care_unit == entry.care_unit:
         entry.elsewhere_since_us = None
     elif entry.elsewhere_since_us is None:

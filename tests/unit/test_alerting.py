@@ -204,7 +204,7 @@ def test_an_alert_on_a_value_that_is_in_doubt_does_not_say_that_it_is_near_its_l
 
 @pytest.mark.parametrize("pressures", [[60, 61], [60, 60]])
 def test_the_care_unit_that_a_stay_goes_to_is_told_of_its_open_alerts(pressures: list[float]) -> None:
-    def told(*units: str) -> list[tuple[str, str, str]]:
+    def told(*units: str | None) -> list[tuple[str, str | None, str]]:
         values = [
             reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": pressures[i % 2]}, care_unit=unit)
             for i, unit in enumerate(units)
@@ -217,6 +217,7 @@ def test_the_care_unit_that_a_stay_goes_to_is_told_of_its_open_alerts(pressures:
     assert told(*["icu-1"] * 20, *["icu-2", "icu-1"] * 10) == [raised], "two devices that disagree"
     one_is_quiet = [*["icu-1"] * 20, *["icu-2"] * 2, *["icu-1", "icu-2"] * 10]
     assert told(*one_is_quiet) == [raised, ("updated", "icu-2", "21")]
+    assert told(*[None] * 20, *["icu-1"] * 10) == [("raised", None, "04"), ("updated", "icu-1", "21")]
 
 
 def test_an_alert_whose_limit_is_gone_is_cleared() -> None:
