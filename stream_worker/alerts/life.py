@@ -282,7 +282,9 @@ def _move_open(
     has_moved = has_moved and _lasts(entry.moved_since_us, at_us, finding.moved_delay_s)
     if entry.limit is None:  # an earlier version did not keep it
         entry.limit = finding.limit
-    is_as_told = not has_moved and finding.limit == entry.limit
+    # Another care unit's limit is told of when the stay is known to have gone there.
+    is_limit_as_told = finding.limit == entry.limit or moment.care_unit != entry.care_unit
+    is_as_told = not has_moved and is_limit_as_told
     is_told_anew = _has_gone(entry, moment) or _is_new_day(entry, at_us, found_us)
     if not becomes_high and is_as_told and not is_told_anew:
         return None

@@ -220,6 +220,19 @@ def test_the_care_unit_that_a_stay_goes_to_is_told_of_its_open_alerts(pressures:
     assert told(*[None] * 20, *["icu-1"] * 10) == [("raised", None, "04"), ("updated", "icu-1", "21")]
 
 
+def test_another_care_units_limit_is_told_when_the_stay_has_gone_there() -> None:
+    def told(*units: str) -> list[tuple[str, int]]:
+        pressures = [
+            reading("s", 60 * i, {**CALM, "hr": 80 + i % 2, "abp_mean": 60 + i % 2}, care_unit=unit)
+            for i, unit in enumerate(units)
+        ]
+        alerts = run(*pressures, pipeline=new_pipeline(limits={"icu-2": {"abp_mean": {"low": 63}}}))
+        return [(alert["care_unit"], alert["evidence"]["limit"]) for alert in alerts if alert["kind"] == "limit"]
+
+    assert told(*["icu-1"] * 10, *["icu-2"] * 5) == [("icu-1", 65), ("icu-2", 63)]
+    assert told(*["icu-1"] * 10, *["icu-2", "icu-1"] * 5) == [("icu-1", 65)], "two devices that disagree"
+
+
 def test_an_alert_whose_limit_is_gone_is_cleared() -> None:
     pipeline = new_pipeline(limits={"icu-a": {"pulse": {"high": 120}}})
     in_a = [reading("s", 60 * i, {"pulse": 130 + i % 2}, care_unit="icu-a") for i in range(10)]
