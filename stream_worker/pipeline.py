@@ -157,6 +157,7 @@ class Pipeline:
         for partition, records in new.items():
             rows = slice(rows.stop, rows.stop + len(records))
             next_offsets[partition] = records[-1].offset + 1
+            self.stays.topics[partition] = self.settings.readings_topic
             arrived_ms = chunk.arrived_ms[rows]
             if records[0].timestamp_type != LOG_APPEND_TIME:
                 # A time that is yet to come is of a sender with a wrong clock; ours may be a little behind.

@@ -34,6 +34,11 @@ class StayStore(BulkStore):
         """The input offset by partition before which all records are in the state."""
         return self.stays.next_offsets
 
+    @property
+    def topics(self) -> dict[int, str]:
+        """The input topic by partition that the state was made from, where that is known."""
+        return self.stays.topics
+
     def forget_all(self) -> None:
         """Drop the state of every partition."""
         self._newest.clear()

@@ -191,6 +191,7 @@ class PartitionState(msgspec.Struct):
     encoding: int
     next_offset: int
     budget: Budget = msgspec.field(default_factory=Budget)
+    topic: str | None = None  # that `next_offset` is of; an earlier version did not keep it
 
 
 _encode_extras = msgspec.msgpack.Encoder().encode
@@ -214,6 +215,7 @@ class Stays:
         self.head: NDArray[Any] = np.zeros(0, self.layout.head)
         self.body: NDArray[Any] = np.zeros(0, self.layout.body)
         self.next_offsets: dict[int, int] = {}  # by partition: older records are done
+        self.topics: dict[int, str] = {}  # by partition: that `next_offsets` are of, where that is known
         self.budgets: defaultdict[int, Budget] = defaultdict(Budget)  # by partition
         self._allocate(0)
 
@@ -357,7 +359,9 @@ class Stays:
 
     def encode_partition(self, partition: int) -> tuple[bytes, bytes]:
         """The changelog record of what a partition's stays share."""
-        shared = PartitionState(ENCODING, self.next_offsets[partition], self.budgets[partition])
+        shared = PartitionState(
+            ENCODING, self.next_offsets[partition], self.budgets[partition], self.topics.get(partition)
+        )
         return PARTITION, msgspec.msgpack.encode(shared)
 
     @staticmethod
@@ -367,14 +371,14 @@ class Stays:
 
     def forget_all(self) -> None:
         """Drop every stay."""
-        for partition in {*self._slots, *self.next_offsets, *self.budgets}:
+        for partition in {*self._slots, *self.next_offsets, *self.topics, *self.budgets}:
             self.forget(partition)
 
     def forget(self, partition: int) -> None:
         """Drop the stays of a partition, and what they share."""
         for slot in list(self._slots.get(partition, {}).values()):
             self.remove(slot)
-        for shared in (self._slots, self.next_offsets, self.budgets):
+        for shared in (self._slots, self.next_offsets, self.topics, self.budgets):
             shared.pop(partition, None)
 
     def load(self, partition: int, records: Mapping[bytes, bytes]) -> int:
@@ -398,6 +402,8 @@ class Stays:
         except msgspec.DecodeError:
             return False
         self.next_offsets[partition], self.budgets[partition] = shared.next_offset, shared.budget
+        if shared.topic is not None:
+            self.topics[partition] = shared.topic
         return shared.encoding == ENCODING
 
     def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:

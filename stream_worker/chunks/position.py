@@ -40,12 +40,19 @@ class Start(NamedTuple):
     lost: int  # records that nobody has taken and the log no longer holds
 
 
-def start_of(partition: TopicPartition, log: InputLog, state_end: int | None) -> Start:
+def start_of(partition: TopicPartition, log: InputLog, state_end: int | None, state_topic: str | None = None) -> Start:
     """Where to read on, if the state holds all records before `state_end` (None: there is no state).
+
+    state_topic : that the state was made from; None where that is not known.
 
     Raises: InputMismatch where records at known offsets would be others than those that were taken.
     """
     where = f"topic {partition.topic}, partition {partition.partition}"
+    if state_topic not in (None, partition.topic):
+        raise InputMismatch(
+            f"{where} is not what the state was made from: that is topic {state_topic}; "
+            "run with a new app_id, or name that topic"
+        )
     taken = max(state_end or 0, log.committed or 0)
     if log.end < taken:
         raise InputMismatch(

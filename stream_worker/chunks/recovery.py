@@ -31,6 +31,11 @@ class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
         """The input offset by partition before which all records are in the state; none where there is none."""
         raise NotImplementedError
 
+    @property
+    def topics(self) -> dict[int, str]:
+        """The input topic by partition that the state was made from, where that is known."""
+        raise NotImplementedError
+
     def forget_all(self) -> None:
         """Drop the state of every partition."""
         raise NotImplementedError

@@ -171,7 +171,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         if self.assigned is not assigned:
             return
         try:
-            starts = {tp: start_of(tp, found, store.positions.get(tp.partition)) for tp, found in logs.items()}
+            starts = {
+                tp: start_of(tp, found, store.positions.get(tp.partition), store.topics.get(tp.partition))
+                for tp, found in logs.items()
+            }
         except InputMismatch as error:
             self.options.on_failure(error)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -141,6 +142,29 @@ def test_readings_that_were_made_anew_are_not_taken_for_the_old_ones(
     produce(servers, topics.readings, sent + sent)  # the old offsets are there again, with other records
     worker.start(ready_within_s=None)
     assert "made anew" in end_of(worker)
+
+
+@pytest.mark.timeout(500)
+def test_readings_under_another_name_are_not_taken_for_those_of_the_state(
+    kafka: Broker, topics: Topics, start_worker: WorkerStarter
+) -> None:
+    servers, sent = kafka.bootstrap_servers, list(ward(STAYS, MINUTES))
+    worker = start_worker()
+    produce(servers, topics.readings, sent[:100])
+    wait_for(kafka, topics, 100)
+    assert worker.terminate() == 0
+    renamed = f"{topics.readings}-renamed"
+    create_topics(servers, renamed)
+    an_hour_ago = int((time.time() - 3600) * 1000)
+    producer = Producer({"bootstrap.servers": servers})
+    for i, (key, value) in enumerate(sent):  # the offsets of the state are there, with other records, as old as it
+        producer.produce(renamed, json.dumps(value), key, i % 4, timestamp=an_hour_ago)
+    assert producer.flush(30) == 0
+    worker.settings["readings_topic"] = renamed
+    worker.start(ready_within_s=None)
+    reason = end_of(worker)
+    assert f"topic {topics.readings}; run with a new app_id" in reason
+    assert renamed in reason
 
 
 @pytest.mark.timeout(500)

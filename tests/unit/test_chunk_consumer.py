@@ -159,7 +159,7 @@ def test_what_a_fetch_takes_that_outlasts_a_rebalance_is_fetched_again(*, is_lat
         with a_consumer() as made:
             consumer: Any = made
             thread = consumer._thread = Thread()
-            store = SimpleNamespace(positions={INPUT.partition: DONE}, written_ms={})
+            store = SimpleNamespace(positions={INPUT.partition: DONE}, topics={}, written_ms={})
             consumer.app.tables = {"stays": SimpleNamespace(data=store)}
             lane = SimpleNamespace(published_until=0, drain=lambda: asyncio.sleep(0))
 

@@ -246,3 +246,13 @@ def test_a_partition_is_forgotten_with_what_its_stays_share() -> None:
         process(pipeline, records(minutes("s", 0, 3)), partition)
     pipeline.stays.forget(0)
     assert (len(pipeline.stays), pipeline.stays.find(0, "s"), list(pipeline.stays.next_offsets)) == (1, None, [1])
+
+
+def test_what_the_stays_of_a_partition_share_names_the_topic_that_an_earlier_version_did_not_name() -> None:
+    changelog = changelog_of(*minutes("s", 0, 3))
+    assert changelog.recover().stays.topics == {0: "vitals.readings"}
+    shared = msgspec.msgpack.decode(changelog.newest[PARTITION])
+    shared.pop("topic")
+    changelog.newest[PARTITION] = msgspec.msgpack.encode(shared)
+    stays = changelog.recover().stays
+    assert (stays.next_offsets, stays.topics) == ({0: 3}, {})
