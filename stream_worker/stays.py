@@ -388,12 +388,12 @@ class Stays:
         """
         lost = 0
         for key, value in records.items():
-            kind, stay_id = key[:1], key[1:].decode()
+            kind = key[:1]
             if kind == PARTITION:
                 lost += not self._load_shared(partition, value)
             elif kind == HEAD:
                 body, scoring = records.get(BODY + key[1:]), records.get(SCORING + key[1:])
-                lost += not self._load_stay(partition, stay_id, value, body, scoring)
+                lost += not self._load_stay(partition, key, value, body, scoring)
         return lost
 
     def _load_shared(self, partition: int, record: bytes) -> bool:
@@ -406,14 +406,14 @@ class Stays:
             self.topics[partition] = shared.topic
         return shared.encoding == ENCODING
 
-    def _load_stay(self, partition: int, stay_id: str, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
+    def _load_stay(self, partition: int, key: bytes, head: bytes, body: bytes | None, scoring: bytes | None) -> bool:
         """Join what belongs together; False if it cannot be used."""
         layout = self.layout
         if not layout.owns(head, layout.head.itemsize + 1) or body is None or not layout.owns(body, layout.state_at):
             return False
         try:
-            extras = _decode_extras(head[layout.head.itemsize :])
-        except msgspec.DecodeError:
+            stay_id, extras = key[1:].decode(), _decode_extras(head[layout.head.itemsize :])
+        except (UnicodeDecodeError, msgspec.DecodeError):
             return False
         row = np.frombuffer(head, layout.head, 1)
         # Another model's state may have another size: all before it is read, and the state primed again.

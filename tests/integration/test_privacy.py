@@ -7,9 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from confluent_kafka import Producer
 
-from stream_worker.stays import HEAD
+from stream_worker.stays import ENCODING, HEAD, PARTITION
 from tests.conftest import WorkerStarter
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, produce, read_committed
@@ -64,11 +65,21 @@ def test_nothing_of_a_patient_is_in_logs_metrics_or_errors(
     assert wrong.returncode == 1
     assert not told(wrong.stderr)
 
-    # A fault in the middle of it: a record of the state that nobody can read, under the patient's id.
-    partition = read_committed(servers, topics.forecasts)[0].partition
-    producer = Producer({"bootstrap.servers": servers})
-    producer.produce(topics.changelog, b"", HEAD + STAY.encode() + b"\xff" + NOTE.encode(), partition)
-    assert producer.flush(30) == 0
+    def write_past_it(key: bytes, value: bytes) -> None:
+        producer = Producer({"bootstrap.servers": servers})
+        producer.produce(topics.changelog, value, key, read_committed(servers, topics.forecasts)[0].partition)
+        assert producer.flush(30) == 0
+
+    # A record of the state that nobody can read, under the patient's id; then a fault that ends it.
+    unreadable = HEAD + STAY.encode() + b"\xff" + NOTE.encode()
+    write_past_it(unreadable, NOTE.encode())
+    worker.start()
+    read_committed(
+        servers, topics.changelog, until=lambda found: (unreadable, None) in ((m.key, m.value) for m in found)
+    )
+    assert "state_unusable" in worker.log
+    assert worker.terminate() == 0
+    write_past_it(PARTITION, msgspec.msgpack.encode({"encoding": ENCODING, "next_offset": 10**6}))
     worker.start(ready_within_s=None)
     assert worker.wait(60) == 1
     assert "stopped_by_failure" in worker.log

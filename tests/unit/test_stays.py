@@ -187,6 +187,13 @@ def test_a_state_of_an_unknown_encoding_is_not_guessed_at() -> None:
         assert forecast["issued_at"].endswith("11:30:00Z")
 
 
+def test_a_stay_whose_id_is_not_utf_8_is_not_guessed_at() -> None:
+    changelog = changelog_of(*minutes("s", 0, 30))
+    for kind in (HEAD, BODY):
+        changelog.newest[kind + b"\xff"] = changelog.newest[kind + b"s"]
+    assert recovered_with(MANIFEST, changelog)[1] == 1
+
+
 def test_head_and_body_of_different_steps_are_not_joined() -> None:
     changelog, older = changelog_of(*minutes("s", 0, 30)), changelog_of(*minutes("s", 0, 20))
     changelog.newest[BODY + b"s"] = older.newest[BODY + b"s"]
