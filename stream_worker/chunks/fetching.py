@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import aiokafka
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -27,6 +28,10 @@ METADATA_MAX_AGE_MS: Final = 10_000
 Records = Sequence[aiokafka.ConsumerRecord]
 
 
+class ConnectFailure(Exception):
+    """Kafka answered when it was looked for, and no more; the message says where."""
+
+
 class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is untyped
     """The thread in which Faust's consumer lives: some records of every partition at once, and where it stands."""
 
@@ -36,6 +41,17 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         self.positions: Mapping[TP, int] = {}
         self.is_behind = False  # the last fetch has left BEHIND_RECORDS or more
         super().__init__(*args, **kwargs)
+
+    async def on_start(self) -> None:
+        """Connect. Without a broker the process ends here: Faust would say it in pages, and not why."""
+        try:
+            await super().on_start()
+        except KafkaError as error:
+            options: ChunkOptions = self.app.chunk_options
+            servers = options.config["bootstrap_servers"]
+            failure = ConnectFailure(f"cannot connect to Kafka at {servers}: {type(error).__name__}")
+            options.on_failure(failure)
+            raise failure from error
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Nothing: Faust would call a changelog stuck, every 7 s, that this consumer never reads (docs/upstream.md)."""

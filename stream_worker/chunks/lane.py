@@ -103,8 +103,15 @@ class Lane:
         return 0.0 if self._writing_since is None else time.monotonic() - self._writing_since
 
     async def open(self) -> None:
-        """Start writing. Exactly once: returns when the previous owner is fenced and its transaction has ended."""
-        await self._producer.start()
+        """Start writing. Exactly once: returns when the previous owner is fenced and its transaction has ended.
+
+        Raises: LaneFailure.
+        """
+        try:
+            await self._producer.start()
+        except KafkaError as error:
+            why = f"Kafka did not open it for writing: {type(error).__name__}"
+            raise LaneFailure(f"partition {self.partition.partition}: {why}") from error
         self._writer = asyncio.create_task(self._write_forever(), name=f"lane-{self.partition.partition}")
 
     def put(self, work: Work) -> None:
