@@ -218,7 +218,7 @@ class Settings(BaseSettings):
 def load_settings(config: Path | None = None, **flags: Any) -> Settings:
     """Settings from `flags` (None = not given), the environment, and the TOML file `config` (default: vitalcast.toml).
 
-    Raises: SettingsError with one line that names the setting.
+    Raises: SettingsError with one line that names the setting; ArtifactError if limits need a model nobody can read.
     """
     path = config or DEFAULT_CONFIG
     if config is not None and not path.is_file():
@@ -246,14 +246,17 @@ def load_settings(config: Path | None = None, **flags: Any) -> Settings:
 
 
 def _check_limited_signals(settings: Settings) -> None:
-    """Raises: SettingsError if there are limits of what is neither a vital sign nor known to the model."""
+    """Raises: SettingsError if there are limits of what is neither a vital sign nor known to the model.
+
+    ArtifactError if there are such, and the model cannot be read: that may pass.
+    """
     limited = {signal for limits in settings.limits.values() for signal in limits.root}
     if limited <= VITALS_BY_NAME.keys():
         return
     try:
         known = {signal.name for signal in read_manifest(settings.model).inputs}
     except ArtifactError as error:
-        raise SettingsError(f"limits of what is no vital sign: {error}") from error
+        raise ArtifactError(f"limits of what is no vital sign: {error}") from error
     if unknown := sorted(limited - VITALS_BY_NAME.keys() - known):
         raise SettingsError(f"limits: neither vital signs nor inputs of the model: {', '.join(unknown)}")
 

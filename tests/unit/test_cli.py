@@ -20,7 +20,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from model.manifest import DEFAULT_ARTIFACT, read_manifest
+from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest
 from schemas.recordings import RecordingError, find_recordings, read_rows
 from stream_worker.cli import _report, app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError, doubtful_variables
@@ -200,6 +200,7 @@ def test_a_topic_is_one_line_whatever_the_width_of_the_terminal(
 
 def test_bugs_are_not_dressed_up_as_user_errors() -> None:
     assert exit_code_of(SettingsError("x")) == 2
+    assert exit_code_of(ArtifactError("x")) == 1  # its files may be about to be replaced: a supervisor tries again
     assert exit_code_of(ValueError("x")) is None
 
 

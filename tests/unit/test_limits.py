@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model.manifest import ArtifactError
 from schemas.reading import LimitRange
 from stream_worker.limits import DEFAULT_LIMITS, AlertLimits, SignalLimits, completed, limits_of
 from stream_worker.settings import SettingsError, load_settings
@@ -52,7 +53,6 @@ def test_a_limit_is_lifted_by_a_word(tmp_path: Path) -> None:
         ("[limits.icu-3.abp_mean]\nsevere_low = 70\nlow = 60", "severe_low <= low"),
         ("[limits.icu-3.nibp_mean]\nsevere_low = 50", r"limits: icu-3\.nibp_mean: severe_low needs low"),
         ("[limits.icu-3.mood]\nlow = 1", "neither vital signs nor inputs of the model: mood"),
-        ("model = 'nowhere'\n[limits.icu-3.mood]\nlow = 1", "limits of what is no vital sign: nowhere"),
         ("[limits.default.hr]\nhigh = 300", r"limits\.default: hr\.high: must be from 20 to 250"),
         ("[limits.icu-3.temp]\nsevere_high = 104.0", r"temp\.severe_high: must be from 25 to 45"),
     ],
@@ -60,6 +60,11 @@ def test_a_limit_is_lifted_by_a_word(tmp_path: Path) -> None:
 def test_limits_that_contradict_each_other_are_refused(tmp_path: Path, said: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         loaded(tmp_path, said)
+
+
+def test_a_model_that_cannot_be_read_is_no_wrong_setting_where_limits_need_it(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="limits of what is no vital sign: nowhere"):
+        loaded(tmp_path, "model = 'nowhere'\n[limits.icu-3.mood]\nlow = 1")
 
 
 def test_a_stay_has_its_units_limits_and_then_its_own() -> None:
