@@ -113,6 +113,17 @@ def test_an_open_alert_of_a_sensor_that_cannot_be_believed_is_told_once_a_day() 
     assert [at - raised for at in told] == [timedelta(days=1), timedelta(days=2)]
 
 
+def test_an_older_reading_has_an_open_alert_told_no_second_time_that_day() -> None:
+    def at(at_s: float, **more: Any) -> bytes:
+        return reading("s", at_s - 100_000, {"hr": 400, "resp": 15 + at_s // 600 % 2}, **more)
+
+    a_day = [at(600 * i) for i in range(147)]
+    told = [("raised", 0, "low", None), ("updated", 1, "low", None)]
+    for n in range(143, 147):  # one of them is a day after it was raised
+        alerts = run(*a_day[:n], at(600 * (n - 1) - 2, device_id="another"), *a_day[n:])
+        assert states(alerts, "technical") == told
+
+
 def test_a_brief_mild_excursion_is_no_alert() -> None:
     assert states(run(*minutes("s", 80, 60, 60, 60, 80, 80)), "limit") == []
 
@@ -126,8 +137,9 @@ def test_a_brief_return_does_not_end_an_excursion_whatever_the_rate() -> None:
         """A reading every 5 s for 5 min, below 65 but for those of `returned`."""
         return [reading("s", 5 * i, {**CALM, "abp_mean": 66 if i in returned else 60 + i % 2}) for i in range(60)]
 
-    assert states(run(*course(range(30, 32))), "limit") == [("raised", 0, "medium", None)]
-    assert states(run(*course(range(30, 38))), "limit") == []
+    # A tenth of the excursion so far is 16.5 s when it is back after 15 s, and 17 s when it is back after 20 s.
+    assert states(run(*course(range(30, 33))), "limit") == [("raised", 0, "medium", None)]
+    assert states(run(*course(range(30, 34))), "limit") == []
 
 
 def test_an_alert_is_not_raised_again_soon_unless_it_is_severe() -> None:
@@ -161,6 +173,13 @@ def test_a_value_on_its_way_to_a_limit_is_announced() -> None:
     raised, updated = alerts
     assert (raised["signal"], raised["side"]) == ("abp_mean", "low")
     assert raised["evidence"]["last"] > updated["evidence"]["last"] > raised["evidence"]["limit"] == 65
+
+
+def test_an_older_reading_without_the_value_announces_nothing() -> None:
+    falling = minutes("s", *range(90, 74, -1))  # foreseen to fall below 65 from 77 on, surely enough from 75 on
+    older = reading("s", 60 * 14 - 2, {"resp": 15}, device_id="another")
+    (raised,) = run(*falling[:-1], older, falling[-1], pipeline=new_pipeline(TrendPredictor()))
+    assert (raised["kind"], raised["evidence"]["last"]) == ("forecast_limit", 75.1)
 
 
 def test_a_limit_that_was_lifted_or_loosened_raises_nothing_of_what_was_below_it() -> None:
@@ -389,6 +408,14 @@ def test_what_rests_goes_on_resting_over_a_silence() -> None:
         ("raised", None, "no_data"),
         ("cleared", None, "no_data"),
     ]
+
+
+def test_a_limit_goes_on_resting_over_a_silence() -> None:
+    over_at_16, again = minutes("s", *[60] * 6, *[75] * 11), minutes("s", *[60] * 8, start=31)
+    alerts = run(*over_at_16, *again)
+    assert "no_data" in [cause for _, _, cause in technical(alerts)]
+    raised = [a["event_at"][11:16] for a in alerts if a["kind"] == "limit" and a["state"] == "raised"]
+    assert raised == ["11:04", "11:36"]  # 20 min after it was over, though it lasts since four minutes at 11:35
 
 
 def test_of_what_is_doubted_for_long_nothing_can_be_told() -> None:
