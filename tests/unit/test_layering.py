@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,14 +25,15 @@ TORCH_AT_HOME = (
 )
 
 
+# By lines: `ast.parse` of Python 3.11 raises SystemError now and then (python/cpython#106905).
+IMPORT = re.compile(r"^\s*(?:from (\S+) import |import (.+))", re.MULTILINE)
+
+
 def imports(file: Path) -> Iterator[str]:
     """The dotted name of every module that `file` imports, inside functions too."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports are absolute"
-            yield node.module or ""
+    for origin, modules in IMPORT.findall(file.read_text(encoding="utf-8")):
+        assert not origin.startswith("."), f"{file}: imports are absolute"
+        yield from [origin] if origin else (module.split()[0] for module in modules.split(","))
 
 
 def sources(package: str) -> list[Path]:
