@@ -6,12 +6,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from aiokafka import TopicPartition
 
 from schemas.reading import READING_V1, STAY_EVENT_V1
+from stream_worker.agent import ReadingsAgent
 from stream_worker.chunks import Work
+from stream_worker.health import Health
+from stream_worker.metrics import Metrics
 from stream_worker.pipeline import ChunkResult, Pipeline
 from stream_worker.settings import Settings
 from stream_worker.times import to_time
@@ -43,6 +46,14 @@ class NotedLane:
 
     def put(self, work: Work) -> None:
         self.works.append(work)
+
+
+def new_agent(pipeline: Pipeline, *lanes: NotedLane) -> ReadingsAgent:
+    """An agent that has the partitions of `lanes`."""
+    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "test"), Health())
+    agent.partitions = frozenset(lane.partition.partition for lane in lanes)
+    agent.lanes = {lane.partition: cast(Any, lane) for lane in lanes}
+    return agent
 
 
 def reading(stay_id: str, at_s: float, vitals: Mapping[str, Any] | None = None, **more: Any) -> bytes:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import pytest
 
 from stream_worker import agent as agent_module
-from stream_worker.agent import ReadingsAgent
-from stream_worker.health import Health
-from stream_worker.metrics import Metrics
-from tests.records import NOW_US, NotedLane, new_pipeline, process, reading, records
+from tests.records import NOW_US, NotedLane, new_agent, new_pipeline, process, reading, records
 
 HOUR_S = 3600
 
@@ -19,8 +14,7 @@ def silent_at(monkeypatch: pytest.MonkeyPatch, *clock_s: int) -> tuple[int, list
     """The stays that are left of one, and what was told of it, when timers ran at these times of the clock."""
     pipeline, lane = new_pipeline(), NotedLane()
     process(pipeline, records([reading("s", 0)]))
-    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "test"), Health())
-    agent.partitions, agent.lanes = frozenset({0}), {lane.partition: cast(Any, lane)}
+    agent = new_agent(pipeline, lane)
     for at_s in clock_s:
         monkeypatch.setattr(agent_module, "now_us", lambda at_us=NOW_US + at_s * 1_000_000: at_us)
         agent.tick(lambda partition: 0)

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import faust
 import pytest
-from aiokafka import TopicPartition
 
-from stream_worker.chunks import ChunkTransport, Lane, LaneFailure
+from stream_worker.chunks import ChunkTransport, LaneFailure
 from stream_worker.chunks.fetching import ConnectFailure
 from stream_worker.log import describe
 from tests.kafka_broker import free_port
+from tests.lanes import new_lane
 
 
 async def nothing(*_: object) -> None:
@@ -45,15 +45,7 @@ def test_a_consumer_that_cannot_connect_says_where() -> None:
 
 def test_a_lane_that_cannot_connect_says_which() -> None:
     async def start() -> None:
-        lane = Lane(
-            TopicPartition("readings", 3),
-            group_id="app",
-            changelog_topic="changelog",
-            producer_config={"bootstrap_servers": f"127.0.0.1:{free_port()}"},
-            exactly_once=True,
-            commit=nothing,
-            on_failure=lambda _: None,
-        )
+        lane = new_lane(f"127.0.0.1:{free_port()}", partition=3)
         try:
             await lane.open()
         finally:

@@ -5,28 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from aiokafka import TopicPartition
 
-from stream_worker.chunks import Lane, Work, lane
+from stream_worker.chunks import Work, lane
 from stream_worker.log import describe
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics
-
-
-async def no_commit(_offsets: object) -> None:
-    """Offsets are part of the transaction."""
-
-
-def a_lane(kafka: Broker, topics: Topics, failures: list[BaseException]) -> Lane:
-    return Lane(
-        TopicPartition(topics.readings, 3),
-        group_id=topics.app_id,
-        changelog_topic=topics.changelog,
-        producer_config={"bootstrap_servers": kafka.bootstrap_servers},
-        exactly_once=True,
-        commit=no_commit,
-        on_failure=failures.append,
-    )
+from tests.lanes import new_lane
 
 
 def reason_after(kafka: Broker, topics: Topics, *, is_fenced: bool) -> str:
@@ -34,7 +18,8 @@ def reason_after(kafka: Broker, topics: Topics, *, is_fenced: bool) -> str:
     failures: list[BaseException] = []
 
     async def fail() -> None:
-        first, second = (a_lane(kafka, topics, failures) for _ in range(2))
+        servers = kafka.bootstrap_servers
+        first, second = (new_lane(servers, topics, partition=3, failures=failures) for _ in range(2))
         await first.open()
         if is_fenced:
             await second.open()

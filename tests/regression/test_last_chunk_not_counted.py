@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from aiokafka import TopicPartition
-
-from stream_worker.chunks import Lane, Work
+from stream_worker.chunks import Work
 from tests.kafka_broker import Broker
 from tests.kafka_client import Topics, read_committed
+from tests.lanes import new_lane
 
 
 def test_a_lane_that_is_closed_counts_what_it_commits(kafka: Broker, topics: Topics) -> None:
@@ -16,18 +15,7 @@ def test_a_lane_that_is_closed_counts_what_it_commits(kafka: Broker, topics: Top
     failures: list[BaseException] = []
 
     async def write_and_close() -> None:
-        async def commit(_offsets: object) -> None:
-            raise AssertionError("offsets are part of the transaction")
-
-        lane = Lane(
-            TopicPartition(topics.readings, 0),
-            group_id=topics.app_id,
-            changelog_topic=topics.changelog,
-            producer_config={"bootstrap_servers": kafka.bootstrap_servers},
-            exactly_once=True,
-            commit=commit,
-            on_failure=failures.append,
-        )
+        lane = new_lane(kafka.bootstrap_servers, topics, failures=failures)
         await lane.open()
         lane.put(Work({topics.forecasts: [(b"key", b"value")]}, {b"state": b"1"}, None, lambda: counted.append("work")))
         while not lane.stalled_s:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import pytest
 
 from stream_worker import agent as agent_module
-from stream_worker.agent import ReadingsAgent
-from stream_worker.health import Health
-from stream_worker.metrics import Metrics
-from tests.records import NOW_US, FakeRecord, NotedLane, new_pipeline, process, reading, records
+from tests.records import NOW_US, FakeRecord, NotedLane, new_agent, new_pipeline, process, reading, records
 
 
 def test_nobody_is_silent_before_it_is_known_what_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, lane, told = new_pipeline(), NotedLane(), []
     process(pipeline, records([reading("s", 0)]))
-    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "test"), Health())
-    agent.partitions, agent.lanes = frozenset({0}), {lane.partition: cast(Any, lane)}
+    agent = new_agent(pipeline, lane)
     for at_s in (0, 1, 3600, 3601):
         if at_s == 3601:  # what had come is taken by then, of another stay
             meanwhile = FakeRecord(1, reading("t", 3600), timestamp=NOW_US // 1000 + 3_600_000)

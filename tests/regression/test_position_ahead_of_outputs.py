@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 from stream_worker.agent import ReadingsAgent
-from stream_worker.health import Health
-from stream_worker.metrics import Metrics
-from tests.records import NotedLane, new_pipeline, reading, records
+from tests.records import NotedLane, new_agent, new_pipeline, reading, records
 
 
 class FullLane(NotedLane):
@@ -20,7 +18,6 @@ class FullLane(NotedLane):
 
 async def chunk_then_tick(agent: ReadingsAgent, lanes: list[FullLane]) -> None:
     """A chunk of both partitions that waits for room, and what the timers do meanwhile."""
-    agent.lanes = cast(Any, {lane.partition: lane for lane in lanes})
     chunk: Any = {lane.partition: records([reading("s", 60, {"hr": 80})]) for lane in lanes}
     waiting = asyncio.create_task(agent.process(chunk))
     await asyncio.sleep(0.01)
@@ -31,8 +28,7 @@ async def chunk_then_tick(agent: ReadingsAgent, lanes: list[FullLane]) -> None:
 
 def test_no_lane_commits_a_position_before_it_has_the_outputs() -> None:
     pipeline, lanes = new_pipeline(), [FullLane(0), FullLane(1)]
-    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "test"), Health())
-    agent.partitions = frozenset({0, 1})
+    agent = new_agent(pipeline, *lanes)
     asyncio.run(chunk_then_tick(agent, lanes))
     for lane in lanes:
         chunk, heartbeat = lane.works

@@ -5,29 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aiokafka import TopicPartition
-
-from stream_worker.chunks import Lane, Work
+from stream_worker.chunks import Work
+from tests.lanes import new_lane
 
 BEAT = Work(outputs={}, state={}, next_offset=None)
-
-
-async def nothing(_: object) -> None:
-    """No offsets are committed."""
 
 
 async def drain_among_heartbeats() -> list[str]:
     """Drain a lane into which another heartbeat comes with each transaction."""
     durable: list[str] = []
-    lane: Any = Lane(
-        TopicPartition("vitals.readings", 0),
-        group_id="app",
-        changelog_topic="state",
-        producer_config={},
-        exactly_once=True,
-        commit=nothing,
-        on_failure=lambda error: None,
-    )
+    lane: Any = new_lane("unused:9092")
 
     async def write(_batch: list[Work]) -> None:
         lane.put(BEAT)

@@ -8,13 +8,11 @@ from typing import Any
 import faust
 from aiokafka import TopicPartition
 
-from stream_worker import health
 from stream_worker.agent import ReadingsAgent
 from stream_worker.chunks import Work
-from stream_worker.metrics import Metrics
 from stream_worker.stay_store import StayStore
 from stream_worker.stays import HEAD, Stays
-from tests.records import NOW_US, Changelog, FakeRecord, event, new_pipeline, process, reading, records
+from tests.records import NOW_US, Changelog, FakeRecord, event, new_agent, new_pipeline, process, reading, records
 
 
 def test_what_is_ahead_of_the_clock_is_judged_by_when_each_record_came() -> None:
@@ -53,7 +51,7 @@ class KeptLane:
 def empty_store() -> tuple[StayStore, ReadingsAgent]:
     """Where a worker keeps its stays, before anything is read, and its agent."""
     pipeline = new_pipeline()
-    agent = ReadingsAgent(pipeline.settings, pipeline, Metrics(pipeline.model, "0"), health.Health())
+    agent = new_agent(pipeline)
     app = faust.App("app", broker="memory://")
     store = StayStore(app, app.Table("stays"), pipeline.stays, None, agent.on_recovered)
     store.forget_all()
