@@ -4,9 +4,10 @@ RECORDINGS ?= ../shared/data/icu/cinc2009
 UV_VERSION := 0.13.9
 BIN        := .venv/bin
 STAMP      := .venv/.installed
+UV         := .venv/bin/uv
 
 # pyproject.toml says what is needed, requirements.lock which file of it, by hash.
-INSTALL := $(BIN)/uv pip install --python $(BIN)/python -r pyproject.toml --all-extras -c requirements.lock
+INSTALL := $(UV) pip install --python $(BIN)/python -r pyproject.toml --all-extras -c requirements.lock
 ifdef TORCH_BACKEND
 INSTALL += --torch-backend $(TORCH_BACKEND) --no-verify-hashes
 else
@@ -22,12 +23,14 @@ help:  ## list what can be made
 
 install: $(STAMP)  ## make .venv with vitalcast in it; nothing to do if nothing changed
 
-$(STAMP): pyproject.toml requirements.lock
+$(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=/path/to/python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(STAMP): $(UV) pyproject.toml requirements.lock
 	$(INSTALL)
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
+	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: install  ## simulated patients, a broker and a worker on this machine, live in the terminal
@@ -57,6 +60,6 @@ train: install  ## train the default model on RECORDINGS and write model/artifac
 screenshot: install  ## the live page as the README shows it: docs/ward.png (needs Debian's chromium)
 	$(BIN)/python -m tests.browser.screenshot docs/ward.png
 
-lock: install  ## choose versions anew within pyproject.toml and write requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+lock: $(UV)  ## choose versions anew within pyproject.toml and write requirements.lock
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --custom-compile-command 'make lock' --all-extras pyproject.toml -o requirements.lock $(ARGS)
