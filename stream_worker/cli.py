@@ -32,14 +32,14 @@ an alarm.
 See it work:       vitalcast demo
 Run it:            vitalcast topics create -b kafka:9092
                    vitalcast worker -b kafka:9092
-Feed and look:     vitalcast replay recordings/ -b kafka:9092
+Send and watch:    vitalcast replay recordings/ -b kafka:9092
                    vitalcast watch -b kafka:9092    (in the browser: vitalcast view)
 Make a model:      vitalcast train recordings/ --out my-model
                    vitalcast worker --model my-model
 
-Every setting is a variable VITALCAST_<NAME> or a line in vitalcast.toml, the common ones are flags too; a flag counts
-before a variable, that before a line. `vitalcast settings` lists them all, as they are in force.
-Exit codes: 0 fine, 1 a fault, 2 wrong use.
+Every setting can be a variable VITALCAST_<NAME> or a line in vitalcast.toml; the common ones are flags too. Flags
+override variables, and variables override the file. `vitalcast settings` lists all settings in force.
+Exit codes: 0 success, 1 a fault, 2 wrong usage.
 """
 
 app = typer.Typer(
@@ -50,9 +50,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-topics_app = typer.Typer(help="Make or check the Kafka topics.", no_args_is_help=True)
+topics_app = typer.Typer(help="Create or check the Kafka topics.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics", rich_help_panel=None)
-state_app = typer.Typer(help="Look at what is kept of a stay, or have it removed.", no_args_is_help=True)
+state_app = typer.Typer(help="Show or remove what is kept of a stay.", no_args_is_help=True)
 app.add_typer(state_app, name="state", rich_help_panel=None)
 
 Config = Annotated[
@@ -67,7 +67,7 @@ Bootstrap = Annotated[
         "--bootstrap-servers",
         "-b",
         metavar="SERVERS",
-        help="Kafka, HOST:PORT, several with commas.",
+        help="Kafka brokers as HOST:PORT, separated by commas.",
         show_default=False,
     ),
 ]
@@ -85,7 +85,7 @@ Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), o
 Duration = Annotated[
     float | None,
     typer.Option(
-        metavar="SECONDS", help="End after so many seconds.", min=0, max=LONGEST_S, show_default="until Ctrl-C"
+        metavar="SECONDS", help="End after this many seconds.", min=0, max=LONGEST_S, show_default="until Ctrl-C"
     ),
 ]
 Patients = Annotated[int, typer.Option(metavar="N", help="Number of beds.", min=1, max=10_000)]
@@ -163,7 +163,7 @@ def _options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Show the version, and that of the default model.", callback=_print_version, is_eager=True
+            "--version", help="Show the version and that of the default model.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
@@ -179,13 +179,13 @@ def demo(
     patients: Patients = 8,
     speed: Annotated[
         float | None,
-        typer.Option(metavar="TIMES", help="Of recordings: times real time.", min=0.1, max=1e6, show_default="60"),
+        typer.Option(metavar="TIMES", help="Speed of recordings; 1: real time.", min=0.1, max=1e6, show_default="60"),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
             metavar="PORT",
-            help="Of the worker's metrics and health.",
+            help="Port of the worker's metrics and health.",
             min=0,
             max=65_535,
             show_default="9464, or a free one",
@@ -193,19 +193,19 @@ def demo(
     ] = None,
     seed: Seed = 0,
     model: Model = None,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page too.")] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Also serve the live page.")] = True,
     duration: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", help="End after so many seconds.", min=1, max=LONGEST_S, show_default="until Ctrl-C"
+            metavar="SECONDS", help="End after this many seconds.", min=1, max=LONGEST_S, show_default="until Ctrl-C"
         ),
     ] = None,
 ) -> None:
-    """Show it all, on this machine alone.
+    """Show everything at work, on this machine alone.
 
-    A Kafka broker in memory, a worker, patients, and the ward live in this terminal and in the browser. Each bed starts
-    with two hours of history; deteriorations begin within the first minutes. Nothing has to be installed or configured,
-    nothing is left behind; VITALCAST_* and vitalcast.toml do not reach it. Ctrl-C ends it.
+    Runs an in-memory Kafka broker, a worker and patients, and shows the ward live in this terminal and in the browser.
+    Each bed starts with two hours of history; deteriorations begin within the first minutes. Nothing has to be
+    installed or configured, and nothing is left behind; VITALCAST_* and vitalcast.toml are ignored. Ctrl-C ends it.
     """
     from stream_worker.demo import Demo, run_demo
 
@@ -258,8 +258,8 @@ def worker(
 ) -> None:
     """Run the daemon: readings in, forecasts out.
 
-    Several workers with the same --app-id share the partitions. SIGTERM or Ctrl-C finishes the work in hand, commits
-    and leaves; SIGHUP reads the model's artifact again. Needs the topics: see `vitalcast topics create`.
+    Several workers with the same --app-id share the partitions. On SIGTERM or Ctrl-C a worker finishes the work in
+    hand, commits and leaves; on SIGHUP it reads the model artifact again. Needs the topics: `vitalcast topics create`.
     """
     settings = _settings(
         config,
@@ -287,24 +287,24 @@ def worker(
 def replay(
     paths: Recordings,
     speed: Annotated[
-        str, typer.Option(metavar="TIMES", help="Times real time, or max: as fast as Kafka takes them.")
+        str, typer.Option(metavar="TIMES", help="Times real time; max: as fast as Kafka takes them.")
     ] = "60",
     shift_to_now: Annotated[
-        bool, typer.Option("--shift-to-now", help="Move each recording's times so that it ends now, beside the others.")
+        bool, typer.Option("--shift-to-now", help="Shift each recording's times so that all of them end now.")
     ] = False,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
 ) -> None:
     """Send recordings to the readings topic.
 
-    All stays side by side, each in order.
+    All stays are sent side by side, each in order.
 
     \b
     vitalcast replay recordings/ --speed max
     vitalcast replay a.csv.gz b.csv.gz --speed 600 --shift-to-now
 
     A recording is a gzip CSV named after its stay: a column `time` (ISO 8601), then one column for each signal, empty
-    where it was not observed. Rows without any value are skipped.
+    where not observed. Rows without any value are skipped.
     """
     from stream_worker.replay_command import run_replay
 
@@ -344,7 +344,7 @@ def simulate(
 ) -> None:
     """Send synthetic patients to the readings topic.
 
-    In real time: plausible and correlated vital signs; beds take turns with septic hypotension, desaturation,
+    Sends plausible, correlated vital signs in real time. Beds take turns with septic hypotension, desaturation,
     tachyarrhythmia, a lost sensor and artefacts, which begin within the first minutes and unfold over several.
     """
     from stream_worker.simulator.command import run_simulate
@@ -365,17 +365,19 @@ def simulate(
 @topics_app.command("create")
 def topics_create(
     partitions: Annotated[
-        int, typer.Option(metavar="N", help="Of each new topic, unless there are readings already.", min=1, max=10_000)
+        int,
+        typer.Option(
+            metavar="N", help="Partitions of each new topic, unless the readings topic exists.", min=1, max=10_000
+        ),
     ] = 4,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
     app_id: AppId = None,
 ) -> None:
-    """Make the topics that are missing.
+    """Create the topics that are missing.
 
-    With as many partitions as the readings have, and three times replicated where there are three brokers, else once,
-    with a warning.
-    Topics that exist are checked, never changed; so it does no harm to run this twice.
+    They get as many partitions as the readings topic, and three replicas if there are three brokers, else one, with a
+    warning. Existing topics are checked but never changed, so it does no harm to run this twice.
     """
     from stream_worker.topics import create_topics
 
@@ -384,9 +386,9 @@ def topics_create(
 
 @topics_app.command("check")
 def topics_check(config: Config = None, bootstrap_servers: Bootstrap = None, app_id: AppId = None) -> None:
-    """Say whether the topics can be used.
+    """Check whether the topics can be used.
 
-    Exit code 1 if the worker cannot use them as they are.
+    The exit code is 1 if the worker cannot use them as they are.
     """
     from stream_worker.topics import inspect_topics
 
@@ -404,7 +406,7 @@ def state_show(
 ) -> None:
     """Show what the worker keeps of a stay.
 
-    Newest values, window, alerts, as they are in the changelog: no worker needs to run. This is patient data.
+    Prints the newest values, window and alerts from the changelog; no worker needs to run. This is patient data.
     """
     from stream_worker.state_command import run_show
 
@@ -416,7 +418,7 @@ def state_show(
 def state_forget(
     stay: Stay,
     within: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Wait so long for a worker.", min=0, max=LONGEST_S)
+        float, typer.Option(metavar="SECONDS", help="Wait this long for a worker.", min=0, max=LONGEST_S)
     ] = 60.0,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
@@ -424,9 +426,9 @@ def state_forget(
 ) -> None:
     """Remove what the worker keeps of a stay.
 
-    Sends the event that the stay has ended and waits until a worker has cleared its alerts and removed its state.
-    Stop sending its readings first: the next one begins it anew. What was published about it stays in the topics until
-    their retention removes it.
+    Sends the event that the stay has ended, and waits until a worker has cleared its alerts and removed its state.
+    Stop sending its readings first: another one would begin it anew. What was published about it stays in the topics
+    until retention removes it.
     """
     from stream_worker.state_command import run_forget
 
@@ -463,8 +465,8 @@ def watch(
 ) -> None:
     """Show the ward live in this terminal.
 
-    Each bed's values, forecasts in 15 minutes and open alerts, those in need first. Reads the topics like any other
-    consumer and changes nothing.
+    Shows each bed's values, forecasts 15 minutes ahead and open alerts, those in need first. Reads the topics like any
+    other consumer and changes nothing.
     """
     from stream_worker.watch import run_watch
 
@@ -478,19 +480,19 @@ def view(
     host: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST", help="Address; others than this machine's need a token.", show_default="127.0.0.1"
+            metavar="HOST", help="Address; any but this machine's own needs a token.", show_default="127.0.0.1"
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Port; 0 takes a free one.", show_default="8765")
+        int | None, typer.Option(metavar="PORT", help="Port; 0: any free one.", show_default="8765")
     ] = None,
     duration: Duration = None,
 ) -> None:
     """Show the ward live in the browser.
 
-    A tile for each bed, those in need first; for each bed, fan charts of its forecasts beside what came, its alerts and
-    how good its forecasts were. Begins with the last hours. Reads the topics like any other consumer and changes
-    nothing. For other machines, set view_host and VITALCAST_VIEW_TOKEN, and put TLS in front.
+    Has a tile for each bed, those in need first, and for each bed fan charts of its forecasts beside what happened, its
+    alerts and how good its forecasts were. Begins with the last hours. Reads the topics like any other consumer and
+    changes nothing. To open it to other machines, set VITALCAST_VIEW_TOKEN and put TLS in front.
     """
     from stream_worker.view.command import run_view
 
@@ -502,7 +504,7 @@ def view(
 def settings(config: Config = None, bootstrap_servers: Bootstrap = None, app_id: AppId = None) -> None:
     """Print the settings in force.
 
-    As TOML, redacted: a start for a vitalcast.toml.
+    As TOML, with secrets hidden: a starting point for a vitalcast.toml.
     """
     from stream_worker.settings_toml import as_toml
 
@@ -514,13 +516,13 @@ def train(
     paths: Recordings,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Of the weights, and of which stays are kept from training.", min=0)
+        int, typer.Option(metavar="N", help="Seed of the weights and of which stays are held out.", min=0)
     ] = 0,
     updates: Annotated[
-        int | None, typer.Option(metavar="N", help="Steps of the optimiser.", min=1, show_default="the recipe's")
+        int | None, typer.Option(metavar="N", help="Optimiser steps.", min=1, show_default="the recipe's")
     ] = None,
     hold_out: Annotated[
-        int, typer.Option(metavar="N", help="Recordings kept from training, to score the model on.", min=0)
+        int, typer.Option(metavar="N", help="Recordings held out from training, to score the model on.", min=0)
     ] = 10,
     name: Annotated[str, typer.Option(metavar="NAME", help="The model's name, in every forecast.")] = "vitals-lstm",
     version: Annotated[
@@ -536,7 +538,7 @@ def train(
 ) -> None:
     """Train a model on recordings.
 
-    Scores it on held-out ones, and writes an artifact that `worker --model` takes.
+    Scores the model on held-out recordings and writes an artifact for `worker --model`.
     """
     _needs_train_extra()
     from model.train import UPDATES, train_artifact
@@ -574,13 +576,13 @@ def evaluate(
         "reports"
     ),
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Fit simple models and boosted trees beside it; may take half an hour.")
+        bool, typer.Option("--baselines", help="Also fit simple models and boosted trees; may take half an hour.")
     ] = False,
     config: Config = None,
 ) -> None:
     """Score a model on recordings.
 
-    On those it has not seen, beside persistence (the last value stays), with plots.
+    Uses those it has not seen, compares it with persistence (the last value stays), and draws plots.
     """
     _needs_train_extra()
     from model.evaluate import evaluate_artifact, page_in
@@ -598,14 +600,14 @@ def backtest(
     model: Model = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the report.")] = Path("reports"),
     curve: Annotated[
-        bool, typer.Option("--curve", help="Also early warning at other thresholds, cross-validated; some minutes.")
+        bool, typer.Option("--curve", help="Also early warning at other thresholds, cross-validated; takes minutes.")
     ] = False,
     config: Config = None,
 ) -> None:
     """Judge the alerts on recordings.
 
-    The worker's own pipeline, without Kafka: alerts per patient-day, episodes that were alerted in time, early warning
-    of low blood pressure beside plain rules, and whether probabilities come true.
+    Runs the worker's own pipeline without Kafka and reports alerts per patient-day, episodes alerted in time, early
+    warning of low blood pressure beside plain rules, and whether probabilities come true.
     """
     _needs_train_extra()
     from stream_worker.backtest.command import run_backtest
@@ -621,7 +623,7 @@ def export(
 ) -> None:
     """Turn a checkpoint into an artifact.
 
-    That is TorchScript, manifest and model card.
+    An artifact is a TorchScript file, a manifest and a model card.
     """
     _needs_train_extra()
     from model.export import export_artifact

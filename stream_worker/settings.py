@@ -40,7 +40,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Defaults hold for adult intensive care with one reading a second to one in five minutes."""
+    """Defaults suit adult intensive care with one reading a second to one in five minutes."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -51,41 +51,41 @@ class Settings(BaseSettings):
     )
 
     bootstrap_servers: str = "127.0.0.1:9092"
-    """Kafka, HOST:PORT, several with commas."""
+    """Kafka brokers as HOST:PORT, separated by commas."""
     app_id: str = Field("vitalcast", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Consumer group, and prefix of the state's topic: workers of one name share the partitions."""
+    """Consumer group, and prefix of the state's topic. Workers with the same app_id share the partitions."""
     readings_topic: TopicName = "vitals.readings"
-    """What you send; the three below are what comes of it."""
+    """What you send. The worker writes to the three below."""
     forecasts_topic: TopicName = "vitals.forecasts"
     alerts_topic: TopicName = "vitals.alerts"
     dead_letters_topic: TopicName = "vitals.dead-letters"
     security_protocol: SecurityProtocol = "PLAINTEXT"
     """PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
     ssl_cafile: Path | None = None
-    """Certificates (PEM) that the brokers' are checked by."""
+    """CA certificates (PEM) that the brokers' certificates are checked against."""
     ssl_certfile: Path | None = None
-    """Certificate of this client, where brokers ask for one."""
+    """This client's certificate, if the brokers ask for one."""
     ssl_keyfile: Path | None = None
-    """The key of ssl_certfile, not encrypted."""
+    """The key of ssl_certfile, unencrypted."""
     sasl_mechanism: SaslMechanism | None = None
     """PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     sasl_username: str | None = None
-    """Who connects."""
+    """The user to connect as."""
     sasl_password_file: Path | None = None
-    """A file that holds the password and nothing else."""
+    """A file that contains the password and nothing else."""
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
-    """at_least_once: without transactions, a crash repeats outputs."""
+    """at_least_once: without transactions, so a crash repeats outputs."""
     session_timeout_s: Seconds = Field(10.0, ge=1)
-    """After so long without a sign of a worker others take over. Kafka's own default of 45 s is too long for an ICU."""
+    """Others take over from a worker that is silent for so long. Kafka's default of 45 s is too long for an ICU."""
     instance_id: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """A worker's own name, kept over restarts: it rejoins at once instead of after its session's end."""
+    """A worker's own name, kept over restarts, so that it rejoins at once instead of when its session has expired."""
     rebalance_within_s: Seconds = Field(120.0, gt=0)
-    """A rebalance that takes longer ends the worker. Kafka gives a group 60 s to meet, the last chunks have 20 s."""
+    """A rebalance that takes longer ends the worker. Kafka gives a group 60 s to meet; the last chunks have 20 s."""
     chunk_records: int = Field(8192, ge=1, le=65_536)
-    """Records handed over at once, at most. Only a backlog fills a chunk, which then takes a quarter of a second."""
+    """Most records handed over at once. Only a backlog fills a chunk, which then takes a quarter of a second."""
 
     model: Path = DEFAULT_ARTIFACT
-    """Folder of the model's artifact. SIGHUP reads it again."""
+    """Folder of the model artifact. SIGHUP reads it again."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs; auto: on a GPU if there is one."""
     shadow_model: Path | None = None
@@ -96,50 +96,50 @@ class Settings(BaseSettings):
     """Whether each stay's bands learn from their own past errors, or stay as the model gives them."""
 
     grace_s: Seconds = Field(10.0, ge=0)
-    """A step is closed so long after its end, by the stay's own clock; what comes later is late. At most a step."""
+    """A step closes this long after its end, by the stay's own clock; readings after that are late. At most a step."""
     stale_after_s: Seconds = Field(900.0, gt=0)
-    """Without a reading for so long a stay is silent: the alert no_data."""
+    """A stay without a reading for this long is silent: the alert no_data."""
     reset_after_s: Seconds = Field(21_600.0, gt=0)
-    """After a gap of so long a stay begins anew; its alert limits stay."""
+    """After a gap of this length a stay begins anew; its alert limits stay."""
     evict_after_s: Seconds = Field(86_400.0, gt=0)
-    """After so long without a reading a stay is forgotten."""
+    """A stay without a reading for this long is forgotten."""
     max_future_s: Seconds = Field(300.0, ge=0)
-    """A reading may be observed so far ahead of the clock."""
+    """A reading may be observed this far ahead of the clock."""
     heartbeat_s: Seconds = Field(10.0, ge=1)  # timers run once a second
     """How often each partition's heartbeat is written to the alerts topic."""
     min_observed_steps: int = Field(30, ge=1)
-    """Forecasts are `warming_up` until so many steps of the window have a value. Rarer readings need it lower."""
+    """Forecasts are `warming_up` until this many steps of the window have a value. Lower it if readings are rarer."""
 
     max_message_bytes: int = Field(65_536, ge=256)
-    """A record that is larger is a dead letter."""
+    """A larger record becomes a dead letter."""
     dead_letter_limit: float = Field(0.99, gt=0, le=1)
-    """Share of dead letters in a partition's last 10,000 records from which on the worker ends."""
+    """The worker ends when this share of a partition's last 10,000 records are dead letters, late ones aside."""
     dead_letter_payload: bool = False
-    """Whether dead letters hold the record itself, patient data included."""
+    """Whether dead letters contain the record itself, patient data included."""
 
     alert_budget_per_patient_day: float = Field(20.0, ge=0, allow_inf_nan=False)
-    """What is raised beyond it makes the kinds that only advise rarer (docs/alerts.md); 0: no budget."""
+    """If more alerts are raised, announcements and anomalies become rarer (docs/alerts.md); 0: no budget."""
     news2: bool = False
-    """Alerts of the NEWS2 score too. In intensive care most patients have 5 points or more most of the time."""
+    """Also alert on the NEWS2 score. In intensive care most patients have 5 points or more most of the time."""
     limits: Annotated[dict[str, AlertLimits], AfterValidator(completed)] = Field({}, validate_default=True)
-    """Alert limits by care unit ("default" for all others), then by signal; what is not given is as by default."""
+    """Alert limits by care unit ("default" for all others), then by signal; what is not given keeps its default."""
 
     http_host: str = "127.0.0.1"
     """Address of metrics and health."""
     http_port: int = Field(9464, ge=0, le=65_535)
-    """Port of metrics and health; 0: one that is free."""
+    """Port of metrics and health; 0: any free one."""
 
     view_host: str = "127.0.0.1"
-    """Address of the live page: patient data, so for others than this machine it needs a token, and TLS in front."""
+    """Address of the live page. It shows patient data: for other machines, set a token and put TLS in front."""
     view_port: int = Field(8765, ge=0, le=65_535)
-    """Port of the live page; 0: one that is free."""
+    """Port of the live page; 0: any free one."""
     view_token: SecretStr | None = Field(None, min_length=MIN_TOKEN_LENGTH)
-    """What people enter to see the live page."""
+    """What viewers enter to see the live page."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    """What is logged: this, and what is worse."""
+    """Messages of this level and above are logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """auto: for people in a terminal, else a JSON object a line."""
+    """auto: readable text in a terminal, otherwise one JSON object a line."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
