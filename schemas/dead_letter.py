@@ -31,10 +31,11 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         Reason,
         Meta(description="The first that fits: too_large, malformed, schema, future, empty, late."),
     ]
-    detail: Annotated[str, Meta(description="For people; quotes nothing of the record.")]
-    source: Annotated[Source, Meta(description="Where the record stands.")]
-    received_at: Annotated[Timestamp, Meta(description="When the worker took it up, by its clock.")]
-    payload_sha256: Annotated[str, Meta(description="Of the record's value, in hex digits.")]
+    detail: Annotated[str, Meta(description="For people; quotes nothing from the record.")]
+    source: Annotated[Source, Meta(description="Where the record is.")]
+    received_at: Annotated[Timestamp, Meta(description="When the worker received it, by its clock.")]
+    payload_sha256: Annotated[str, Meta(description="Hash of the record's value, in hex digits.")]
     payload: Annotated[
-        str | None, Meta(description="The record's value in base64, patient data included: with `dead_letter_payload`.")
+        str | None,
+        Meta(description="The record's value in base64, patient data included; only with `dead_letter_payload`."),
     ] = None

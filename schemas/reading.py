@@ -16,7 +16,11 @@ STAY_EVENT_V1: Final = "vitals.stay-event.v1"
 
 StayId = Annotated[
     str,
-    Meta(min_length=1, max_length=128, description="One stay of one patient: what state, forecasts and alerts are of."),
+    Meta(
+        min_length=1,
+        max_length=128,
+        description="One stay of one patient, to which state, forecasts and alerts belong.",
+    ),
 ]
 Timestamp = Annotated[datetime, Meta(tz=True)]  # RFC 3339 with an offset
 Quality = Literal["good", "questionable", "invalid"]
@@ -27,7 +31,7 @@ class Observations(msgspec.Struct, frozen=True, kw_only=True):
 
     consciousness: Annotated[
         Literal["A", "C", "V", "P", "U"] | None,
-        Meta(description="Alert, new confusion, answers to voice, to pain, unresponsive."),
+        Meta(description="Alert, new confusion, responds to voice, to pain, unresponsive."),
     ] = None
     oxygen: Annotated[Literal["air", "supplemental"] | None, Meta(description="What the patient breathes.")] = None
 
@@ -40,24 +44,26 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     observed_at: Annotated[Timestamp, Meta(description="When the values were measured, by the sender's clock.")]
     vitals: Annotated[
         dict[str, float | None],
-        Meta(description="Values by signal, in its unit or that of `units`. Absent or null: not observed."),
+        Meta(description="Values by signal, in its own unit or that in `units`. Absent or null: not observed."),
     ]
     device_id: Annotated[
-        str | None, Meta(description="Tells devices that measure at the same time apart; no more is done with it.")
+        str | None, Meta(description="Tells apart devices that measure at the same time; not used otherwise.")
     ] = None
     care_unit: Annotated[
         Annotated[str, Meta(max_length=64)] | None,
-        Meta(description="Whose alert limits hold, from here on until another is named."),
+        Meta(description="The unit whose alert limits apply, until a later reading names another."),
     ] = None
     units: Annotated[
         dict[str, str | None] | None,
-        Meta(description="UCUM units of values not in the signal's own. With an unknown one the value is ignored."),
+        Meta(description="UCUM units of values not in the signal's own unit. A value in an unknown unit is ignored."),
     ] = None
     quality: Annotated[
         dict[str, str | None] | None,
-        Meta(description="good, or questionable: no reason for an alert. Any other word: the value is ignored."),
+        Meta(description="good, or questionable (starts no alert). With any other word the value is ignored."),
     ] = None
-    observations: Annotated[Observations | None, Meta(description="Taken over only if a value can be used too.")] = None
+    observations: Annotated[
+        Observations | None, Meta(description="Used only if the reading has a usable value too.")
+    ] = None
 
 
 class LimitRange(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,10 +71,10 @@ class LimitRange(msgspec.Struct, frozen=True, kw_only=True):
 
     low: Annotated[
         float | msgspec.UnsetType | None,
-        Meta(description="In the signal's unit and its plausible range, below `high`."),
+        Meta(description="In the signal's unit and plausible range, below `high`."),
     ] = msgspec.UNSET
     high: Annotated[
-        float | msgspec.UnsetType | None, Meta(description="As `low`. Severe limits give way to the mild ones.")
+        float | msgspec.UnsetType | None, Meta(description="As `low`. Severe limits give way to mild ones beyond them.")
     ] = msgspec.UNSET
 
 
@@ -78,13 +84,11 @@ class StayEvent(msgspec.Struct, frozen=True, kw_only=True):
     schema: Literal["vitals.stay-event.v1"]
     stay_id: StayId
     at: Annotated[
-        Timestamp, Meta(description="When it happened. It takes effect where it stands among the stay's records.")
+        Timestamp, Meta(description="When it happened. It takes effect at its place among the stay's records.")
     ]
     event: Annotated[
         Literal["ended", "limits", "settings"],
-        Meta(
-            description="ended: alerts are cleared, the state is removed; a reading that follows begins the stay anew."
-        ),
+        Meta(description="ended: alerts are cleared and the state is removed; a later reading begins the stay anew."),
     ]
     limits: Annotated[
         dict[str, LimitRange] | None,
