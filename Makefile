@@ -1,4 +1,4 @@
-# Everything a developer does, one word each; `make` lists it. All set-up happens by itself, into .venv.
+# Everything a developer does, one word each; `make` lists it. Everything needed is installed into .venv.
 PYTHON     ?= $(shell command -v python3.11 || command -v python3)
 RECORDINGS ?= ../shared/data/icu/cinc2009
 UV_VERSION := 0.13.9
@@ -18,10 +18,10 @@ export RECORDINGS
 
 .PHONY: help install demo test lint typecheck check bench fault train screenshot lock
 
-help:  ## list what can be made
+help:  ## list the targets
 	@awk -F ":.*## " "/^[a-z]+:.*## / {printf \"  make %-12s%s\\n\", \$$1, \$$2}" $(MAKEFILE_LIST)
 
-install: $(STAMP)  ## make .venv with vitalcast in it; nothing to do if nothing changed
+install: $(STAMP)  ## create .venv with vitalcast in it; does nothing if nothing changed
 
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=/path/to/python3.11")'
@@ -33,10 +33,10 @@ $(STAMP): $(UV) pyproject.toml requirements.lock
 	$(UV) pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: install  ## simulated patients, a broker and a worker on this machine, live in the terminal
+demo: install  ## simulated patients, a broker and a worker on this machine, live in terminal and browser
 	$(BIN)/vitalcast demo $(ARGS)
 
-test: install  ## all tests, on a real Kafka where Docker, or Java 17 and Maven, are there
+test: install  ## all tests, on a real Kafka if Docker, or Java 17 and Maven, is installed
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: install  ## formatting and lint
@@ -51,7 +51,7 @@ check: lint typecheck test  ## what CI runs
 bench: install  ## benchmarks: tests/bench/bench_*.py
 	$(BIN)/python -m pytest tests/bench -o python_files='bench_*.py' -o python_functions='bench_*' -s --timeout=1800 $(ARGS)
 
-fault: install  ## only the tests that kill, stop and cut off
+fault: install  ## only the tests that kill, stop and cut off workers and brokers
 	$(BIN)/python -m pytest tests/fault $(ARGS)
 
 train: install  ## train the default model on RECORDINGS and write model/artifacts

@@ -1,12 +1,12 @@
-"""Keeps the exact list of open alerts, over its own restarts too, and cries out when Vitalcast falls silent.
+"""Keeps the exact list of open alerts, even over its own restarts, and raises an alarm when Vitalcast falls silent.
 
     python alert_receiver.py SERVERS [TOPIC] [STATE_FILE] [SILENT_AFTER_S] [CLIENT_FILE]
 
 CLIENT_FILE: more options of kafka-python as JSON, such as {"security_protocol": "SSL", "ssl_cafile": "ca.crt"}.
-Needs kafka-python only: copy it and put your pager where `tell` is. It cannot read the demo's broker in memory. The
-list and the offsets up to which it holds are one file, replaced whole, so that a crash at any point loses nothing; what
-was told in the half second before it is told again. Without the file, or where the topic no longer has its offsets, the
-list is made again from the beginning of the topic: of what was, only the alerts that are still open are told.
+Needs only kafka-python: copy it and put your pager where `tell` is. It cannot read the demo's in-memory broker.
+The list and the offsets up to which it holds are one file, replaced as a whole, so that a crash at any point loses
+nothing; what was told in the half second before is told again. Without the file, or if the topic no longer has its
+offsets, the list is rebuilt from the beginning of the topic; of the past, only alerts that are still open are told.
 """
 
 from __future__ import annotations
