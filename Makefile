@@ -37,7 +37,7 @@ demo: install  ## simulated patients, a broker and a worker on this machine, liv
 	$(BIN)/vitalcast demo $(ARGS)
 
 test: install  ## all tests, on a real Kafka if Docker, or Java 17 and Maven, is installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install  ## formatting and lint
 	$(BIN)/ruff format --check .

@@ -21,6 +21,11 @@ NEEDS_KAFKA = {"kafka", "own_kafka", "topics", "start_worker"}
 WorkerStarter = Callable[..., WorkerProcess]
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes for `-n auto`: one more than cores, as most tests wait; not too many, as each starts a broker."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a broker, so that `-m "not kafka"` is the quick half of the tests; give others more time."""
     for item in items:
