@@ -18,7 +18,7 @@ from model.arrays import Floats
 from model.predictor import ArtifactError, Predictor
 from stream_worker import metrics as m
 from stream_worker.calibration import mean_widening
-from stream_worker.chunks import Chunk, Lane, LaneFailure, Records, Work
+from stream_worker.chunks import Chunk, Lane, Records, Work, WorkerError
 from stream_worker.health import Health
 from stream_worker.log import describe
 from stream_worker.metrics import Metrics
@@ -132,7 +132,7 @@ class ReadingsAgent:
             hopeless = self._process_part(part, now, lanes, is_redone=is_redone)
             if hopeless:
                 await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
-                raise LaneFailure("nearly all records are dead letters")
+                raise WorkerError("nearly all records are dead letters")
         for partition in ours:
             await lanes[partition].room()
 

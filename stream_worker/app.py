@@ -21,7 +21,7 @@ from mode import Service
 from model.predictor import Predictor
 from stream_worker import health, log
 from stream_worker.agent import ReadingsAgent
-from stream_worker.chunks import ChunkBootStrategy, ChunkOptions, ChunkTableManager, ChunkTransport
+from stream_worker.chunks import ChunkBootStrategy, ChunkOptions, ChunkTableManager, ChunkTransport, WorkerError
 from stream_worker.clients import KafkaFaultError
 from stream_worker.connection import BrokerUnreachableError, aiokafka_config, check_broker
 from stream_worker.metrics import Metrics
@@ -51,10 +51,6 @@ class App(faust.App):  # type: ignore[misc]  # Faust is untyped
         if not self.should_stop:
             self.chunk_options.on_failure(reason)
         super()._crash(reason)
-
-
-class WorkerError(Exception):
-    """The worker cannot start or go on; the message is one line for the user."""
 
 
 def create_agent(settings: Settings, predictor: Predictor, shadow_predictor: Predictor | None) -> ReadingsAgent:

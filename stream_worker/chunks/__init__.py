@@ -9,8 +9,8 @@ recovers tables record by record: twenty times slower, and not exactly once (doc
 """
 
 from stream_worker.chunks.fetching import Records
-from stream_worker.chunks.lane import Lane, LaneFailure, Work
-from stream_worker.chunks.options import ChunkOptions
+from stream_worker.chunks.lane import Lane, Work
+from stream_worker.chunks.options import ChunkOptions, WorkerError
 from stream_worker.chunks.recovery import BulkStore, ChunkTableManager
 from stream_worker.chunks.transport import Chunk, ChunkBootStrategy, ChunkTransport
 
@@ -22,7 +22,7 @@ __all__ = [
     "ChunkTableManager",
     "ChunkTransport",
     "Lane",
-    "LaneFailure",
     "Records",
     "Work",
+    "WorkerError",
 ]

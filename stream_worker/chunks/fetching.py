@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions
+from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions, WorkerError
 
 REBALANCE_TIMEOUT_MS: Final = 60_000
 MAX_HEARTBEAT_MS: Final = 3_000  # a heartbeat's answer tells of a rebalance, for which the others wait
@@ -26,10 +26,6 @@ BEHIND_RECORDS: Final = 1024
 METADATA_MAX_AGE_MS: Final = 10_000
 
 Records = Sequence[aiokafka.ConsumerRecord]
-
-
-class ConnectFailure(Exception):
-    """Kafka answered when it was looked for, and no more; the message says where."""
 
 
 class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust is untyped
@@ -49,7 +45,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust
         except KafkaError as error:
             options: ChunkOptions = self.app.chunk_options
             servers = options.config["bootstrap_servers"]
-            failure = ConnectFailure(f"cannot connect to Kafka at {servers}: {type(error).__name__}")
+            failure = WorkerError(f"cannot connect to Kafka at {servers}: {type(error).__name__}")
             options.on_failure(failure)
             raise failure from error
 

@@ -15,6 +15,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
+from stream_worker.chunks.options import WorkerError
+
 Record = tuple[bytes | None, bytes | None]  # key, value; a value of None is a tombstone
 
 # So much work may wait for its commit before the agent is held back: more makes transactions larger and cheaper, less
@@ -25,10 +27,6 @@ MAX_BATCH_BYTES: Final = 900_000
 TRANSACTION_TIMEOUT_MS: Final = 60_000
 # What closing waits for the transaction under way, which takes 0.1 s where the broker is well.
 CLOSE_WITHIN_S: Final = 5.0
-
-
-class LaneFailure(Exception):
-    """Outputs could not be made durable: memory is ahead of the log, so the process must not go on."""
 
 
 @dataclass(slots=True)
@@ -105,13 +103,13 @@ class Lane:
     async def open(self) -> None:
         """Start writing. Exactly once: returns when the previous owner is fenced and its transaction has ended.
 
-        Raises: LaneFailure.
+        Raises: WorkerError.
         """
         try:
             await self._producer.start()
         except KafkaError as error:
             why = f"Kafka did not open it for writing: {type(error).__name__}"
-            raise LaneFailure(f"partition {self.partition.partition}: {why}") from error
+            raise WorkerError(f"partition {self.partition.partition}: {why}") from error
         self._writer = asyncio.create_task(self._write_forever(), name=f"lane-{self.partition.partition}")
 
     def put(self, work: Work) -> None:
@@ -163,7 +161,7 @@ class Lane:
                     async with asyncio.timeout(TRANSACTION_TIMEOUT_MS / 1000):
                         await self._write(batch)
                 except (TimeoutError, KafkaError) as error:
-                    raise LaneFailure(f"partition {self.partition.partition}: {_why(error)}") from error
+                    raise WorkerError(f"partition {self.partition.partition}: {_why(error)}") from error
                 self._writing_since = None
                 for work in batch:
                     work.on_durable()

@@ -1,4 +1,4 @@
-"""How the transport, its recovery too, reaches the broker."""
+"""How the transport, its recovery too, reaches the broker, and what ends the worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any, Final
 MAX_FETCH_BYTES: Final = 2 << 20  # of a partition
 # In any mode: a worker that wrote in transactions may have left one that was aborted, and so may any sender.
 ISOLATION_LEVEL: Final = "read_committed"
+
+
+class WorkerError(Exception):
+    """The worker cannot start or go on; the message is one line for the user."""
 
 
 @dataclass(frozen=True, kw_only=True)

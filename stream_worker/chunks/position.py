@@ -15,12 +15,10 @@ from typing import Any, Final, NamedTuple
 
 from aiokafka import TopicPartition
 
+from stream_worker.chunks.options import WorkerError
+
 # By how much the clocks of those who write readings may differ from ours.
 CLOCK_TOLERANCE_MS: Final = 300_000
-
-
-class InputMismatch(Exception):
-    """An input is not the one the state was made from; the message names topic, partition and offsets."""
 
 
 class InputLog(NamedTuple):
@@ -45,23 +43,23 @@ def start_of(partition: TopicPartition, log: InputLog, state_end: int | None, st
 
     state_topic : that the state was made from; None where that is not known.
 
-    Raises: InputMismatch where records at known offsets would be others than those that were taken.
+    Raises: WorkerError where records at known offsets would be others than those that were taken.
     """
     where = f"topic {partition.topic}, partition {partition.partition}"
     if state_topic not in (None, partition.topic):
-        raise InputMismatch(
+        raise WorkerError(
             f"{where} is not what the state was made from: that is topic {state_topic}; "
             "run with a new app_id, or name that topic"
         )
     taken = max(state_end or 0, log.committed or 0)
     if log.end < taken:
-        raise InputMismatch(
+        raise WorkerError(
             f"{where} ends at offset {log.end}, but was processed up to {taken}: it was made anew or has lost records; "
             "run with a new app_id, or bring the topic back"
         )
     # Kafka forgets a group's offsets when the topic is deleted, and when nobody has used them for very long.
     if state_end is not None and log.committed is None and log.begin < state_end and log.is_newer_than_state:
-        raise InputMismatch(
+        raise WorkerError(
             f"{where} holds no record as old as its state, and the group has no offset in it: it was made anew; "
             "run with a new app_id, or bring the topic back"
         )

@@ -14,11 +14,7 @@ from faust.stores.memory import Store
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 
-from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions
-
-
-class RecoveryFailure(Exception):
-    """The state could not be read; the message says why."""
+from stream_worker.chunks.options import ISOLATION_LEVEL, MAX_FETCH_BYTES, ChunkOptions, WorkerError
 
 
 class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
@@ -74,9 +70,9 @@ class BulkRecovery(Recovery):  # type: ignore[misc]
             async with asyncio.timeout(within_s):
                 await self._load([TopicPartition(*tp) for tp in tps])
         except TimeoutError:
-            self.app.chunk_options.on_failure(RecoveryFailure(f"the state was not read within {within_s:.0f} s"))
+            self.app.chunk_options.on_failure(WorkerError(f"the state was not read within {within_s:.0f} s"))
         except KafkaError as error:
-            self.app.chunk_options.on_failure(RecoveryFailure(f"Kafka refused the state: {type(error).__name__}"))
+            self.app.chunk_options.on_failure(WorkerError(f"Kafka refused the state: {type(error).__name__}"))
         except Exception as error:
             self.app.chunk_options.on_failure(error)
 

@@ -16,9 +16,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
 from stream_worker.chunks.fetching import FetchThread, Records
-from stream_worker.chunks.lane import CLOSE_WITHIN_S, Lane, LaneFailure
-from stream_worker.chunks.options import ChunkOptions
-from stream_worker.chunks.position import InputMismatch, look_at, start_of
+from stream_worker.chunks.lane import CLOSE_WITHIN_S, Lane
+from stream_worker.chunks.options import ChunkOptions, WorkerError
+from stream_worker.chunks.position import look_at, start_of
 
 if TYPE_CHECKING:
     from stream_worker.chunks.recovery import BulkStore
@@ -30,10 +30,6 @@ DRAIN_TIMEOUT_S: Final = 20.0
 
 # What one event carries: the next records of some partitions, each in offset order.
 Chunk = Mapping[TopicPartition, Records]
-
-
-class ChunkLostError(Exception):
-    """Records that were fetched did not reach the agent: going on would lose them, so the process must not."""
 
 
 class ChunkBootStrategy(BootStrategy):  # type: ignore[misc]  # Faust is untyped
@@ -175,7 +171,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
                 tp: start_of(tp, found, store.positions.get(tp.partition), store.topics.get(tp.partition))
                 for tp, found in logs.items()
             }
-        except InputMismatch as error:
+        except WorkerError as error:
             self.options.on_failure(error)
             return
         for partition, start in starts.items():
@@ -230,10 +226,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     def processing(self, message: ConsumerMessage) -> Iterator[None]:
         """Around what the agent does with a chunk: a rebalance waits for it, and so does the next fetch.
 
-        Raises: ChunkLostError if the one before has not come: Faust may drop what is queued in a rebalance alone.
+        Raises: WorkerError if the one before has not come: Faust may drop what is queued in a rebalance alone.
         """
         if message.offset != self._taken:
-            raise ChunkLostError(f"{message.offset - self._taken} chunks of readings were fetched and not processed")
+            raise WorkerError(f"{message.offset - self._taken} chunks of readings were fetched and not processed")
         self._taken += 1
         self._is_idle.clear()
         try:
@@ -254,14 +250,14 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     async def wait_empty(self) -> None:
         """Wait until the chunks under way are with their lanes, and the lanes are empty.
 
-        Raises: LaneFailure in a rebalance. A worker that stops goes on: Faust would leave it half stopped.
+        Raises: WorkerError in a rebalance. A worker that stops goes on: Faust would leave it half stopped.
         """
         try:
             await self._drain(DRAIN_TIMEOUT_S)
         except TimeoutError:
             if not self.app.should_stop:
                 late = f"Kafka did not take what a rebalance waited for within {DRAIN_TIMEOUT_S:.0f} s"
-                raise LaneFailure(late) from None
+                raise WorkerError(late) from None
             log.warning("stopped_with_work_under_way", detail="it is read again at the next start")
 
     async def _drain(self, within_s: float) -> None:

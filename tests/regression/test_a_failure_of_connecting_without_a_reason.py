@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import faust
 import pytest
 
-from stream_worker.chunks import ChunkTransport, LaneFailure
-from stream_worker.chunks.fetching import ConnectFailure
+from stream_worker.chunks import ChunkTransport, WorkerError
 from stream_worker.log import describe
 from tests.kafka_broker import free_port
 from tests.lanes import new_lane
@@ -34,7 +33,7 @@ def test_a_consumer_that_cannot_connect_says_where() -> None:
         consumer = ChunkTransport(app.conf.broker, app).create_consumer(
             callback=nothing, on_partitions_revoked=nothing, on_partitions_assigned=nothing
         )
-        with pytest.raises(ConnectFailure):
+        with pytest.raises(WorkerError):
             await consumer._thread.on_start()
         await consumer._thread._consumer.stop()
         consumer._thread.thread_loop.close()
@@ -51,5 +50,5 @@ def test_a_lane_that_cannot_connect_says_which() -> None:
         finally:
             await lane.close()
 
-    with pytest.raises(LaneFailure, match="partition 3: Kafka did not open it for writing: KafkaConnectionError"):
+    with pytest.raises(WorkerError, match="partition 3: Kafka did not open it for writing: KafkaConnectionError"):
         asyncio.run(start())

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from mode import Service
 
 from stream_worker.app import App
-from stream_worker.chunks import ChunkTransport, LaneFailure, transport
+from stream_worker.chunks import ChunkTransport, WorkerError, transport
 
 
 def an_app(failures: list[BaseException]) -> Any:
@@ -35,19 +35,19 @@ def test_a_rebalance_that_waits_too_long_for_outputs_says_so(monkeypatch: pytest
         finally:
             consumer._thread.thread_loop.close()
 
-    with pytest.raises(LaneFailure, match="Kafka did not take what a rebalance waited for"):
+    with pytest.raises(WorkerError, match="Kafka did not take what a rebalance waited for"):
         asyncio.run(wait())
 
 
 def test_a_crash_anywhere_in_faust_ends_the_worker_at_once() -> None:
     failures: list[BaseException] = []
-    fault = LaneFailure("of a part of it")
+    fault = WorkerError("of a part of it")
 
     async def crash() -> None:
         running, stopped = an_app(failures), an_app(failures)
         await Service(beacon=running.beacon).crash(fault)
         await stopped.stop()
-        await stopped.crash(LaneFailure("while it stops"))
+        await stopped.crash(WorkerError("while it stops"))
 
     asyncio.run(crash())
     assert failures == [fault]

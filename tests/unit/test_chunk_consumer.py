@@ -13,9 +13,9 @@ import pytest
 from aiokafka import ConsumerRecord, TopicPartition
 from faust.types import TP
 
-from stream_worker.chunks import ChunkTransport
+from stream_worker.chunks import ChunkTransport, WorkerError
 from stream_worker.chunks.position import InputLog
-from stream_worker.chunks.transport import Chunk, ChunkConsumer, ChunkLostError
+from stream_worker.chunks.transport import Chunk, ChunkConsumer
 
 INPUT = TP("vitals.readings", 0)
 DONE, END = 10, 42  # where the state ends, and where the records end
@@ -55,7 +55,7 @@ def test_a_chunk_that_the_agent_never_saw_is_an_error() -> None:
             assert third.value == a_chunk()
             with consumer.processing(first):
                 pass
-            with pytest.raises(ChunkLostError, match="1 chunks"), consumer.processing(third):
+            with pytest.raises(WorkerError, match="1 chunks"), consumer.processing(third):
                 pytest.fail("it went on")
             with consumer.processing(second):
                 pass

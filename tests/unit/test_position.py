@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from aiokafka import TopicPartition
 
-from stream_worker.chunks.position import InputLog, InputMismatch, Start, start_of
+from stream_worker.chunks import WorkerError
+from stream_worker.chunks.position import InputLog, Start, start_of
 
 PARTITION = TopicPartition("readings", 3)
 
@@ -46,11 +47,11 @@ def test_reading_goes_on_where_the_state_ends(found: InputLog, state_end: int | 
     ],
 )
 def test_another_log_than_that_of_the_state_is_refused(found: InputLog, state_end: int | None) -> None:
-    with pytest.raises(InputMismatch, match="made anew"):
+    with pytest.raises(WorkerError, match="made anew"):
         start_of(PARTITION, found, state_end)
 
 
 def test_another_topic_than_that_of_the_state_is_refused() -> None:
-    with pytest.raises(InputMismatch, match="made from: that is topic before"):
+    with pytest.raises(WorkerError, match="made from: that is topic before"):
         start_of(PARTITION, log(0, 90, None), 50, "before")
     assert start_of(PARTITION, log(0, 90, None), 50, "readings") == Start(50, 0, 0)
