@@ -89,8 +89,10 @@ class Chain:
         is_new = head["closed_step"][slots] == NEVER
         head["closed_step"][slots[is_new]] = last_closed[is_new]
         self._stays.body["step"][slots[is_new]] = last_closed[is_new]
+        self._stays.body_changed[slots[is_new]] = True
         behind = head["closed_step"][slots] < last_closed
         closed = slots[behind]
+        self._stays.body_changed[closed] = self._stays.scoring_changed[closed] = True
         for _ in range(OPEN_BINS):
             if not behind.any():
                 return closed
@@ -170,8 +172,8 @@ class Chain:
             cells = scored, signal, horizon  # each at most once: a stay has one forecast of a horizon due in a step
             stays.scoring["width"][cells] = self._calibrator.moved(stays.scoring["width"][cells], covered)
 
-    def await_truth(self, slots: Slots, step: Ints, quantiles: Ints, last: Ints, counts: Bools) -> Slots:
-        """Keep forecasts issued in `step` (n,) until they are due, where the grid says so; the slots that changed.
+    def await_truth(self, slots: Slots, step: Ints, quantiles: Ints, last: Ints, counts: Bools) -> None:
+        """Keep forecasts issued in `step` (n,) until they are due, where the grid says so.
 
         quantiles : (n, V, H, Q); last : (n, V), both in quanta. counts : (n, V) whether the signal was observed now;
         it must have been in half of its window too, the rule by which evaluation counts an origin.
@@ -181,20 +183,20 @@ class Chain:
         counts = counts & ((window != layout.missing).sum(axis=1) >= layout.manifest.context_steps // 2)
         has_any: Bools = np.asarray(counts.any(axis=1))
         row, place = np.nonzero(layout.grid.places_for(step) & has_any[:, None])
-        changed = slots[row]
-        stays.scoring["due"][changed, place] = step[row] + layout.grid.steps[place]
-        stays.scoring["last"][changed, place] = np.where(counts[row], last[row], layout.missing)
-        stays.scoring["quantiles"][changed, place] = quantiles[row, :, layout.grid.horizon[place]]
-        return changed
+        kept = slots[row]
+        stays.scoring["due"][kept, place] = step[row] + layout.grid.steps[place]
+        stays.scoring["last"][kept, place] = np.where(counts[row], last[row], layout.missing)
+        stays.scoring["quantiles"][kept, place] = quantiles[row, :, layout.grid.horizon[place]]
+        stays.scoring_changed[kept] = True
 
-    def doubt(self, slots: Slots, step: Ints, doubted: Bools) -> Slots:
-        """Score no forecast by the value of a signal in `step` (n,) where it is `doubted` (n, V); what changed."""
+    def doubt(self, slots: Slots, step: Ints, doubted: Bools) -> None:
+        """Score no forecast by the value of a signal in `step` (n,) where it is `doubted` (n, V)."""
         scoring, missing = self._stays.scoring, self._stays.layout.missing
         is_due: Bools = np.asarray(scoring["due"][slots] == step[:, None])
         row, place = np.nonzero(is_due & doubted.any(axis=1, keepdims=True))
         last = scoring["last"][slots[row], place]
         scoring["last"][slots[row], place] = np.where(doubted[row], missing, last)
-        return slots[row]
+        self._stays.scoring_changed[slots[row]] = True
 
     def take_tally(self) -> Tally:
         """What was scored since the last call."""

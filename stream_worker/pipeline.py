@@ -237,9 +237,6 @@ class _Chunk:
         self.received_at = to_time(now_us)
         judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
         self.latest_us = judged_us + int(pipeline.settings.max_future_s * SECOND_US)  # observed_at, for each record
-        self.changed_heads: set[int] = set()
-        self.changed_bodies: set[int] = set()
-        self.changed_scorings: set[int] = set()
         self.outcomes = np.full(len(self.records), "", "U9")
         self.newest_us = np.full(len(self.records), NEVER)  # of the stay, once an accepted reading is placed
         self.stay_ids: dict[int, str] = {}  # by row
@@ -343,7 +340,7 @@ class _Chunk:
         gap_us = np.where(newest == NEVER, 0, observed_us - newest)
         for slot in slots[gap_us > self.pipeline.reset_us].tolist():
             self.stays.start_anew(slot)
-            self.changed_scorings.add(slot)
+            self.stays.scoring_changed[slot] = True
         silent_since: Ints = np.where(gap_us >= self.pipeline.stale_us, newest, NEVER)
         return silent_since
 
@@ -367,14 +364,18 @@ class _Chunk:
         scores = anomaly.score_readings(stays, slots, step, values)
         doubted = readings.questionable[rows][:, layout.forecast]
         if doubted.any():
-            self.changed_scorings.update(self.pipeline.chain.doubt(slots, step, doubted).tolist())
+            self.pipeline.chain.doubt(slots, step, doubted)
         window.place(stays, slots, observed_us, quanta, observed, readings.fingerprints[rows])
         quantiles = in_quanta(self.pipeline.chain.provisional(slots), layout)
         anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
         self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
         chunk_rows = readings.rows[rows]
-        self._mark(chunk_rows, slots, closed, slots[newest_before == NEVER], newest)
+        head["offset"][slots] = self.offsets[chunk_rows]
+        head["ingested_ms"][slots] = self.arrived_ms[chunk_rows]
+        stays.head_changed[slots] = True
+        self.outcomes[chunk_rows] = "accepted"
+        self.newest_us[chunk_rows] = newest
         if not self.pipeline.publishes:
             return None
         flags = scores >= anomaly.FLAG_SCORE
@@ -402,17 +403,6 @@ class _Chunk:
             changed_at=head["changed_at"][slots],
         )
 
-    def _mark(self, chunk_rows: Slots, slots: Slots, closed: Slots, new: Slots, newest: Ints) -> None:
-        """Note what accepted readings changed: of `closed` a step was closed, `new` are stays that begin."""
-        head = self.stays.head
-        head["offset"][slots] = self.offsets[chunk_rows]
-        head["ingested_ms"][slots] = self.arrived_ms[chunk_rows]
-        self.changed_heads.update(slots.tolist())
-        self.changed_bodies.update(closed.tolist(), new.tolist())
-        self.changed_scorings.update(closed.tolist())
-        self.outcomes[chunk_rows] = "accepted"
-        self.newest_us[chunk_rows] = newest
-
     def _await_truth(
         self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
     ) -> None:
@@ -421,8 +411,7 @@ class _Chunk:
         opens = (newest_before == NEVER) | (newest_step > newest_before // layout.step_us)
         if opens.any():
             last, counts = quanta[opens][:, layout.forecast], is_fresh[opens][:, layout.forecast]
-            kept = self.pipeline.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
-            self.changed_scorings.update(kept.tolist())
+            self.pipeline.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
 
     def _add_forecasts(
         self, chunk_rows: Slots, slots: Slots, newest: Ints, quantiles: Ints, scores: NDArray[np.float64], flags: Bools
@@ -460,7 +449,7 @@ class _Chunk:
         """Raise the no_data alert of a stay that has been silent, unless it is open already."""
         newest_us, offset = (int(self.stays.head[name][slot]) for name in ("newest", "offset"))
         if newest_us != NEVER and (transitions := self.pipeline.screen.lose_data(slot, newest_us, offset)):
-            self.changed_heads.add(slot)
+            self.stays.head_changed[slot] = True
             self._publish(slot, transitions, offset, row=-1)
 
     # --- stay events ---
@@ -493,8 +482,7 @@ class _Chunk:
         extras.event_offset, extras.event_ms = offset, int(self.arrived_ms[row])
         if self.stays.head["newest"][slot] == NEVER:  # else silence is counted from its last reading
             self.stays.head["ingested_ms"][slot] = self.arrived_ms[row]
-        self.changed_heads.add(slot)
-        self.changed_bodies.add(slot)
+        self.stays.head_changed[slot] = self.stays.body_changed[slot] = True
 
     def _can_apply(self, slot: int | None, limits: Mapping[str, LimitRange]) -> bool:
         """Whether a stay can have these limits besides those that it keeps."""
@@ -507,9 +495,6 @@ class _Chunk:
         self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
         for key in self.stays.keys_of(self.stays.ids[slot]):
             self.results[int(self.stays.partition[slot])].state[key] = None
-        self.changed_heads.discard(slot)
-        self.changed_bodies.discard(slot)
-        self.changed_scorings.discard(slot)
         self.stays.remove(slot)
 
     def evict(self, slot: int) -> None:
@@ -531,8 +516,7 @@ class _Chunk:
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
         if self.pipeline.publishes:
-            changed = self.stays.encode(self.changed_heads, self.changed_bodies, self.changed_scorings)
-            for partition, (key, value) in changed:
+            for partition, (key, value) in self.stays.encode_changes():
                 self.results[partition].state[key] = value
         counts = Counter(zip(self.partitions.tolist(), self.outcomes.tolist(), strict=True))
         for (partition, outcome), number in counts.items():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -198,10 +198,9 @@ _encode_extras = msgspec.msgpack.Encoder().encode
 _decode_extras = msgspec.msgpack.Decoder(Extras).decode
 
 
-def _rows(column: NDArray[Any], slots: list[int]) -> list[bytes]:
-    """The bytes of each row: what numpy makes of a column that is of no type."""
-    rows: list[bytes] = column.view(f"V{column.itemsize}")[slots].tolist()
-    return rows
+def _rows(column: NDArray[Any], slots: Slots) -> dict[int, bytes]:
+    """The bytes of each row by slot: what numpy makes of a column that is of no type."""
+    return dict(zip(slots.tolist(), column.view(f"V{column.itemsize}")[slots].tolist(), strict=True))
 
 
 class Stays:
@@ -262,6 +261,10 @@ class Stays:
         # By step % T: whether a forecast signal was observed in the step; follows from window and bins.
         self.is_filled = grown("is_filled", np.bool_, manifest.context_steps)
         self.has_alerts = grown("has_alerts", np.bool_)
+        # Which records are to be stored: whoever writes into a row marks it.
+        self.head_changed = grown("head_changed", np.bool_)
+        self.body_changed = grown("body_changed", np.bool_)
+        self.scoring_changed = grown("scoring_changed", np.bool_)
         # Whether what is stored is of the model before: body and scoring are then stored together.
         self.is_primed = grown("is_primed", np.bool_)
         self.partition = grown("partition", np.int32)
@@ -325,6 +328,7 @@ class Stays:
         """Forget the stay."""
         del self._slots[int(self.partition[slot])][self.ids[slot]]
         self.is_used[slot] = False
+        self.head_changed[slot] = self.body_changed[slot] = self.scoring_changed[slot] = False
         self.head["encoding"][slot] = 0
         self.ids[slot] = ""
         self.extras[slot] = Extras()
@@ -337,25 +341,22 @@ class Stays:
 
     # --- the changelog ---
 
-    def encode(
-        self, heads: Iterable[int], bodies: Iterable[int], scorings: Iterable[int]
-    ) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
-        """Partitions and changelog records of the slots that changed; a body comes right before its head."""
-        bodies, scorings = set(bodies), set(scorings)
-        primed = {slot for slot in np.flatnonzero(self.is_primed).tolist() if slot in bodies or slot in scorings}
-        with_body, with_scoring = sorted(bodies | primed), sorted(scorings | primed)
-        self.is_primed[with_body] = False
-        slots = sorted({*heads, *with_body, *with_scoring})
-        bodies_of = dict(zip(with_body, _rows(self.body, with_body), strict=True))
-        scorings_of = dict(zip(with_scoring, _rows(self.scoring, with_scoring), strict=True))
-        partitions = self.partition[slots].tolist()
-        for slot, partition, head in zip(slots, partitions, _rows(self.head, slots), strict=True):
+    def encode_changes(self) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+        """Partitions and changelog records of what has changed since the last call; a body comes before its head."""
+        has_both = self.is_primed & (self.body_changed | self.scoring_changed)
+        slots = np.flatnonzero(self.head_changed | self.body_changed | self.scoring_changed)
+        bodies = _rows(self.body, np.flatnonzero(self.body_changed | has_both))
+        scorings = _rows(self.scoring, np.flatnonzero(self.scoring_changed | has_both))
+        self.is_primed &= ~has_both
+        self.head_changed[:] = self.body_changed[:] = self.scoring_changed[:] = False
+        heads = _rows(self.head, slots)
+        for slot, partition in zip(slots.tolist(), self.partition[slots].tolist(), strict=True):
             stay_id = self.ids[slot].encode()
-            if slot in scorings_of:
-                yield partition, (SCORING + stay_id, scorings_of[slot])
-            if slot in bodies_of:
-                yield partition, (BODY + stay_id, bodies_of[slot])
-            yield partition, (HEAD + stay_id, head + _encode_extras(self.extras[slot]))
+            if slot in scorings:
+                yield partition, (SCORING + stay_id, scorings[slot])
+            if slot in bodies:
+                yield partition, (BODY + stay_id, bodies[slot])
+            yield partition, (HEAD + stay_id, heads[slot] + _encode_extras(self.extras[slot]))
 
     def encode_partition(self, partition: int) -> tuple[bytes, bytes]:
         """The changelog record of what a partition's stays share."""

@@ -36,7 +36,7 @@ STAGES = (
     (Chain, "await_truth", "keep to be scored"),
     (AlertScreen, "step", "alerts"),
     (OutputEncoder, "forecasts", "text of forecasts"),
-    (Stays, "encode", "state"),
+    (Stays, "encode_changes", "state"),
     (pipeline.Pipeline, "process", "the rest"),
 )
 
