@@ -1,5 +1,7 @@
 """Records to columns: a chunk's readings as arrays, its stay events and invalid records beside them.
 
+A column has a row for each record of the chunk, readings or not: a record has one number everywhere.
+
 Nearly every record takes the fast way: one typed decoder call. Whatever that decoder does not take as it is (other
 units, doubts, unknown signals, and everything wrong) goes through `schemas.codec`, which decides alone what is valid; a
 property test compares both ways.
@@ -11,7 +13,7 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -33,9 +35,9 @@ _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads c
 
 @dataclass(slots=True)
 class Readings:
-    """The readings of a chunk: n rows in offset order, K known signals. Values are in canonical units and usable."""
+    """The readings of a chunk of n records, K known signals. Values are in canonical units and usable."""
 
-    rows: Ints  # (n,) index of the record in its chunk
+    is_reading: Bools  # (n,) of others the columns hold nothing
     stay_ids: list[str]
     observed_us: Ints  # (n,) microseconds since the epoch
     values: Floats  # (n, K) NaN where not observed or not usable
@@ -44,7 +46,7 @@ class Readings:
     implausible: Bools  # (n, K) sent and not doubted, but out of range or contradictory
     fingerprints: NDArray[np.uint64]  # (n,) of time, device and values as sent
     care_units: list[str | None]
-    observations: dict[int, Observations]  # by row of these columns, where a reading has any
+    observations: dict[int, Observations]  # by row, where a reading has any
 
 
 class Decoded(NamedTuple):
@@ -56,16 +58,17 @@ class Decoded(NamedTuple):
     ignored: Counter[tuple[str, str]]  # (signal, reason) of values that were left out
 
 
-@dataclass(slots=True)
 class _Rows:
-    rows: list[int] = field(default_factory=list)
-    stay_ids: list[str] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    packed: list[bytes] = field(default_factory=list)
-    devices: list[str | None] = field(default_factory=list)
-    care_units: list[str | None] = field(default_factory=list)
-    questionable: list[tuple[int, list[int]]] = field(default_factory=list)
-    observations: dict[int, Observations] = field(default_factory=dict)
+    """What is collected of n records; a record that is no reading leaves its row as it is."""
+
+    def __init__(self, n: int, nothing: bytes) -> None:
+        self.stay_ids = [""] * n
+        self.times = [0.0] * n
+        self.packed = [nothing] * n
+        self.devices: list[str | None] = [None] * n
+        self.care_units: list[str | None] = [None] * n
+        self.questionable: dict[int, list[int]] = {}
+        self.observations: dict[int, Observations] = {}
 
 
 class ReadingDecoder:
@@ -107,7 +110,7 @@ class ReadingDecoder:
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """The records of a chunk, sorted into readings, stay events and invalid ones. Never raises."""
-        rows = _Rows()
+        rows = _Rows(len(values), self._pack(*[math.nan] * len(self.signals)))
         events: list[tuple[int, StayEvent]] = []
         invalid: list[tuple[int, Rejection]] = []
         ignored: Counter[tuple[str, str]] = Counter()
@@ -119,7 +122,7 @@ class ReadingDecoder:
                 reading = decode_fast(value if value.isascii() else value.decode())  # bytes may be no UTF-8
                 if reading.observed_at.year not in codec.YEARS or not self._is_taken_as_sent(reading):
                     raise msgspec.DecodeError
-                rows.packed.append(pack(reading.vitals))
+                rows.packed[row] = pack(reading.vitals)
             except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 try:
                     record = codec.decode(value, self._max_bytes)
@@ -131,12 +134,11 @@ class ReadingDecoder:
                     events.append((row, record))
                     continue
                 reading = record
-                rows.packed.append(self._pack_slowly(record, rows, ignored))
-            rows.rows.append(row)
-            rows.stay_ids.append(reading.stay_id)
-            rows.times.append(reading.observed_at.timestamp())
-            rows.devices.append(reading.device_id)
-            rows.care_units.append(reading.care_unit or None)
+                rows.packed[row] = self._pack_slowly(record, row, rows, ignored)
+            rows.stay_ids[row] = reading.stay_id
+            rows.times[row] = reading.observed_at.timestamp()
+            rows.devices[row] = reading.device_id
+            rows.care_units[row] = reading.care_unit or None
         return Decoded(self._to_columns(rows, ignored), events, invalid, ignored)
 
     def _is_taken_as_sent(self, reading: Any) -> bool:
@@ -152,7 +154,7 @@ class ReadingDecoder:
         except struct.error:  # a null: not observed
             return self._pack(*(math.nan if value is None else value for value in values))
 
-    def _pack_slowly(self, reading: Reading, rows: _Rows, ignored: Counter[tuple[str, str]]) -> bytes:
+    def _pack_slowly(self, reading: Reading, row: int, rows: _Rows, ignored: Counter[tuple[str, str]]) -> bytes:
         """The values of a reading with units, quality or unknown signals, converted and packed."""
         values = [math.nan] * len(self.signals)
         questionable = []
@@ -172,13 +174,13 @@ class ReadingDecoder:
             if quality.get(name) == "questionable":
                 questionable.append(k)
         if questionable:
-            rows.questionable.append((len(rows.rows), questionable))
+            rows.questionable[row] = questionable
         if reading.observations is not None:
-            rows.observations[len(rows.rows)] = reading.observations
+            rows.observations[row] = reading.observations
         return self._pack(*values)
 
     def _to_columns(self, rows: _Rows, ignored: Counter[tuple[str, str]]) -> Readings:
-        n, k = len(rows.rows), len(self.signals)
+        n, k = len(rows.packed), len(self.signals)
         sent = np.frombuffer(b"".join(rows.packed), np.float64).reshape(n, k)
         times = np.rint(np.array(rows.times, np.float64) * SECOND_US).astype(np.int64)
         digests = [
@@ -186,12 +188,12 @@ class ReadingDecoder:
             for packed, device in zip(rows.packed, rows.devices, strict=True)
         ]
         questionable = np.zeros((n, k), np.bool_)
-        for row, signals in rows.questionable:
+        for row, signals in rows.questionable.items():
             questionable[row, signals] = True
         was_sent = ~np.isnan(sent)
         observed, implausible = self._plausible(sent, was_sent, questionable, ignored)
         return Readings(
-            rows=np.array(rows.rows, np.int64),
+            is_reading=np.array(rows.stay_ids, np.object_) != "",  # which no stay is called
             stay_ids=rows.stay_ids,
             observed_us=times,
             values=np.where(observed, sent, np.nan),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
 from math import isnan
 from typing import Final, NamedTuple
 
@@ -184,7 +183,7 @@ class OutputEncoder:
         key: bytes | None,
         value: bytes | None,
         rejection: Rejection,
-        received_at: datetime,
+        received_us: int,
     ) -> tuple[bytes | None, bytes]:
         """Key (as received) and value of a dead letter; what would not fit into a record is left out."""
         payload = value or b""
@@ -194,7 +193,7 @@ class OutputEncoder:
             reason=rejection.reason,
             detail=rejection.detail,
             source=Source(self._topic, partition, offset),
-            received_at=received_at,
+            received_at=to_time(received_us),
             payload_sha256=hashlib.sha256(payload).hexdigest(),
             payload=base64.b64encode(payload).decode() if has_payload else None,
         )

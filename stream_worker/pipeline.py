@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from model.arrays import Bools, Ints
 from model.predictor import Predictor
 from schemas.alert import ClearReason
-from schemas.dead_letter import Rejection
+from schemas.dead_letter import Reason, Rejection
 from schemas.reading import LimitRange, StayEvent
 from schemas.signals import known_signals
 from stream_worker import anomaly, window
@@ -30,14 +30,14 @@ from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen
 from stream_worker.chain import Chain, in_quanta
-from stream_worker.columns import ReadingDecoder, Readings
+from stream_worker.columns import ReadingDecoder
 from stream_worker.forecast_text import Numbers
 from stream_worker.limits import can_add
 from stream_worker.outputs import Forecasts, OutputEncoder
 from stream_worker.scoring import Tally
 from stream_worker.settings import Settings, SettingsError
 from stream_worker.stays import Extras, Slots, Stays
-from stream_worker.times import NEVER, SECOND_US, to_time, to_us
+from stream_worker.times import NEVER, SECOND_US, to_us
 from stream_worker.window import ACCEPTED, DUPLICATE, LATE
 
 
@@ -219,7 +219,7 @@ def _rounds(rows: Slots, slots: Slots) -> Iterator[tuple[Slots, Slots]]:
 
 
 class _Chunk:
-    """One chunk on its way through the pipeline."""
+    """One chunk on its way through the pipeline. Its records are numbered through: a row is one of them."""
 
     def __init__(
         self, pipeline: Pipeline, batches: Mapping[int, Sequence[Record]], now_us: int, *, is_redone: bool = False
@@ -234,105 +234,87 @@ class _Chunk:
         # A sender may have stamped a record with a time that is yet to come: it came now at the latest.
         self.arrived_ms = np.minimum(self.timestamps_ms, now_us // 1000)
         self.now_us = now_us
-        self.received_at = to_time(now_us)
         judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
         self.latest_us = judged_us + int(pipeline.settings.max_future_s * SECOND_US)  # observed_at, for each record
+        self.readings, self.events, invalid, self.ignored = pipeline.decoder.decode([r.value for r in self.records])
+        self.rejections = dict(invalid)  # by row
         self.outcomes = np.full(len(self.records), "", "U9")
         self.newest_us = np.full(len(self.records), NEVER)  # of the stay, once an accepted reading is placed
-        self.stay_ids: dict[int, str] = {}  # by row
         self.forecasts: list[_RoundForecasts] = []
-        self.dead_letters: list[tuple[int, OutputRecord]] = []  # with their rows
         self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
         self.alerts_held: Counter[str] = Counter()
 
     def run(self) -> None:
         """Take all records."""
-        readings, events, invalid, ignored = self.pipeline.decoder.decode([record.value for record in self.records])
-        for row, error in invalid:
-            self._reject(row, error)
-        self.stay_ids = dict(zip(readings.rows.tolist(), readings.stay_ids, strict=True))
-        is_usable = self._reject_unusable(readings)
-        for row, event in [*events, (len(self.records), None)]:
+        is_usable = self._reject_unusable()
+        for row, event in [*self.events, (len(self.records), None)]:
             # Everything before the event, then the event: a stay's records take effect in their order.
-            before = np.flatnonzero(is_usable & (readings.rows < row))
+            before = np.flatnonzero(is_usable[:row])
             is_usable[before] = False
-            self._take(readings, before)
+            self._take(before)
             if event is not None:
                 self._apply(row, event)
         self.finish()
         shown = next(iter(self.results.values()))  # what is counted for the whole chunk is shown with any part of it
-        shown.ignored_values = ignored
+        shown.ignored_values = self.ignored
         shown.alerts_held = self.alerts_held
         shown.scored = self.pipeline.chain.take_tally()
 
-    def _result(self, row: int) -> ChunkResult:
-        return self.results[int(self.partitions[row])]
-
     # --- rejected ---
 
-    def _reject(self, row: int, rejection: Rejection) -> None:
-        record = self.records[row]
-        partition, result = int(self.partitions[row]), self._result(row)
-        letter = self.pipeline.encoder.dead_letter(
-            partition, record.offset, record.key, record.value, rejection, self.received_at
-        )
-        self.dead_letters.append((row, letter))
-        result.dead_letter_reasons[rejection.reason] += 1
-        self.outcomes[row] = "late" if rejection.reason == "late" else "rejected"
+    def _reject(self, rows: Slots, reason: Reason, detail: str) -> None:
+        self.rejections.update(dict.fromkeys(rows.tolist(), Rejection(reason, detail)))
 
-    def _reject_unusable(self, readings: Readings) -> Bools:
-        """Dead letters for readings from the future and without any value; the mask of the others."""
-        is_future = readings.observed_us > self.latest_us[readings.rows]
-        is_empty = ~readings.observed.any(axis=1) & ~is_future
-        for i in np.flatnonzero(is_future).tolist():
-            self._reject(int(readings.rows[i]), Rejection("future", "observed_at is ahead of the clock"))
-        for i in np.flatnonzero(is_empty).tolist():
-            self._reject(int(readings.rows[i]), Rejection("empty", "no usable value of a known signal"))
-        return ~is_future & ~is_empty
+    def _reject_unusable(self) -> Bools:
+        """Reject readings from the future and without any value; the mask of the other readings."""
+        readings = self.readings
+        is_future = readings.is_reading & (readings.observed_us > self.latest_us)
+        is_empty = readings.is_reading & ~readings.observed.any(axis=1) & ~is_future
+        self._reject(np.flatnonzero(is_future), "future", "observed_at is ahead of the clock")
+        self._reject(np.flatnonzero(is_empty), "empty", "no usable value of a known signal")
+        return readings.is_reading & ~is_future & ~is_empty
 
     # --- readings ---
 
-    def _take(self, readings: Readings, rows: Slots) -> None:
-        partitions = self.partitions[readings.rows[rows]].tolist()
-        find_or_add, stay_ids = self.stays.find_or_add, readings.stay_ids
-        slots = np.array([find_or_add(p, stay_ids[i]) for p, i in zip(partitions, rows.tolist(), strict=True)], np.intp)
-        in_time = self._reject_late(readings, rows, slots)
-        taken = [self._take_round(readings, *one) for one in _rounds(rows[in_time], slots[in_time])]
+    def _take(self, rows: Slots) -> None:
+        find_or_add, stay_ids, partitions = self.stays.find_or_add, self.readings.stay_ids, self.partitions[rows]
+        stays = zip(partitions.tolist(), rows.tolist(), strict=True)
+        slots = np.array([find_or_add(partition, stay_ids[row]) for partition, row in stays], np.intp)
+        in_time = self._reject_late(rows, slots)
+        taken = [self._take_round(*one) for one in _rounds(rows[in_time], slots[in_time])]
         accepted = [accepted for accepted in taken if accepted is not None]
         if accepted:
-            self._alert(readings, Accepted.in_order(accepted))
+            self._alert(Accepted.in_order(accepted))
 
-    def _reject_late(self, readings: Readings, rows: Slots, slots: Slots) -> Bools:
-        """Dead letters for readings that are late whatever comes before them in the chunk; the mask of the others.
+    def _reject_late(self, rows: Slots, slots: Slots) -> Bools:
+        """Reject readings that are late whatever comes before them in the chunk; the mask of the others.
 
         A stay's clock only goes ahead. A day sent twice would otherwise take a round for each reading of a stay.
         """
-        head = self.stays.head
+        newest, offset = (self.stays.head[name][slots] for name in ("newest", "offset"))
         step_us = self.stays.layout.step_us
-        late = window.is_late(head["newest"][slots], readings.observed_us[rows], self.pipeline.grace_us, step_us)
-        if late.any():
-            late &= self.offsets[readings.rows[rows]] > head["offset"][slots]
-            self._reject_as_late(readings.rows[rows[late]])
+        late = window.is_late(newest, self.readings.observed_us[rows], self.pipeline.grace_us, step_us)
+        late &= self.offsets[rows] > offset  # the others were taken before
+        self._reject_as_late(rows[late])
         in_time: Bools = ~late
         return in_time
 
-    def _reject_as_late(self, chunk_rows: Slots) -> None:
-        for row in chunk_rows.tolist():
-            self._reject(row, Rejection("late", "its step is closed already"))
+    def _reject_as_late(self, rows: Slots) -> None:
+        self._reject(rows, "late", "its step is closed already")
 
-    def _take_round(self, readings: Readings, rows: Slots, slots: Slots) -> Accepted | None:
+    def _take_round(self, rows: Slots, slots: Slots) -> Accepted | None:
         """Readings of distinct stays, taken together."""
-        observed_us, offsets = readings.observed_us[rows], self.offsets[readings.rows[rows]]
+        observed_us, fingerprints = self.readings.observed_us[rows], self.readings.fingerprints[rows]
         silent_since = self._reset_after_gap(slots, observed_us)
         outcome = window.classify(
-            self.stays, slots, observed_us, readings.fingerprints[rows], offsets, self.pipeline.grace_us
+            self.stays, slots, observed_us, fingerprints, self.offsets[rows], self.pipeline.grace_us
         )
-        self.outcomes[readings.rows[rows[outcome == DUPLICATE]]] = "duplicate"
-        self._reject_as_late(readings.rows[rows[outcome == LATE]])
+        self.outcomes[rows[outcome == DUPLICATE]] = "duplicate"
+        self._reject_as_late(rows[outcome == LATE])
         accepted = outcome == ACCEPTED
         if not accepted.all():
             rows, slots, silent_since = rows[accepted], slots[accepted], silent_since[accepted]
-        return self._accept(readings, rows, slots, silent_since) if len(rows) else None
+        return self._accept(rows, slots, silent_since) if len(rows) else None
 
     def _reset_after_gap(self, slots: Slots, observed_us: Ints) -> Ints:
         """Start stays anew after the longest silences; since when those (n,) were silent that were so for long."""
@@ -344,8 +326,8 @@ class _Chunk:
         silent_since: Ints = np.where(gap_us >= self.pipeline.stale_us, newest, NEVER)
         return silent_since
 
-    def _accept(self, readings: Readings, rows: Slots, slots: Slots, silent_since: Ints) -> Accepted | None:
-        stays, layout, head = self.stays, self.stays.layout, self.stays.head
+    def _accept(self, rows: Slots, slots: Slots, silent_since: Ints) -> Accepted | None:
+        stays, layout, head, readings = self.stays, self.stays.layout, self.stays.head, self.readings
         observed_us, observed = readings.observed_us[rows], readings.observed[rows]
         newest_before = head["newest"][slots]
         newest = np.maximum(newest_before, observed_us)
@@ -370,24 +352,23 @@ class _Chunk:
         anomaly.expect(stays, slots, newest_step, quantiles[:, :, 0])
         self._await_truth(slots, newest_before, newest_step, quantiles, quanta, is_fresh)
 
-        chunk_rows = readings.rows[rows]
-        head["offset"][slots] = self.offsets[chunk_rows]
-        head["ingested_ms"][slots] = self.arrived_ms[chunk_rows]
+        head["offset"][slots] = self.offsets[rows]
+        head["ingested_ms"][slots] = self.arrived_ms[rows]
         stays.head_changed[slots] = True
-        self.outcomes[chunk_rows] = "accepted"
-        self.newest_us[chunk_rows] = newest
+        self.outcomes[rows] = "accepted"
+        self.newest_us[rows] = newest
         if not self.pipeline.publishes:
             return None
         flags = scores >= anomaly.FLAG_SCORE
         if self.pipeline.settings.emit == "reading":
-            self._add_forecasts(chunk_rows, slots, newest, quantiles, scores, flags)
+            self._add_forecasts(rows, slots, newest, quantiles, scores, flags)
         elif len(closed):
             n = np.flatnonzero(np.isin(slots, closed))
-            self._add_forecasts(chunk_rows[n], slots[n], newest[n], quantiles[n], scores[n], flags[n])
+            self._add_forecasts(rows[n], slots[n], newest[n], quantiles[n], scores[n], flags[n])
         return Accepted(
             rows=rows,
             slots=slots,
-            offsets=self.offsets[chunk_rows],
+            offsets=self.offsets[rows],
             offsets_before=offsets_before,
             silent_since=silent_since,
             # A silence is not monitored time.
@@ -414,7 +395,7 @@ class _Chunk:
             self.pipeline.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
 
     def _add_forecasts(
-        self, chunk_rows: Slots, slots: Slots, newest: Ints, quantiles: Ints, scores: NDArray[np.float64], flags: Bools
+        self, rows: Slots, slots: Slots, newest: Ints, quantiles: Ints, scores: NDArray[np.float64], flags: Bools
     ) -> None:
         stays, layout, head = self.stays, self.stays.layout, self.stays.head
         first_step = newest // layout.step_us - layout.manifest.context_steps + 1
@@ -425,13 +406,13 @@ class _Chunk:
         is_warm = stays.is_filled[slots].sum(axis=1) >= self.pipeline.steps_to_warm_up
         statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
         numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
-        self.forecasts.append(_RoundForecasts(chunk_rows, newest, statuses, numbers))
+        self.forecasts.append(_RoundForecasts(rows, newest, statuses, numbers))
 
     # --- alerts ---
 
-    def _alert(self, readings: Readings, accepted: Accepted) -> None:
-        for changed in self.pipeline.screen.step(readings, accepted, self.alerts_held):
-            slot, row = int(accepted.slots[changed.i]), int(readings.rows[accepted.rows[changed.i]])
+    def _alert(self, accepted: Accepted) -> None:
+        for changed in self.pipeline.screen.step(self.readings, accepted, self.alerts_held):
+            slot, row = int(accepted.slots[changed.i]), int(accepted.rows[changed.i])
             self._publish(slot, changed.transitions, changed.offset, row)
 
     def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
@@ -462,11 +443,11 @@ class _Chunk:
             return
         if event.event == "limits" and event.limits is not None and not self._can_apply(slot, event.limits):
             why = "limits of an unknown signal, that contradict those in force, or that no value can reach"
-            self._reject(row, Rejection("schema", why))
+            self.rejections[row] = Rejection("schema", why)
             return
         at_us = to_us(event.at)
         if at_us > self.latest_us[row]:
-            self._reject(row, Rejection("future", "the event is ahead of the clock"))
+            self.rejections[row] = Rejection("future", "the event is ahead of the clock")
             return
         self.outcomes[row] = "event"
         if event.event == "ended":
@@ -511,8 +492,8 @@ class _Chunk:
         """Encode what is left, each kind in the order of what caused it."""
         if self.forecasts:
             self._encode_forecasts()
-        for row, record in sorted(self.dead_letters, key=lambda item: item[0]):
-            self._result(row).dead_letters.append(record)
+        for row, rejection in sorted(self.rejections.items()):
+            self._bury(row, rejection)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
             self.results[partition].alerts.append(record)
         if self.pipeline.publishes:
@@ -523,16 +504,24 @@ class _Chunk:
             if outcome:  # the others were done before
                 self.results[partition].outcomes[outcome] = number
 
+    def _bury(self, row: int, rejection: Rejection) -> None:
+        """Leave a dead letter."""
+        record, partition = self.records[row], int(self.partitions[row])
+        result, encode = self.results[partition], self.pipeline.encoder.dead_letter
+        result.dead_letters.append(encode(partition, record.offset, record.key, record.value, rejection, self.now_us))
+        result.dead_letter_reasons[rejection.reason] += 1
+        self.outcomes[row] = "late" if rejection.reason == "late" else "rejected"
+
     def _encode_forecasts(self) -> None:
         """All rounds at once: the columns are longer, and each message costs less."""
-        rows, issued_us, statuses, numbers = zip(*self.forecasts, strict=True)
-        chunk_rows = np.concatenate(rows)
-        order = np.argsort(chunk_rows, kind="stable")
-        chunk_rows = chunk_rows[order]
+        rounds, issued_us, statuses, numbers = zip(*self.forecasts, strict=True)
+        rows = np.concatenate(rounds)
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
         forecasts = Forecasts(
-            partitions=self.partitions[chunk_rows],
-            offsets=self.offsets[chunk_rows],
-            stay_ids=[self.stay_ids[row] for row in chunk_rows.tolist()],
+            partitions=self.partitions[rows],
+            offsets=self.offsets[rows],
+            stay_ids=[self.readings.stay_ids[row] for row in rows.tolist()],
             issued_us=np.concatenate(issued_us)[order],
             statuses=np.concatenate(statuses)[order],
             numbers=Numbers._make(np.concatenate(column)[order] for column in zip(*numbers, strict=True)),

@@ -27,7 +27,7 @@ class BySignal(Protocol):
 class Accepted(NamedTuple):
     """n accepted readings, and their stays as they were right then; K known signals, of which V are forecast."""
 
-    rows: Slots  # (n,) of `Readings`
+    rows: Slots  # (n,) of the chunk
     slots: Slots  # (n,)
     offsets: Ints  # (n,)
     offsets_before: Ints  # (n,) of the stay's record before

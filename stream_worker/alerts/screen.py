@@ -42,7 +42,7 @@ class Changed(NamedTuple):
 class _Seen(NamedTuple):
     """A reading that is looked at: its row of the columns, by signal where nothing else is said."""
 
-    row: int  # of `Readings`
+    row: int  # of the chunk
     at_us: int
     values: list[float]  # NaN: none that counts
     last: list[float]
