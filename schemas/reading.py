@@ -23,7 +23,6 @@ StayId = Annotated[
     ),
 ]
 Timestamp = Annotated[datetime, Meta(tz=True)]  # RFC 3339 with an offset
-Quality = Literal["good", "questionable", "invalid"]
 
 
 class Observations(msgspec.Struct, frozen=True, kw_only=True):
