@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from schemas.alert import AlertState, ClearReason, Priority
 from stream_worker.alerts.entries import TOLD_EVERY_S, AlertEntry, AlertKey, Excursion
-from stream_worker.times import BREAK_US, NEVER, SECOND_US
+from stream_worker.times import NEVER, SECOND_US
 
 Presence = Literal["on", "off", "unknown"]
 # suspect: its signal's sensor is. rearm: the same was raised of late, or is known. budget: enough was raised already.
@@ -45,7 +45,7 @@ class Finding:
     data_lost_s: float = 900.0
     rearm_s: float = 0.0
     severe_delay_s: float | None = None  # given: the value is severe, and of high priority if that lasts so long
-    severe_gap_s: float = BREAK_US / SECOND_US  # with more than this between two severe values their time begins anew
+    severe_gap_s: float = 0.0  # with more than this between two severe values their time begins anew
     evidence: dict[str, Any] = field(default_factory=dict)
     since_us: int | None = None  # if it began before this reading
     is_seen: bool = True  # False: it is on because nothing is seen of its signal
@@ -102,15 +102,11 @@ def step(entries: Entries, findings: Iterable[Finding], moment: Moment) -> list[
     for finding in findings:
         if finding.held == "suspect" and finding.presence != "unknown" and is_open(entries.get(finding.key)):
             transitions.extend(_stand(entries[finding.key], finding, moment))
-            continue
-        if finding.came_true_us is not None:
+        elif finding.came_true_us is not None:
             transitions.extend(_supersede(entries, finding.key, finding.came_true_us, moment.at_us))
-            continue
-        if renewed := _renew(entries, finding, moment):
+        elif renewed := _renew(entries, finding, moment):
             transitions.extend(renewed)
-            continue
-        transition = _move(entries, finding, moment)
-        if transition is not None:
+        elif transition := _move(entries, finding, moment):
             transitions.append(transition)
             if transition.state == "raised" and finding.key.kind == "limit":
                 transitions.extend(_supersede(entries, finding.key, transition.since_us, moment.at_us))
@@ -190,7 +186,7 @@ def _is_new_day(entry: AlertEntry, at_us: int, found_us: int) -> bool:
 
 
 def _has_gone(entry: AlertEntry, moment: Moment) -> bool:
-    """Whether the stay has been in another care unit for a while than the one that was last told of, if any was."""
+    """Note where the stay is: whether it has been for a while in another care unit than the one last told of."""
     if moment.care_unit == entry.care_unit:
         entry.elsewhere_since_us = None
     elif entry.elsewhere_since_us is None:
