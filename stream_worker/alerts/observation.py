@@ -95,5 +95,4 @@ class Observation:
     horizon_s: int  # the longest of them
     shift: float = 0.0  # log-odds that the budget adds to the thresholds of what only advises
     may_advise: bool = True  # False: the stay has raised more than its share
-    concerned: frozenset[str] | None = None  # signals whose limits may have something to say; None: all of them
     care_unit: str | None = None

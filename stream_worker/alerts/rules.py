@@ -94,11 +94,9 @@ class LimitRules(NamedTuple):
         each = tuple(rules)
         return cls(each, frozenset(key for rule in each for key in (rule.limit_key, rule.forecast_key)))
 
-    def concerning(self, seen: Observation) -> LimitRules:
-        """Those that may have something to say of a reading; they can have alerts about as much as before."""
-        if seen.concerned is None:
-            return self
-        return self._replace(each=tuple(rule for rule in self.each if rule.signal in seen.concerned))
+    def concerning(self, signals: Collection[str]) -> LimitRules:
+        """Those of some signals; what they can have an alert about stays the same."""
+        return self._replace(each=tuple(rule for rule in self.each if rule.signal in signals))
 
 
 def limit_rules(limits: Mapping[str, SignalLimits], rests: Rests = RESTS) -> LimitRules:
@@ -138,7 +136,6 @@ def look(
     def move(found: Iterable[Finding]) -> list[Transition]:
         return life.step(entries, found, life.Moment(seen.at_us, offset, held, seen.care_unit))
 
-    rules = rules.concerning(seen)
     # Technical faults first: they tell which signals can be believed.
     transitions = move(technical.findings(entries, seen))
     suspect = technical.suspects(entries)

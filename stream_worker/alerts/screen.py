@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from model.arrays import Bools, Floats, Ints
+from schemas.reading import Observations
 from schemas.signals import known_signals
 from stream_worker import window
 from stream_worker.alerts import life, news2_alert, rules, technical
@@ -23,6 +24,7 @@ from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted, Observation, Row
 from stream_worker.alerts.outlook import highest_outlooks, outlooks
 from stream_worker.alerts.profiles import Profile, Profiles
+from stream_worker.alerts.rules import LimitRules
 from stream_worker.columns import Readings
 from stream_worker.settings import Settings
 from stream_worker.stays import Slots, Stays
@@ -37,23 +39,6 @@ class Changed(NamedTuple):
     i: int
     offset: int
     transitions: list[Transition]
-
-
-class _Seen(NamedTuple):
-    """A reading that is looked at: its row of the columns, by signal where nothing else is said."""
-
-    row: int  # of the chunk
-    at_us: int
-    values: list[float]  # NaN: none that counts
-    last: list[float]
-    last_at: list[int]
-    changed_at: list[int]
-    implausible: list[bool]
-    scores: list[float]  # of the forecast signals, as the next three
-    flags: list[bool]
-    low: list[float]  # log-odds to come to be beyond the limit; NaN: none, or not worked out
-    high: list[float]
-    reaches: list[bool]  # its limits may have something to say
 
 
 class AlertScreen:
@@ -80,7 +65,7 @@ class AlertScreen:
 
         held : counts what was held back, by reason.
         """
-        stays, slots = self._stays, accepted.slots
+        stays, slots, names = self._stays, accepted.slots, self._stays.layout.names
         values = np.where(accepted.is_fresh, accepted.quanta * stays.layout.precision, np.nan)
         units = self._care_units(readings, accepted)
         reaches = self._reaches_limit(values, accepted.quantiles, [self._profiles.of(None, {})])
@@ -91,7 +76,7 @@ class AlertScreen:
         # A stay that has alerts is looked at whatever comes, and it may come to have some on the way.
         looked = np.flatnonzero(np.isin(slots, slots[needs_look | stays.has_alerts[slots]]))
         profiles = self._profiles_of(units, slots, looked.tolist())
-        all_seen = self._all_seen(readings, accepted, values, looked, reaches, profiles)
+        all_seen = self._observations(readings, accepted, values, looked, reaches, profiles)
         budget_steps = self._budget_steps(accepted)
         for i, profile, seen in zip(looked.tolist(), profiles, all_seen, strict=True):
             while budget_steps and budget_steps[0][0] <= i:
@@ -102,8 +87,9 @@ class AlertScreen:
                 yield Changed(i, before, self.lose_data(slot, int(accepted.silent_since[i]), before))
             stays.extras[slot].care_unit = units[i]
             if needs_look[i] or stays.has_alerts[slot]:
-                offset = int(accepted.offsets[i])
-                yield Changed(i, offset, self._look(slot, seen, profile, readings, offset, held))
+                offset, charted = int(accepted.offsets[i]), readings.observations.get(int(accepted.rows[i]))
+                limits = profile.rules.concerning(self._with_alerts(slot).union(compress(names, reaches[i].tolist())))
+                yield Changed(i, offset, self._look(slot, seen, limits, charted, offset, held))
         for _, budget in budget_steps:
             budget.step(self._per_day)
         if any(readings.care_units):
@@ -119,16 +105,24 @@ class AlertScreen:
         return life.lose_data(extras.alerts, newest_us, self._stale_after_s, offset)
 
     def _look(
-        self, slot: int, seen: _Seen, profile: Profile, readings: Readings, offset: int, held: Counter[str]
+        self,
+        slot: int,
+        seen: Observation,
+        limits: LimitRules,
+        charted: Observations | None,
+        offset: int,
+        held: Counter[str],
     ) -> list[Transition]:
-        """Run the rules on one reading."""
-        extras = self._stays.extras[slot]
-        observation, score_of = self._observation(slot, seen), None
+        """Run the rules on one reading, of its stay as the readings before have left it."""
+        extras, score_of = self._stays.extras[slot], None
+        seen.shift = self.shift(int(self._stays.partition[slot]))
+        seen.may_advise = self._may_advise(slot, seen.at_us)
+        seen.care_unit = extras.care_unit
         if self._with_news2:
             inputs = extras.news2_inputs
-            news2_alert.remember(inputs, seen.at_us, observation.values, readings.observations.get(seen.row))
+            news2_alert.remember(inputs, seen.at_us, seen.values, charted)
             score_of = partial(news2_alert.score_of, inputs, seen.at_us, extras.spo2_scale)
-        transitions = rules.look(extras.alerts, observation, profile.rules, offset, held, score_of)
+        transitions = rules.look(extras.alerts, seen, limits, offset, held, score_of)
         self._spend(slot, transitions)
         self._stays.has_alerts[slot] = extras.has_alerts
         return transitions
@@ -247,7 +241,7 @@ class AlertScreen:
 
     # --- what the rules see ---
 
-    def _all_seen(
+    def _observations(
         self,
         readings: Readings,
         accepted: Accepted,
@@ -255,28 +249,46 @@ class AlertScreen:
         looked: Slots,
         reaches: Bools,
         profiles: Sequence[Profile],
-    ) -> Iterator[_Seen]:
-        """The readings `looked` (m,) at, of profiles (m,); values and reaches are (n, K), of all readings."""
+    ) -> Iterator[Observation]:
+        """The readings `looked` (m,) at, of profiles (m,); values and reaches are (n, K), of all readings.
+
+        `_look` fills in what the readings before one may change.
+        """
         layout, rows = self._stays.layout, accepted.rows[looked]
+        names, signals = layout.names, layout.manifest.signals
         is_known = accepted.last_at[looked][:, layout.forecast] != NEVER
         wanted = self._ever_concerned(accepted.slots[looked], reaches[looked])[:, layout.forecast] & is_known
-        low, high = (self._outlooks(accepted.quantiles[looked], profiles, side, wanted) for side in ("low", "high"))
-        columns = zip(
-            rows.tolist(),
-            readings.observed_us[rows].tolist(),
-            np.round(values[looked], self._decimals).tolist(),
-            np.round(accepted.last[looked] * layout.precision, self._decimals).tolist(),
-            accepted.last_at[looked].tolist(),
-            accepted.changed_at[looked].tolist(),
-            readings.implausible[rows].tolist(),
-            accepted.scores[looked].tolist(),
-            accepted.flags[looked].tolist(),
-            low.tolist(),
-            high.tolist(),
-            reaches[looked].tolist(),
-            strict=True,
+        columns = (
+            readings.observed_us[rows],
+            np.round(values[looked], self._decimals),
+            np.round(accepted.last[looked] * layout.precision, self._decimals),
+            accepted.last_at[looked],
+            accepted.changed_at[looked],
+            readings.implausible[rows],
+            accepted.scores[looked],
+            accepted.flags[looked],
+            *(self._outlooks(accepted.quantiles[looked], profiles, side, wanted) for side in ("low", "high")),
         )
-        return map(_Seen._make, columns)
+        for at_us, value, last, last_at, changed_at, implausible, scores, flags, low, high in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            yield Observation(
+                at_us=at_us,
+                values=Row(self._column, value),
+                last=Row(self._column, last),
+                last_at_us=Row(self._column, last_at, NEVER),
+                changed_at_us=Row(self._column, changed_at),
+                implausible=tuple(compress(names, implausible)),
+                scores=Row(self._forecast_column, scores),
+                flagged=tuple(compress(signals, flags)),
+                horizon_s=layout.manifest.horizons_s[-1],
+                outlooks={
+                    (name, side): chance
+                    for side, chances in (("low", low), ("high", high))
+                    for name, chance in zip(signals, chances, strict=True)
+                    if chance == chance  # noqa: PLR0124 - not NaN
+                },
+            )
 
     def _ever_concerned(self, slots: Slots, reaches: Bools) -> Bools:
         """Signals of each reading's stay (m, K) that have an alert or, in these readings, may come to have one."""
@@ -290,30 +302,6 @@ class AlertScreen:
 
     def _with_alerts(self, slot: int) -> set[str]:
         return {key.signal for key in self._stays.extras[slot].alerts if key.signal is not None}
-
-    def _observation(self, slot: int, seen: _Seen) -> Observation:
-        names, signals = self._stays.layout.names, self._stays.layout.manifest.signals
-        return Observation(
-            at_us=seen.at_us,
-            values=Row(self._column, seen.values),
-            last=Row(self._column, seen.last),
-            last_at_us=Row(self._column, seen.last_at, NEVER),
-            changed_at_us=Row(self._column, seen.changed_at),
-            implausible=tuple(compress(names, seen.implausible)),
-            scores=Row(self._forecast_column, seen.scores),
-            flagged=tuple(compress(signals, seen.flags)),
-            horizon_s=self._stays.layout.manifest.horizons_s[-1],
-            shift=self.shift(int(self._stays.partition[slot])),
-            concerned=frozenset(compress(names, seen.reaches)) | self._with_alerts(slot),
-            may_advise=self._may_advise(slot, seen.at_us),
-            care_unit=self._stays.extras[slot].care_unit,
-            outlooks={
-                (name, side): chance
-                for side, chances in (("low", seen.low), ("high", seen.high))
-                for name, chance in zip(signals, chances, strict=True)
-                if chance == chance  # noqa: PLR0124 - not NaN
-            },
-        )
 
     def _outlooks(self, quantiles: Ints, profiles: Sequence[Profile], side: str, wanted: Bools) -> Floats:
         """Log-odds (m, V) to come to be beyond the stay's own limits; NaN without a limit, or where not `wanted`."""
