@@ -80,8 +80,8 @@ class Chain:
         self.tally = Tally.of(predictor.manifest)
         self._calls: list[Call] = []
 
-    def close_until(self, slots: Slots, last_closed: Ints) -> Slots:
-        """Close all steps up to `last_closed` (n,); returns the slots of which at least one step closed.
+    def close_until(self, slots: Slots, last_closed: Ints) -> Bools:
+        """Close all steps up to `last_closed` (n,); returns of which stays (n,) at least one step closed.
 
         Readings are in the oldest OPEN_BINS steps only; a gap has left the ones after them empty.
         """
@@ -90,17 +90,17 @@ class Chain:
         head["closed_step"][slots[is_new]] = last_closed[is_new]
         self._stays.body["step"][slots[is_new]] = last_closed[is_new]
         self._stays.body_changed[slots[is_new]] = True
-        behind = head["closed_step"][slots] < last_closed
-        closed = slots[behind]
-        self._stays.body_changed[closed] = self._stays.scoring_changed[closed] = True
+        closes: Bools = np.asarray(head["closed_step"][slots] < last_closed)
+        self._stays.body_changed[slots[closes]] = self._stays.scoring_changed[slots[closes]] = True
+        behind = closes
         for _ in range(OPEN_BINS):
             if not behind.any():
-                return closed
+                return closes
             self._close_one(slots[behind])
             behind = head["closed_step"][slots] < last_closed
         if behind.any():
             self._close_empty(slots[behind], last_closed[behind])
-        return closed
+        return closes
 
     def _close_one(self, slots: Slots) -> None:
         """Close the oldest open step of each stay, usually by taking over its last provisional state."""

@@ -5,7 +5,7 @@ readings of all stays in a chunk go through together, as columns: a round.
 
     chunk   decode -> reject (future, empty)
     rounds  classify (duplicate, late) -> score -> close steps -> place -> forecast
-    chunk   alert -> encode
+    chunk   encode forecasts -> alert -> encode the rest
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.arrays import Bools, Ints
 from model.predictor import Predictor
@@ -74,15 +73,6 @@ class ChunkResult:
     lead_times_s: list[float] = field(default_factory=list)
     scored: Tally | None = None
     newest_us: int = NEVER  # newest observed_at of the stays that had an accepted reading
-
-
-class _RoundForecasts(NamedTuple):
-    """The forecasts of a round, with the rows of their records in the chunk."""
-
-    rows: Slots
-    issued_us: Ints
-    statuses: NDArray[np.str_]
-    numbers: Numbers
 
 
 class Pipeline:
@@ -240,7 +230,6 @@ class _Chunk:
         self.rejections = dict(invalid)  # by row
         self.outcomes = np.full(len(self.records), "", "U9")
         self.newest_us = np.full(len(self.records), NEVER)  # of the stay, once an accepted reading is placed
-        self.forecasts: list[_RoundForecasts] = []
         self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
         self.alerts_held: Counter[str] = Counter()
 
@@ -282,9 +271,10 @@ class _Chunk:
         slots = np.array([find_or_add(partition, stay_ids[row]) for partition, row in stays], np.intp)
         in_time = self._reject_late(rows, slots)
         taken = [self._take_round(*one) for one in _rounds(rows[in_time], slots[in_time])]
-        accepted = [accepted for accepted in taken if accepted is not None]
-        if accepted:
-            self._alert(Accepted.in_order(accepted))
+        if rounds := [accepted for accepted in taken if accepted is not None]:
+            accepted = Accepted.in_order(rounds)
+            self._publish_forecasts(accepted)
+            self._alert(accepted)
 
     def _reject_late(self, rows: Slots, slots: Slots) -> Bools:
         """Reject readings that are late whatever comes before them in the chunk; the mask of the others.
@@ -338,9 +328,8 @@ class _Chunk:
         quanta = np.rint(np.where(observed, readings.values[rows], 0.0) / layout.precision).astype(np.int64)
         is_fresh = observed & (observed_us[:, None] >= head["last_at"][slots]) & ~readings.questionable[rows]
 
-        closed = self.pipeline.chain.close_until(
-            slots, window.last_closed_step(newest, self.pipeline.grace_us, layout.step_us)
-        )
+        closed_until = window.last_closed_step(newest, self.pipeline.grace_us, layout.step_us)
+        closes_step = self.pipeline.chain.close_until(slots, closed_until)
         is_scored = is_fresh[:, layout.forecast] & (step == newest_step)[:, None]
         values = np.where(is_scored, quanta[:, layout.forecast] * layout.precision[layout.forecast], np.nan)
         scores = anomaly.score_readings(stays, slots, step, values)
@@ -359,12 +348,6 @@ class _Chunk:
         self.newest_us[rows] = newest
         if not self.pipeline.publishes:
             return None
-        flags = scores >= anomaly.FLAG_SCORE
-        if self.pipeline.settings.emit == "reading":
-            self._add_forecasts(rows, slots, newest, quantiles, scores, flags)
-        elif len(closed):
-            n = np.flatnonzero(np.isin(slots, closed))
-            self._add_forecasts(rows[n], slots[n], newest[n], quantiles[n], scores[n], flags[n])
         return Accepted(
             rows=rows,
             slots=slots,
@@ -373,12 +356,14 @@ class _Chunk:
             silent_since=silent_since,
             # A silence is not monitored time.
             monitored_us=np.where(advance_us < self.pipeline.stale_us, advance_us, 0),
-            is_newest=observed_us == newest,
+            newest=newest,
+            closes_step=closes_step,
+            is_warm=stays.is_filled[slots].sum(axis=1) >= self.pipeline.steps_to_warm_up,
             quanta=quanta,
             is_fresh=is_fresh,
             quantiles=quantiles,
             scores=scores,
-            flags=flags,
+            flags=scores >= anomaly.FLAG_SCORE,
             last=head["last"][slots],
             last_at=head["last_at"][slots],
             changed_at=head["changed_at"][slots],
@@ -394,19 +379,31 @@ class _Chunk:
             last, counts = quanta[opens][:, layout.forecast], is_fresh[opens][:, layout.forecast]
             self.pipeline.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
 
-    def _add_forecasts(
-        self, rows: Slots, slots: Slots, newest: Ints, quantiles: Ints, scores: NDArray[np.float64], flags: Bools
-    ) -> None:
-        stays, layout, head = self.stays, self.stays.layout, self.stays.head
+    def _publish_forecasts(self, accepted: Accepted) -> None:
+        """All rounds at once: the columns are longer, and each message costs less."""
+        if self.pipeline.settings.emit == "step":
+            accepted = accepted.where(accepted.closes_step)
+            if not len(accepted.rows):
+                return
+        layout, newest = self.stays.layout, accepted.newest
+        last, last_at = accepted.last[:, layout.forecast].astype(np.int64), accepted.last_at[:, layout.forecast]
         first_step = newest // layout.step_us - layout.manifest.context_steps + 1
-        last_at = head["last_at"][slots][:, layout.forecast]
-        last = head["last"][slots][:, layout.forecast].astype(np.int64)
-        observed = last_at >= (first_step * layout.step_us)[:, None]
+        is_observed = last_at >= (first_step * layout.step_us)[:, None]
         is_stale = last_at.max(axis=1) < newest - self.pipeline.stale_us
-        is_warm = stays.is_filled[slots].sum(axis=1) >= self.pipeline.steps_to_warm_up
-        statuses = np.where(is_stale, "stale", np.where(is_warm, "ok", "warming_up"))
-        numbers = Numbers(quantiles, last, last_at, observed, scores, flags)
-        self.forecasts.append(_RoundForecasts(rows, newest, statuses, numbers))
+        forecasts = Forecasts(
+            partitions=self.partitions[accepted.rows],
+            offsets=accepted.offsets,
+            stay_ids=[self.readings.stay_ids[row] for row in accepted.rows.tolist()],
+            issued_us=newest,
+            statuses=np.where(is_stale, "stale", np.where(accepted.is_warm, "ok", "warming_up")),
+            numbers=Numbers(accepted.quantiles, last, last_at, is_observed, accepted.scores, accepted.flags),
+        )
+        encoded = self.pipeline.encoder.forecasts(forecasts, self.now_us)
+        for partition, status, record in zip(
+            forecasts.partitions.tolist(), forecasts.statuses.tolist(), encoded, strict=True
+        ):
+            self.results[partition].forecasts.append(record)
+            self.results[partition].statuses[status] += 1
 
     # --- alerts ---
 
@@ -490,8 +487,6 @@ class _Chunk:
 
     def finish(self) -> None:
         """Encode what is left, each kind in the order of what caused it."""
-        if self.forecasts:
-            self._encode_forecasts()
         for row, rejection in sorted(self.rejections.items()):
             self._bury(row, rejection)
         for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
@@ -511,25 +506,3 @@ class _Chunk:
         result.dead_letters.append(encode(partition, record.offset, record.key, record.value, rejection, self.now_us))
         result.dead_letter_reasons[rejection.reason] += 1
         self.outcomes[row] = "late" if rejection.reason == "late" else "rejected"
-
-    def _encode_forecasts(self) -> None:
-        """All rounds at once: the columns are longer, and each message costs less."""
-        rounds, issued_us, statuses, numbers = zip(*self.forecasts, strict=True)
-        rows = np.concatenate(rounds)
-        order = np.argsort(rows, kind="stable")
-        rows = rows[order]
-        forecasts = Forecasts(
-            partitions=self.partitions[rows],
-            offsets=self.offsets[rows],
-            stay_ids=[self.readings.stay_ids[row] for row in rows.tolist()],
-            issued_us=np.concatenate(issued_us)[order],
-            statuses=np.concatenate(statuses)[order],
-            numbers=Numbers._make(np.concatenate(column)[order] for column in zip(*numbers, strict=True)),
-        )
-        encoded = self.pipeline.encoder.forecasts(forecasts, self.now_us)
-        partitions = forecasts.partitions.tolist()
-        for partition, record in zip(partitions, encoded, strict=True):
-            self.results[partition].forecasts.append(record)
-        counts = Counter(zip(partitions, forecasts.statuses.tolist(), strict=True))
-        for (partition, status), number in counts.items():
-            self.results[partition].statuses[status] = number

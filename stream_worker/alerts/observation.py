@@ -33,7 +33,9 @@ class Accepted(NamedTuple):
     offsets_before: Ints  # (n,) of the stay's record before
     silent_since: Ints  # (n,) if the reading ends a silence that was worth an alert: since when; else NEVER
     monitored_us: Ints  # (n,) by how much the reading takes its stay's time forward
-    is_newest: Bools  # (n,) whether no reading of the stay was newer
+    newest: Ints  # (n,) when the stay's newest reading by then was observed, microseconds
+    closes_step: Bools  # (n,)
+    is_warm: Bools  # (n,) whether enough steps of the stay's window have a value
     quanta: Ints  # (n, K)
     is_fresh: Bools  # (n, K) the newest of its signal, and not doubted by the device
     quantiles: Ints  # (n, V, H, Q) in quanta
@@ -48,9 +50,12 @@ class Accepted(NamedTuple):
         """The readings of several rounds, in the order of their rows, as a round is."""
         if len(rounds) == 1:
             return rounds[0]
-        columns = [np.concatenate(column) for column in zip(*rounds, strict=True)]
-        order = np.argsort(columns[0], kind="stable")
-        return cls._make(column[order] for column in columns)
+        joined = cls._make(np.concatenate(column) for column in zip(*rounds, strict=True))
+        return joined.where(np.argsort(joined.rows, kind="stable"))
+
+    def where(self, chosen: Bools | Slots) -> Accepted:
+        """Some of the readings."""
+        return Accepted._make(column[chosen] for column in self)
 
 
 class Row:

@@ -134,10 +134,11 @@ class AlertScreen:
         extras, newest, units = self._stays.extras, dict[int, str | None](), []
         if not any(readings.care_units):
             return [extras[slot].care_unit for slot in accepted.slots.tolist()]
-        columns = (accepted.rows.tolist(), accepted.slots.tolist(), accepted.is_newest.tolist())
-        for row, slot, is_newest in zip(*columns, strict=True):
+        is_newest = readings.observed_us[accepted.rows] == accepted.newest
+        columns = (accepted.rows.tolist(), accepted.slots.tolist(), is_newest.tolist())
+        for row, slot, is_stays_newest in zip(*columns, strict=True):
             unit = readings.care_units[row]
-            if unit is None or not is_newest:
+            if unit is None or not is_stays_newest:
                 unit = newest[slot] if slot in newest else extras[slot].care_unit
             newest[slot] = unit
             units.append(unit)
