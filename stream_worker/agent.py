@@ -81,9 +81,9 @@ class _SteadyClock:
         self._read_at = 0.0
 
     def read(self, now_us: int, arrived_until_us: int) -> int:
-        """The machine's clock, `now_us`, but for what it has gained at once since the last call.
+        """The machine's clock, `now_us`, without any leap ahead since the last call.
 
-        That counts once a record has arrived as late as that.
+        A leap is believed once a record has arrived that late: at `arrived_until_us`.
         """
         read_at = time.monotonic()
         passed_us = (read_at - self._read_at) * SECOND_US
@@ -284,7 +284,7 @@ class ReadingsAgent:
         self.metrics.ready.set(int(is_ready))
 
     def doubts_topics(self) -> bool:
-        """Whether to look if the topics are still there: after an assignment, and while Kafka does not take outputs."""
+        """Whether the topics may be gone: after an assignment, and while Kafka does not take outputs."""
         is_stalled = any(lane.stalled_s >= STALLED_AFTER_S for lane in self.lanes.values())
         doubts = self._topics_may_have_changed or is_stalled
         self._topics_may_have_changed = False

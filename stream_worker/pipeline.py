@@ -129,7 +129,7 @@ class Pipeline:
     ) -> dict[int, ChunkResult]:
         """Take the next records of some partitions, all at once: the more stays go together, the less each costs.
 
-        is_redone : they were taken before and are taken again for their state: as when they came, not as of now.
+        is_redone : they were taken before, and only their state is made again: judged as of when they came, not now.
         """
         next_offsets = self.stays.next_offsets
         new = {
@@ -307,7 +307,10 @@ class _Chunk:
         return self._accept(rows, slots, silent_since) if len(rows) else None
 
     def _reset_after_gap(self, slots: Slots, observed_us: Ints) -> Ints:
-        """Start stays anew after the longest silences; since when those (n,) were silent that were so for long."""
+        """Start stays anew after the longest silences.
+
+        Returns (n,) when the silence began that a reading ends; NEVER if it was too short for an alert.
+        """
         newest = self.stays.head["newest"][slots]
         gap_us = np.where(newest == NEVER, 0, observed_us - newest)
         for slot in slots[gap_us > self.pipeline.reset_us].tolist():
@@ -372,7 +375,7 @@ class _Chunk:
     def _await_truth(
         self, slots: Slots, newest_before: Ints, newest_step: Ints, quantiles: Ints, quanta: Ints, is_fresh: Bools
     ) -> None:
-        """Have the forecast that opens a step scored when it comes due: one a step, whatever the rate of readings."""
+        """Keep the forecast of the first reading in a step to be scored: one a step, whatever the rate of readings."""
         layout = self.stays.layout
         opens = (newest_before == NEVER) | (newest_step > newest_before // layout.step_us)
         if opens.any():

@@ -54,10 +54,10 @@ def remember(inputs: Inputs, at_us: int, values: BySignal, observations: Observa
 
 
 class Judgement(NamedTuple):
-    """A score, and whether it may alarm no more only for what has become too old, or cannot be believed, of late."""
+    """A score at one reading."""
 
     score: News2
-    may_go_on: bool
+    may_go_on: bool  # it raises no alarm, but would if inputs that are too old or in doubt since lately still held
 
 
 def score_of(inputs: Inputs, at_us: int, spo2_scale: int | None, suspect: Collection[str | None]) -> Judgement:

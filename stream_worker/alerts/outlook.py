@@ -49,7 +49,7 @@ def _shares_below(quantiles: Floats, levels: Floats, limits: Floats) -> Floats:
 
 
 def highest_outlooks(levels: Sequence[float]) -> tuple[Floats, Floats]:
-    """The highest log-odds of a horizon of which 0, 1 ... Q quantiles are below a low limit; not below a high one."""
+    """The highest log-odds of a horizon of which 0, 1 ... Q quantiles are beyond the limit: a low one, a high one."""
     low = [log_odds(min(level, 1 - SURE)) for level in (*levels, 1.0)]
     high = [log_odds(min(1 - level, 1 - SURE)) for level in (*reversed(levels), 0.0)]
     return np.array(low), np.array(high)

@@ -87,8 +87,8 @@ class Lane:
         self._waiting: list[Work] = []
         self._wake = asyncio.Event()
         self._has_room = asyncio.Event()
-        self._are_done = asyncio.Event()  # all that wait
-        self._were_done = asyncio.Event()  # all that were taken from there last
+        self._are_done = asyncio.Event()  # set once the work that waits is durable
+        self._were_done = asyncio.Event()  # set once the work that was taken last is durable
         self._is_closing = False
         self._has_room.set()
         self._were_done.set()
