@@ -292,8 +292,6 @@ class Stays:
             self.ids[slot] = stay_id
             self.partition[slot] = partition
             self.is_used[slot] = True
-            self.extras[slot] = Extras()
-            self.has_alerts[slot] = False
             self.start_anew(slot)
         return slot
 
