@@ -5,7 +5,7 @@ readings of all stays in a chunk go through together, as columns: a round.
 
     chunk   decode -> reject (future, empty)
     rounds  classify (duplicate, late) -> score -> close steps -> place -> forecast
-    chunk   encode forecasts -> alert -> encode the rest
+    chunk   write forecasts -> alert -> write dead letters, state
 """
 
 from __future__ import annotations
@@ -230,7 +230,6 @@ class _Chunk:
         self.rejections = dict(invalid)  # by row
         self.outcomes = np.full(len(self.records), "", "U9")
         self.newest_us = np.full(len(self.records), NEVER)  # of the stay, once an accepted reading is placed
-        self.alerts: list[tuple[int, int, OutputRecord]] = []  # partition, the row that caused it, the record
         self.alerts_held: Counter[str] = Counter()
 
     def run(self) -> None:
@@ -383,7 +382,7 @@ class _Chunk:
             self.pipeline.chain.await_truth(slots[opens], newest_step[opens], quantiles[opens], last, counts)
 
     def _publish_forecasts(self, accepted: Accepted) -> None:
-        """All rounds at once: the columns are longer, and each message costs less."""
+        """Write the forecasts of all rounds at once: the columns are longer, and each message costs less."""
         if self.pipeline.settings.emit == "step":
             accepted = accepted.where(accepted.closes_step)
             if not len(accepted.rows):
@@ -412,16 +411,14 @@ class _Chunk:
 
     def _alert(self, accepted: Accepted) -> None:
         for changed in self.pipeline.screen.step(self.readings, accepted, self.alerts_held):
-            slot, row = int(accepted.slots[changed.i]), int(accepted.rows[changed.i])
-            self._publish(slot, changed.transitions, changed.offset, row)
+            self._publish(int(accepted.slots[changed.i]), changed.transitions, changed.offset)
 
-    def _publish(self, slot: int, transitions: list[Transition], offset: int, row: int) -> None:
+    def _publish(self, slot: int, transitions: list[Transition], offset: int) -> None:
         partition = int(self.stays.partition[slot])
         result, encode = self.results[partition], self.pipeline.encoder.alert
         stay_id, care_unit = self.stays.ids[slot], self.stays.extras[slot].care_unit
         for transition in transitions:
-            record = encode(partition, offset, stay_id, care_unit, transition, self.now_us)
-            self.alerts.append((partition, row, record))
+            result.alerts.append(encode(partition, offset, stay_id, care_unit, transition, self.now_us))
             result.alert_transitions[transition.key.kind, transition.priority, transition.state] += 1
             if transition.lead_time_s is not None:
                 result.lead_times_s.append(transition.lead_time_s)
@@ -431,7 +428,7 @@ class _Chunk:
         newest_us, offset = (int(self.stays.head[name][slot]) for name in ("newest", "offset"))
         if newest_us != NEVER and (transitions := self.pipeline.screen.lose_data(slot, newest_us, offset)):
             self.stays.head_changed[slot] = True
-            self._publish(slot, transitions, offset, row=-1)
+            self._publish(slot, transitions, offset)
 
     # --- stay events ---
 
@@ -452,7 +449,7 @@ class _Chunk:
         self.outcomes[row] = "event"
         if event.event == "ended":
             if slot is not None:
-                self._end(slot, at_us, offset, row, "stay_ended")
+                self._end(slot, at_us, offset, "stay_ended")
             return
         slot = self.stays.find_or_add(partition, event.stay_id)
         extras = self.stays.extras[slot]
@@ -472,8 +469,8 @@ class _Chunk:
         extras = Extras() if slot is None else self.stays.extras[slot]
         return can_add(self.pipeline.settings.limits, extras.care_unit, extras.limits, limits)
 
-    def _end(self, slot: int, at_us: int, offset: int, row: int, reason: ClearReason) -> None:
-        self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset, row)
+    def _end(self, slot: int, at_us: int, offset: int, reason: ClearReason) -> None:
+        self._publish(slot, life.close(self.stays.extras[slot].alerts, at_us, reason), offset)
         for key in self.stays.keys_of(self.stays.ids[slot]):
             self.results[int(self.stays.partition[slot])].state[key] = None
         self.stays.remove(slot)
@@ -484,16 +481,14 @@ class _Chunk:
         if newest_us == NEVER:  # only events came
             newest_us = int(self.stays.head["ingested_ms"][slot]) * 1000
         at_us = newest_us + int(self.pipeline.settings.evict_after_s * SECOND_US)
-        self._end(slot, at_us, int(self.stays.head["offset"][slot]), -1, "data_lost")
+        self._end(slot, at_us, int(self.stays.head["offset"][slot]), "data_lost")
 
     # --- what is left ---
 
     def finish(self) -> None:
-        """Encode what is left, each kind in the order of what caused it."""
+        """Encode what is left: dead letters in the order of their records, and state."""
         for row, rejection in sorted(self.rejections.items()):
             self._bury(row, rejection)
-        for partition, _, record in sorted(self.alerts, key=lambda item: item[1]):
-            self.results[partition].alerts.append(record)
         if self.pipeline.publishes:
             for partition, (key, value) in self.stays.encode_changes():
                 self.results[partition].state[key] = value
