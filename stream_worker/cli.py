@@ -147,6 +147,11 @@ def _settings(config: Path | None, **flags: Any) -> Settings:
     return load_settings(config, **flags)
 
 
+def _console() -> Console:
+    """Prints texts as they are: by default, rich takes `[a]` and `:a:` in the name of a file or broker for markup."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         from importlib.metadata import version
@@ -221,7 +226,7 @@ def demo(
         duration_s=duration,
         page=page,
     )
-    run_demo(wanted, Console())
+    run_demo(wanted, _console())
 
 
 @app.command()
@@ -309,7 +314,7 @@ def replay(
     from stream_worker.replay_command import run_replay
 
     settings = _settings(config, bootstrap_servers=bootstrap_servers)
-    raise typer.Exit(run_replay(settings, paths, speed=_speed(speed), shift_to_now=shift_to_now, console=Console()))
+    raise typer.Exit(run_replay(settings, paths, speed=_speed(speed), shift_to_now=shift_to_now, console=_console()))
 
 
 def _speed(text: str) -> float | None:
@@ -357,7 +362,7 @@ def simulate(
         seed=seed,
         history_min=history,
         duration_s=duration,
-        console=Console(),
+        console=_console(),
     )
     raise typer.Exit(code)
 
@@ -411,7 +416,7 @@ def state_show(
     from stream_worker.state_command import run_show
 
     wanted = _settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id, model=model)
-    run_show(wanted, stay, Console(), as_json=as_json)
+    run_show(wanted, stay, _console(), as_json=as_json)
 
 
 @state_app.command("forget")
@@ -433,7 +438,7 @@ def state_forget(
     from stream_worker.state_command import run_forget
 
     wanted = _settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)
-    run_forget(wanted, stay, Console(), within_s=within)
+    run_forget(wanted, stay, _console(), within_s=within)
 
 
 def _report(result: TopicsResult) -> None:
@@ -470,7 +475,7 @@ def watch(
     """
     from stream_worker.watch import run_watch
 
-    run_watch(_settings(config, bootstrap_servers=bootstrap_servers), Console(), duration)
+    run_watch(_settings(config, bootstrap_servers=bootstrap_servers), _console(), duration)
 
 
 @app.command()
@@ -497,7 +502,7 @@ def view(
     from stream_worker.view.command import run_view
 
     wanted = _settings(config, bootstrap_servers=bootstrap_servers, view_host=host, view_port=port)
-    run_view(wanted, Console(), duration)
+    run_view(wanted, _console(), duration)
 
 
 @app.command()
@@ -613,7 +618,7 @@ def backtest(
     from stream_worker.backtest.command import run_backtest
 
     _make_folder(out, "--out")
-    run_backtest(_settings(config, model=model), paths, out, Console(), with_curve=curve)
+    run_backtest(_settings(config, model=model), paths, out, _console(), with_curve=curve)
 
 
 @app.command()

@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Final, NamedTuple
@@ -77,8 +76,7 @@ def run_demo(demo: Demo, console: Console) -> None:
     """
     recordings: list[Path] = []
     if demo.recordings is not None:
-        say = partial(console.print, highlight=False, soft_wrap=True)
-        recordings = with_values(find_recordings(demo.recordings), say)[: demo.patients]
+        recordings = with_values(find_recordings(demo.recordings))[: demo.patients]
     # Settings for a real broker must not reach into the demo, nor from here into its worker.
     for name in [name for name in os.environ if name.startswith("VITALCAST_")]:
         del os.environ[name]
@@ -108,7 +106,7 @@ def run_demo(demo: Demo, console: Console) -> None:
         ward = page_board(settings)
         if demo.page:
             address = stack.enter_context(_page(settings, ward, playback))
-            console.print(f"Live page: {address}", highlight=False)
+            console.print(f"Live page: {address}")
             footer = [f"Live page: {address}", *footer]
 
         def foot() -> list[str]:
@@ -117,7 +115,7 @@ def run_demo(demo: Demo, console: Console) -> None:
         stack.callback(worker.ask_to_end)  # before all else, which ends beside it
         watch.show(ward, feed, stop, console=console, footer=foot, check=check)
     readings, forecasts = feed.read[settings.readings_topic], feed.read[settings.forecasts_topic]
-    console.print(f"Ended after {readings} readings, {forecasts} forecasts.", highlight=False)
+    console.print(f"Ended after {readings} readings, {forecasts} forecasts.")
 
 
 def turn(playback: Playback, keys: str) -> None:
@@ -200,7 +198,7 @@ def _say_where_things_are(console: Console, settings: Settings) -> list[str]:
         "at_least_once: the broker in memory gives no crash guarantee · Ctrl-C ends",
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return lines
 
 

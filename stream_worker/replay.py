@@ -51,15 +51,15 @@ class Progress(NamedTuple):
     after_s: float
 
 
-def with_values(paths: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
-    """The recordings that hold any value; `say` is told of each that is left out.
+def with_values(paths: Sequence[Path]) -> list[Path]:
+    """The recordings that hold any value; prints which are left out.
 
     Raises: RecordingError if none is left.
     """
     kept = []
     for path in paths:
         if _first_time(path) is None:
-            say(f"{path.name}: no values, left out")
+            print(f"{path.name}: no values, left out")
         else:
             kept.append(path)
     if not kept:

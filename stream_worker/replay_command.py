@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -27,7 +26,7 @@ def run_replay(
 
     Raises: RecordingError, BrokerUnreachableError, KafkaFaultError.
     """
-    recordings = with_values(find_recordings(*paths), partial(console.print, highlight=False, soft_wrap=True))
+    recordings = with_values(find_recordings(*paths))
     with stop_on_signals() as stop:
         sender = Sender(settings, backpressure_of(settings, stop))
         tracks = tracks_of(recordings, "end_now" if shift_to_now else "recorded")
@@ -55,7 +54,7 @@ def run_replay(
         sender.close()
     early = ", ended early" if stop.is_set() else ""
     told = f"sent {done.sent}, skipped {done.skipped} without a value{sender.failures}{early}"
-    console.print(told, highlight=False, soft_wrap=True)
+    console.print(told, soft_wrap=True)
     return 1 if done.failed or stop.is_set() else 0
 
 

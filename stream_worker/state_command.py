@@ -19,7 +19,6 @@ import numpy as np
 from kafka.errors import KafkaError
 from kafka.structs import TopicPartition
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from model.manifest import read_manifest
@@ -224,19 +223,19 @@ def _print(shown: dict[str, Any], console: Console) -> None:
     steps = f"{len(shown.get('window', ()))} steps with values (--json has them)"
     for name, fact in (shown | {"window": steps}).items():
         if name not in ("values", "alerts"):
-            facts.add_row(name.replace("_", " "), escape(printable(str(fact))))  # a sender named the unit
+            facts.add_row(name.replace("_", " "), printable(str(fact)))  # a sender named the unit
     console.print(facts)
     if not shown["readable"]:
         console.print("It is of another version, or of a model with other signals: --model DIR names that one.")
         return
     values = Table("Signal", "Last", "At")
     for signal, value in shown.get("values", {}).items():
-        values.add_row(escape(signal), str(value["last"]), value["at"])
+        values.add_row(signal, str(value["last"]), value["at"])
     console.print(values)
     if shown.get("alerts"):
         alerts = Table("Condition", "Priority", "Since", "Revision")
         for alert in shown["alerts"]:
             words = " ".join(alert[part] for part in ("kind", "signal", "side", "cause") if alert[part])
             revision = "not raised" if alert["raised_offset"] is None else str(alert["revision"])
-            alerts.add_row(escape(words), alert["priority"], alert["since"] or "-", revision)
+            alerts.add_row(words, alert["priority"], alert["since"] or "-", revision)
         console.print(alerts)

@@ -298,7 +298,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / REPORT_FILE
     write_json(path, report)
-    console.print(f"Report: {path}", highlight=False, soft_wrap=True)
+    print(f"Report: {path}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: 
 
     Raises: RecordingError, ArtifactError.
     """
-    found = with_values(find_recordings(*paths), partial(console.print, highlight=False, soft_wrap=True))
+    found = with_values(find_recordings(*paths))
     read = (recording_of(stay_id_of(path), read_rows(path)) for path in found)  # inside the bar, which ends with it
     shown = track(read, "Reading recordings", total=len(found), console=console)
     recordings = {recording.stay_id: recording for recording in shown}
@@ -59,7 +59,7 @@ def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: 
     write_json(path, report)
     page = out / PAGE_FILE
     write_page(page, report, recordings, spans, run.threats, manifest.horizons_s, limits)
-    console.print(f"Report: {page} (figures: {path})", highlight=False, soft_wrap=True)
+    console.print(f"Report: {page} (figures: {path})", soft_wrap=True)
 
 
 def show(group: Measures, console: Console) -> None:
@@ -70,7 +70,7 @@ def show(group: Measures, console: Console) -> None:
     if group.raised_per_monitored_day is not None:
         monitored = f"{group.monitored_days:.1f} days with any plausible value"
         each = f"{group.raised_per_monitored_day:.1f} alerts raised a monitored day"
-        console.print(f"{monitored}: {each}. All else is told per patient-day.", highlight=False)
+        console.print(f"{monitored}: {each}. All else is told per patient-day.")
     came_true = _calibration(group.calibration, "Forecast alerts that came true within their horizon")
     for table in (_alerts(group), _found(group), _warned(group), came_true):
         console.print(table)

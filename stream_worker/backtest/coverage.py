@@ -165,7 +165,7 @@ def main() -> None:
     console = Console()
     recordings = [
         path
-        for path in with_values(find_recordings(*arguments.recordings), console.print)
+        for path in with_values(find_recordings(*arguments.recordings))
         if arguments.all or stay_id_of(path) not in manifest.training.stays
     ]
     console.print(f"{len(recordings)} recordings through the pipeline, twice.")

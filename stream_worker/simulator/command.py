@@ -33,7 +33,7 @@ def run_simulate(
         start = time.time()
         ward = admit(patients, seed=seed, start=start)
         to = f"{patients} patients, {rate:g} readings/s each, to {settings.readings_topic}"
-        console.print(f"{to}. Ctrl-C ends.", highlight=False)
+        console.print(f"{to}. Ctrl-C ends.")
         send(history(ward, until=start, minutes=history_min), sender, stop)
         due = time.monotonic() + REPORT_EVERY_S
 
@@ -41,9 +41,9 @@ def run_simulate(
             nonlocal due
             if time.monotonic() >= due:
                 due = time.monotonic() + REPORT_EVERY_S
-                console.print(f"{count} readings sent", highlight=False)
+                console.print(f"{count} readings sent")
 
         send(live(ward, start=start, rate=rate), sender, stop, report=report)
         sender.close()
-    console.print(f"sent {sender.sent}{sender.failures}", highlight=False, soft_wrap=True)
+    console.print(f"sent {sender.sent}{sender.failures}", soft_wrap=True)
     return 1 if sender.failed else 0

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from model.config import vital_signs
@@ -31,14 +32,15 @@ def test_a_backtest_writes_its_report(tmp_path: Path) -> None:
     assert any((tmp_path / "report").glob("*.html"))
 
 
-def test_one_stay_beside_a_recording_without_values_has_a_report_too(tmp_path: Path) -> None:
+def test_one_stay_beside_a_recording_without_values_has_a_report_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "recordings"
     folder.mkdir()
     synthetic_recording(folder, vital_signs(), 240, 0)
     write_recording(folder, "empty", minutes(datetime(2026, 11, 1, tzinfo=UTC), [None] * 9))
-    with (tmp_path / "shown").open("w") as file:
-        run_backtest(Settings(), [folder], tmp_path / "report", Console(file=file, width=200), with_curve=True)
-    shown = (tmp_path / "shown").read_text()
+    run_backtest(Settings(), [folder], tmp_path / "report", Console(width=200), with_curve=True)
+    shown = capsys.readouterr().out
     assert "empty.csv.gz: no values, left out" in shown
     assert "No other thresholds" in shown
     report = json.loads((tmp_path / "report" / "backtest.json").read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest
 from schemas.recordings import RecordingError, find_recordings, read_rows
-from stream_worker.cli import _report, app, exit_code_of, main
+from stream_worker.cli import _console, _report, app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError, doubtful_variables
 from stream_worker.topics import FoundTopic, TopicReport, TopicsResult
 from tests.worker_process import run_vitalcast
@@ -196,6 +196,12 @@ def test_a_topic_is_one_line_whatever_the_width_of_the_terminal(
         ["vitalcast-stays-changelog", *["-"] * 5, "does not exist"],
     ]
     assert max(map(len, lines[:3])) <= 80
+
+
+def test_what_is_printed_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "Live page: http://[fd00:a::1]:8765/ · Kafka [fe80::1]:9092"
+    _console().print(text)
+    assert capsys.readouterr().out == f"{text}\n"
 
 
 def test_bugs_are_not_dressed_up_as_user_errors() -> None:

@@ -125,13 +125,14 @@ def test_a_recording_without_values_is_refused(tmp_path: Path) -> None:
         tracks_of([write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])])
 
 
-def test_a_recording_without_values_is_left_out_and_named(ward: list[Path], tmp_path: Path) -> None:
-    empty = write(tmp_path, "e", "2011-06-02T16:00:00Z", [None, None])
-    said: list[str] = []
-    assert with_values([*ward, empty], said.append) == ward
-    assert said == ["e.csv.gz: no values, left out"]
+def test_a_recording_without_values_is_left_out_and_named(
+    ward: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = write(tmp_path, "bed[a]", "2011-06-02T16:00:00Z", [None, None])
+    assert with_values([*ward, empty]) == ward
+    assert capsys.readouterr().out == "bed[a].csv.gz: no values, left out\n"
     with pytest.raises(RecordingError, match="no recording with any value"):
-        with_values([empty], said.append)
+        with_values([empty])
 
 
 def test_the_extent_of_a_recording_is_found_without_parsing_it(tmp_path: Path) -> None:
