@@ -20,6 +20,9 @@ LONG: Final = "[6h]"
 HORIZON: Final = 'horizon_s="$horizon_s"'
 
 
+Steps = tuple[tuple[float | None, str], ...]  # thresholds: from which value which colour
+
+
 @dataclass(frozen=True)
 class Panel:
     """One panel: what it shows, in which unit, and what a reader should make of it."""
@@ -30,13 +33,8 @@ class Panel:
     description: str
     type: str = "timeseries"
     height: int = 8
-    steps: tuple[tuple[float | None, str], ...] = ()  # thresholds: from which value which colour
+    steps: Steps = ()
     defaults: dict[str, Any] = field(default_factory=dict)
-
-
-def per_second(counter: str, by: str, where: str = "") -> str:
-    """The rate of a counter, summed over the workers for each value of the label `by`."""
-    return f"sum by ({by}) (rate({counter}{{{where}}}{RATE}))"
 
 
 def ratio(part: str, whole: str, by: str = "", window: str = RATE) -> str:
@@ -64,83 +62,77 @@ def coverage(by: str, where: str, window: str) -> str:
     return ratio(scored % covered, scored % where, by, window)
 
 
-GOOD_BELOW_ZERO: Final = ((None, "red"), (0.0, "green"))
+def number(title: str, unit: str, query: str, description: str, steps: Steps) -> Panel:
+    """A panel of the top row: one number, in the colour of the highest of `steps` that it reaches."""
+    return Panel(title, unit, {title: query}, description, type="stat", height=4, steps=steps)
+
+
+def rates(title: str, counter: str, by: str, description: str, where: str = "") -> Panel:
+    """How often a second a counter goes up, over all workers: a line for each value of the label `by`."""
+    query = f"sum by ({by}) (rate({counter}{{{where}}}{RATE}))"
+    return Panel(title, "eps", {f"{{{{{by}}}}}": query}, description)
+
+
+GOOD_ABOVE_ZERO: Final = ((None, "red"), (0.0, "green"))
 ROWS: Final[dict[str, tuple[Panel, ...]]] = {
     "Is it up? Is it late? Is it wrong?": (
-        Panel(
+        number(
             "Workers ready",
             "none",
-            {"ready": "sum(vitalcast_ready) or vector(0)"},
+            "sum(vitalcast_ready) or vector(0)",
             "Workers with their state and in no rebalance, spare ones too. 0: no forecast leaves this system.",
-            type="stat",
-            height=4,
-            steps=((None, "red"), (1, "green")),
+            ((None, "red"), (1, "green")),
         ),
-        Panel(
+        number(
             "Readings not yet read",
             "short",
-            {"lag": "sum(vitalcast_consumer_lag_records)"},
+            "sum(vitalcast_consumer_lag_records)",
             "Records that wait in Kafka. It may jump while recordings are replayed; on a ward it stays near 0.",
-            type="stat",
-            height=4,
-            steps=((None, "green"), (1_000, "orange"), (10_000, "red")),
+            ((None, "green"), (1_000, "orange"), (10_000, "red")),
         ),
-        Panel(
+        number(
             "Reading to forecast, 99 of 100",
             "s",
-            {"p99": quantile(0.99, "vitalcast_end_to_end_seconds")},
+            quantile(0.99, "vitalcast_end_to_end_seconds"),
             "From a reading's arrival in Kafka until its forecast is committed; 99 of 100 are faster than this.",
-            type="stat",
-            height=4,
-            steps=((None, "green"), (1, "orange"), (5, "red")),
+            ((None, "green"), (1, "orange"), (5, "red")),
         ),
-        Panel(
+        number(
             "Records without a forecast",
             "percentunit",
-            {"dead letters": ratio("vitalcast_dead_letters_total", "vitalcast_readings_total")},
+            ratio("vitalcast_dead_letters_total", "vitalcast_readings_total"),
             "Dead letters among all records. A sudden rise is a sender that changed, not patients.",
-            type="stat",
-            height=4,
-            steps=((None, "green"), (0.01, "orange"), (0.1, "red")),
+            ((None, "green"), (0.01, "orange"), (0.1, "red")),
         ),
-        Panel(
+        number(
             "Skill at the chosen horizon",
             "percentunit",
-            {"skill": skill("", HORIZON, SHOWN)},
+            skill("", HORIZON, SHOWN),
             'How much smaller the error is than that of "stays as it is", over the time shown (an hour tells little). '
             "Below 0: do not look at the forecasts.",
-            type="stat",
-            height=4,
-            steps=GOOD_BELOW_ZERO,
+            GOOD_ABOVE_ZERO,
         ),
-        Panel(
+        number(
             "Values inside the 90 % band",
             "percentunit",
-            {"coverage": coverage("", 'band="90"', SHOWN)},
+            coverage("", 'band="90"', SHOWN),
             "Honest bands hold 90 of 100 values, over the time shown (an hour tells little). Below 85 %: the forecasts "
             "claim to know more than they do.",
-            type="stat",
-            height=4,
-            steps=((None, "red"), (0.85, "green"), (0.96, "orange")),
+            ((None, "red"), (0.85, "green"), (0.96, "orange")),
         ),
     ),
     "Readings": (
-        Panel(
-            "Records by outcome",
-            "eps",
-            {"{{outcome}}": per_second("vitalcast_readings_total", "outcome")},
-            "Each record has exactly one outcome.",
-        ),
-        Panel(
+        rates("Records by outcome", "vitalcast_readings_total", "outcome", "Each record has exactly one outcome."),
+        rates(
             "Dead letters by reason",
-            "eps",
-            {"{{reason}}": per_second("vitalcast_dead_letters_total", "reason")},
+            "vitalcast_dead_letters_total",
+            "reason",
             "Why records left no forecast: what a sender has to mend.",
         ),
-        Panel(
+        rates(
             "Values ignored by reason",
-            "eps",
-            {"{{reason}}": per_second("vitalcast_values_ignored_total", "reason")},
+            "vitalcast_values_ignored_total",
+            "reason",
             "Single values that were left out of readings that were used.",
         ),
     ),
@@ -176,7 +168,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             "percentunit",
             {"{{signal}}": skill("signal", HORIZON, LONG)},
             '1 - error / error of "stays as it is", over the six hours before. Above 0: of use.',
-            steps=GOOD_BELOW_ZERO,
+            steps=GOOD_ABOVE_ZERO,
         ),
         Panel(
             "Values inside their band",
@@ -194,19 +186,20 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"{{band}} % band, {{horizon_s}} s": "avg by (band, horizon_s) (vitalcast_calibration_shift)"},
             "0: as the model gives them. Far from 0: these patients are not like those it was trained on.",
         ),
-        Panel(
+        rates(
             "Forecasts by status",
-            "eps",
-            {"{{status}}": per_second("vitalcast_forecasts_total", "status")},
+            "vitalcast_forecasts_total",
+            "status",
             "warming_up: less than half an hour of data. stale: the monitor went silent.",
         ),
     ),
     "Alerts": (
-        Panel(
+        rates(
             "Alerts raised by kind",
-            "eps",
-            {"{{kind}}": per_second("vitalcast_alerts_total", "kind", 'state="raised"')},
+            "vitalcast_alerts_total",
+            "kind",
             "New alerts; updates and clearings are not counted here.",
+            'state="raised"',
         ),
         Panel(
             "Open alerts by priority",
@@ -214,10 +207,10 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             {"{{priority}}": "sum by (priority) (vitalcast_alerts_open)"},
             "Alerts raised and not yet cleared.",
         ),
-        Panel(
+        rates(
             "Alerts held back by reason",
-            "eps",
-            {"{{reason}}": per_second("vitalcast_alerts_suppressed_total", "reason")},
+            "vitalcast_alerts_suppressed_total",
+            "reason",
             "What would have been one alert too many.",
         ),
         Panel(
@@ -238,18 +231,16 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             },
             "What each worker has in hand.",
         ),
-        Panel(
+        rates(
             "Rebalances",
-            "eps",
-            {"{{instance}}": per_second("vitalcast_rebalances_total", "instance")},
+            "vitalcast_rebalances_total",
+            "instance",
             "Partitions moved between workers: at a start, a stop, or because one was too slow to answer.",
         ),
         Panel(
             "Model in use",
             "none",
-            {
-                "{{name}} {{version}} ({{role}})": "max by (name, version, sha256, role) (vitalcast_model_info)",
-            },
+            {"{{name}} {{version}} ({{role}})": "max by (name, version, sha256, role) (vitalcast_model_info)"},
             "One line for each model. Two live ones: the workers differ.",
         ),
     ),
