@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -120,26 +121,23 @@ def _width_of(signal: str) -> int:
 
 
 def status_line(ward: Ward, now: datetime) -> str:
-    """Beds, alerts by priority, the worker's sign of life, and the time that the values are of."""
-    counts = [
-        f"{count} {priority}"
-        for priority in RANK
-        if (count := sum(alert.priority == priority for alert in ward.open_alerts))
-    ]
+    """Beds, alerts by priority, the worker's sign of life, the time that the values are of.
+
+    What makes all of it doubtful comes first: a narrow terminal cuts the end off.
+    """
+    unfed, behind = ward.unfed(now), ward.behind(now)
+    counts = Counter(alert.priority for alert in ward.open_alerts)
+    alerts = ", ".join(f"{counts[priority]} {priority}" for priority in RANK if counts[priority])
+    form = "%H:%M:%S" if behind is None else "%Y-%m-%d %H:%M"
     parts = [
+        "" if unfed is None else f"NO READINGS FOR {duration(unfed)}",
+        "" if behind is None else f"{duration(behind)} BEHIND THE CLOCK",
         f"{len(ward.stays)} bed{plural(len(ward.stays))}",
-        f"open alerts: {', '.join(counts) or 'none'}",
+        f"open alerts: {alerts or 'none'}",
         _worker_state(ward, now),
+        "" if ward.newest is None else f"{ward.newest:{form}} UTC",
     ]
-    if ward.newest is not None:
-        behind = ward.behind(now)
-        if behind is None:
-            parts.append(f"{ward.newest:%H:%M:%S} UTC")
-        else:
-            parts.append(f"values of {ward.newest:%Y-%m-%d %H:%M} UTC, {duration(behind)} BEHIND THE CLOCK")
-        if (unfed := ward.unfed(now)) is not None:
-            parts.append(f"NO READINGS FOR {duration(unfed)}")
-    return " · ".join(parts)
+    return " · ".join(filter(None, parts))
 
 
 def _worker_state(ward: Ward, now: datetime) -> str:

@@ -10,9 +10,10 @@ import pytest
 from rich.console import Console
 
 from schemas.alert import Heartbeat
+from stream_worker.times import to_ms
 from stream_worker.ward import Ward
 from stream_worker.watch import WardView, plain_lines, shown_signals, status_line
-from tests.ward_records import alert, at, forecast, reading, ward_of
+from tests.ward_records import alert, at, came, forecast, reading, ward_of
 
 
 def text_of(ward: Ward, width: int = 120, height: int = 40, now: datetime | None = None) -> str:
@@ -64,6 +65,13 @@ def test_readings_far_behind_the_clock_are_not_taken_for_live() -> None:
     ward = ward_of(reading(hr=88))
     assert "2 h BEHIND THE CLOCK" in status_line(ward, at(150))
     assert "BEHIND" not in status_line(ward, at(1))
+
+
+def test_a_narrow_terminal_does_not_cut_off_that_nothing_comes_any_more() -> None:
+    ward = ward_of()
+    ward.apply(reading(hr=88), came(timestamp_ms=to_ms(at(0))))
+    text = text_of(ward, width=60, now=at(150))
+    assert "NO READINGS FOR 2 h · 2 h BEHIND THE CLOCK · 1 bed" in text
 
 
 def test_one_bed_is_one_bed() -> None:
