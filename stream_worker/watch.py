@@ -57,8 +57,6 @@ MARK: Final[dict[Priority, tuple[str, str, str]]] = {
     "low": ("●", "LOW", "cyan"),
     "info": ("○", "INFO", "dim"),
 }
-
-
 ARROW: Final[dict[Trend | None, str]] = {"up": "↗", "down": "↘", "steady": "→", None: "→"}
 
 
@@ -249,14 +247,11 @@ def _follow(
     refresh: Callable[[], None],
 ) -> None:
     feed.catch_up(ward, within_s=CATCH_UP_S)
-    while not (feed.has_read_alerts or stop.is_set()):  # till then, some that are long over seem open
-        feed.poll(ward, timeout_s=0.2)
-        check()
-    due = time.monotonic()
+    due = 0.0
     while not stop.is_set():
         feed.poll(ward, timeout_s=0.2)
         check()
-        if time.monotonic() >= due:
+        if feed.has_read_alerts and time.monotonic() >= due:  # before, some that are long over seem open
             refresh()
             due = time.monotonic() + every_s
 
