@@ -67,8 +67,8 @@ Bootstrap = Annotated[
         "--bootstrap-servers",
         "-b",
         metavar="SERVERS",
-        help="Kafka brokers as HOST:PORT, separated by commas.",
-        show_default=False,
+        help="Kafka brokers, each HOST:PORT, separated by commas.",
+        show_default="127.0.0.1:9092",
     ),
 ]
 AppId = Annotated[
@@ -78,21 +78,30 @@ AppId = Annotated[
 Model = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of a model artifact.", show_default="the bundled one")
 ]
-Seed = Annotated[
-    int, typer.Option(metavar="N", help="The same seed gives the same patients, or the same model.", min=0)
-]
+Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same patients.", min=0)]
 Recordings = Annotated[list[Path], typer.Argument(help="Recordings (*.csv.gz), or folders of them.", metavar="PATH")]
-Duration = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SECONDS", help="End after this many seconds.", min=0, max=LONGEST_S, show_default="until Ctrl-C"
-    ),
-]
 Patients = Annotated[int, typer.Option(metavar="N", help="Number of beds.", min=1, max=10_000)]
 
 
 class UsageError(Exception):
     """Arguments that do not go together; the message is one line for the user."""
+
+
+def _time(text: str) -> float:
+    """A time that can be waited for, in seconds or minutes. Raises: typer.BadParameter."""
+    try:
+        time = float(text)
+    except ValueError:
+        time = -1.0
+    if not 0 <= time <= LONGEST_S:
+        raise typer.BadParameter(f"{text!r} is not a number from 0 to {LONGEST_S:.0f}")
+    return time
+
+
+Duration = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="End after this many seconds.", parser=_time, show_default="until Ctrl-C"),
+]
 
 
 def _utf8(text: str, what: str) -> str:
@@ -184,7 +193,7 @@ def demo(
     patients: Patients = 8,
     speed: Annotated[
         float | None,
-        typer.Option(metavar="TIMES", help="Speed of recordings; 1: real time.", min=0.1, max=1e6, show_default="60"),
+        typer.Option(metavar="TIMES", help="Speed of recordings; 1: real time.", min=0.1, max=10**6, show_default="60"),
     ] = None,
     port: Annotated[
         int | None,
@@ -198,13 +207,8 @@ def demo(
     ] = None,
     seed: Seed = 0,
     model: Model = None,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="Also serve the live page.")] = True,
-    duration: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", help="End after this many seconds.", min=1, max=LONGEST_S, show_default="until Ctrl-C"
-        ),
-    ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve the live page too.")] = True,
+    duration: Duration = None,
 ) -> None:
     """Show everything at work, on this machine alone.
 
@@ -236,17 +240,17 @@ def worker(
     app_id: AppId = None,
     model: Model = None,
     device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="auto, cpu or cuda: where the model runs.", show_default="auto")
+        str | None, typer.Option(metavar="DEVICE", help="Where the model runs: auto, cpu or cuda.", show_default="auto")
     ] = None,
     shadow_model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A second artifact: scored beside the first, not published.")
+        Path | None, typer.Option(metavar="DIR", help="A second artifact: scored beside the first, never published.")
     ] = None,
     delivery: Annotated[
         str | None, typer.Option(metavar="WHICH", help="exactly_once or at_least_once.", show_default="exactly_once")
     ] = None,
     emit: Annotated[
         str | None,
-        typer.Option(metavar="WHICH", help="A forecast for each reading, or for each step.", show_default="reading"),
+        typer.Option(metavar="WHICH", help="reading or step: a forecast for each.", show_default="reading"),
     ] = None,
     http_host: Annotated[
         str | None, typer.Option(metavar="HOST", help="Address of metrics and health.", show_default="127.0.0.1")
@@ -339,9 +343,7 @@ def simulate(
     seed: Seed = 0,
     history: Annotated[
         float,
-        typer.Option(
-            metavar="MINUTES", help="Minutes of history to send first, one reading each.", min=0, max=LONGEST_S / 60
-        ),
+        typer.Option(metavar="MINUTES", help="History to send first, one reading a minute.", parser=_time),
     ] = 0.0,
     duration: Duration = None,
     config: Config = None,
@@ -422,9 +424,7 @@ def state_show(
 @state_app.command("forget")
 def state_forget(
     stay: Stay,
-    within: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Wait this long for a worker.", min=0, max=LONGEST_S)
-    ] = 60.0,
+    within: Annotated[float, typer.Option(metavar="SECONDS", help="Wait this long for a worker.", parser=_time)] = 60.0,
     config: Config = None,
     bootstrap_servers: Bootstrap = None,
     app_id: AppId = None,
@@ -532,7 +532,7 @@ def train(
     name: Annotated[str, typer.Option(metavar="NAME", help="The model's name, in every forecast.")] = "vitals-lstm",
     version: Annotated[
         str | None,
-        typer.Option(metavar="VERSION", help="The model's version, in every forecast.", show_default="the day"),
+        typer.Option(metavar="VERSION", help="The model's version, in every forecast.", show_default="today's date"),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the weights here, for `export`.", show_default=False)
@@ -623,7 +623,7 @@ def backtest(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Written by `train --checkpoint`.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Written by `train --checkpoint`.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the artifact to.")] = Path("artifact"),
 ) -> None:
     """Turn a checkpoint into an artifact.
@@ -642,7 +642,7 @@ def _needs_train_extra() -> None:
     """Refuse at once, not after minutes, where what makes plots and pages is not installed."""
     if missing := [name for name in ("matplotlib", "jinja2", "sklearn") if find_spec(name) is None]:
         raise UsageError(
-            f"no {', '.join(missing)} here: install the extra train, from a checkout: pip install '.[train]'"
+            f"not installed: {', '.join(missing)}; get the extra `train`, in a checkout: pip install '.[train]'"
         )
 
 

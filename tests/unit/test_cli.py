@@ -117,8 +117,11 @@ def test_an_unknown_option_is_wrong_use(vitalcast: Command) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["view", "--duration"], ["watch", "--duration"], ["simulate", "--history"]])
-def test_a_time_without_end_is_wrong_use(arguments: list[str], vitalcast: Command) -> None:
-    assert vitalcast(*arguments, "inf", "-b", CLOSED)[0] == 2
+@pytest.mark.parametrize("time", ["inf", "nan", "-1", "soon"])
+def test_a_time_that_cannot_be_waited_for_is_wrong_use(arguments: list[str], time: str, vitalcast: Command) -> None:
+    code, lines = vitalcast(*arguments, time, "-b", CLOSED)
+    assert code == 2
+    assert f"{time!r} is not a number from 0 to " in lines[-1]
 
 
 def test_the_version_names_the_default_model() -> None:
