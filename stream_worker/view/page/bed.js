@@ -1,7 +1,7 @@
 // The bed page: a fan chart for each signal, alerts with their lives, forecast quality, raw messages.
 // Plotly gets numbers only: it reads markup in texts, and a sender's texts are set as text nodes instead.
 
-import { choices, duration, el, setText, setTime, SHAPE, STATE, TREND, utc } from "./words.js";
+import { choices, duration, el, OLD_AFTER_MS, setText, setTime, SHAPE, STATE, TREND, utc } from "./words.js";
 
 const HOUR_MS = 3_600_000;
 const SYMBOL = { high: "diamond", medium: "triangle-up", low: "circle", info: "circle-open" };
@@ -207,7 +207,7 @@ class Chart {
     setText(this.title, now.long);
     setText(this.value, now.value ?? "–");
     const age = now.at === null || newest === null ? 0 : newest - now.at;
-    setText(this.unit, `${now.unit}${age > 90_000 ? ` · ${duration(age)} old` : ""}`);
+    setText(this.unit, `${now.unit}${age > OLD_AFTER_MS ? ` · ${duration(age)} old` : ""}`);
     const [arrow, word] = TREND[now.trend] ?? ["", ""];
     setText(this.then, now.then === null ? "" : `${arrow} ${now.then} (${now.band}) in ${now.in_min} min`);
     this.then.title = word && `${word}; in brackets the 90 % band`;
@@ -229,10 +229,7 @@ class Chart {
     const layout = layoutOf(ink, history, shown.map(at), at(end));
     layout.yaxis.range = rangeOf(traces, shown, history.limits);
     const drawn = [...traces, ...marks(ink, history, end)].map((trace) => ({ ...trace, x: trace.x.map(at) }));
-    await plotly.react(this.plot, drawn, layout, {
-      displayModeBar: false,
-      responsive: true,
-    });
+    await plotly.react(this.plot, drawn, layout, { displayModeBar: false, responsive: true });
   }
 }
 

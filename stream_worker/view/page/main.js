@@ -98,7 +98,7 @@ function head(now) {
   setText($("status"), `${now.beds} bed${now.beds === 1 ? "" : "s"} · worker ${now.worker}`);
   setTime($("clock"), now.newest);
   replay.show(now.replay);
-  setText($("keys"), `Keys: / search · arrows, Enter open · Esc back · T theme${now.replay ? " · P pause · + − speed" : ""}`);
+  $("replay-keys").hidden = !now.replay;
   if (now.link === "lost") say(`${now.link_fault || "Kafka does not answer"}, since ${local(now.link_since)}. What you see is old.`, "grave", utc(now.link_since));
   else if (now.unwatched) say(`The worker is ${now.worker}: no alert will come until it is back.`);
   else if (now.reading_alerts) say("Reading the alerts: some that are over are still shown …", "calm");

@@ -1,9 +1,8 @@
 // The ward page: a tile for each bed, in the order of need that the server gives.
 
-import { choices, duration, el, setText, SHAPE, STATE, TREND, utc } from "./words.js";
+import { choices, duration, el, OLD_AFTER_MS, setText, SHAPE, STATE, TREND, utc } from "./words.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const OLD_AFTER_MS = 90_000; // a value older than this shows its age
 const FILTERS = { all: "All", alerts: "With alerts", stale: "No data" };
 
 // From the reading's time in Kafka to the screen, of the newest 2,000 updates; for measurements.

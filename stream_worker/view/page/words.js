@@ -14,6 +14,8 @@ export const STATE = {
   no_forecast: "no forecast yet",
 };
 
+export const OLD_AFTER_MS = 90_000; // a value older than this shows its age
+
 export function el(name, className = "", text = "") {
   const node = document.createElement(name);
   if (className) node.className = className;
