@@ -82,7 +82,7 @@ def test_the_fan_moves_and_the_past_is_beside_it(page: Page, live: Served) -> No
     until(page, "document.querySelector('.plot')?.data?.length > 5")
     assert re.search(r"/#bed=[0-9a-f]{20}$", page.url)
     chart = page.locator(".chart", has=page.get_by_text("Mean arterial pressure", exact=True))
-    expect(chart.locator(".fact")).to_contain_text("26 minutes of this stay: 100% fell into the 90 % band")
+    expect(chart.locator(".fact")).to_contain_text("26 minutes of this stay: 100% of values in the 90 % band")
     expect(page.locator(".lives h2")).to_have_text("Alerts, open ones first")
     expect(page.locator(".life summary")).to_contain_text("▲ medium")
     end_of_fan = (
@@ -129,7 +129,7 @@ def test_a_cuff_stands_in_for_the_arterial_line(page: Page, live: Served) -> Non
     expect(page.locator(".chart h2")).to_have_text(
         ["Heart rate", "Mean cuff pressure", "Systolic cuff pressure", "Diastolic cuff pressure"]
     )
-    expect(page.locator(".chart .fact").first).to_have_text("Not forecast: shown as it was observed.")
+    expect(page.locator(".chart .fact").first).to_have_text("Not forecast, only shown as observed.")
 
 
 def test_a_replay_is_played_paused_and_sped_up_by_button_and_key(browser: Browser) -> None:
@@ -185,7 +185,7 @@ def test_a_bed_whose_stay_ends_is_not_taken_for_one_that_is_awaited(page: Page, 
     page.locator(".tile").click()
     expect(page.locator("h1")).to_have_text("a")
     live.apply(StayEvent(schema=STAY_EVENT_V1, stay_id="a", at=live.at(0), event="ended"))
-    expect(page.locator("h1")).to_have_text("This bed is not known here")
+    expect(page.locator("h1")).to_have_text("Unknown bed")
     live.reading("a", 1)
     expect(page.locator("h1")).to_have_text("a")
 
@@ -233,7 +233,7 @@ def test_bad_records_are_shown_calmly(page: Page, live: Served) -> None:
         expect(page.locator("h1")).to_have_text(name)
         page.keyboard.press("Escape")
     page.goto(live.address + "#bed=0123456789")
-    expect(page.locator("h1")).to_have_text("This bed is not known here")
+    expect(page.locator("h1")).to_have_text("Unknown bed")
 
 
 def test_search_filter_and_keys(page: Page, live: Served) -> None:
@@ -298,11 +298,11 @@ def test_a_silent_and_a_stopped_worker_are_said(browser: Browser) -> None:
         page = browser.new_page()
         page.goto(live.address)
         banner = page.locator("#banner")
-        expect(banner).to_have_text("The worker is silent on 1 of 1 partitions: no alert will come until it is back.")
+        expect(banner).to_have_text("The worker is silent on 1 of 1 partitions: alerts are missing until it is back.")
         live.heartbeat()
         expect(banner).to_be_hidden()
         live.heartbeat(state="stopping")
-        expect(banner).to_have_text("The worker is stopped: no alert will come until it is back.")
+        expect(banner).to_have_text("The worker is stopped: alerts are missing until it is back.")
         page.close()
 
 
@@ -313,9 +313,9 @@ def test_a_worker_that_was_never_heard_from_is_said(browser: Browser) -> None:
         page = browser.new_page()
         page.goto(live.address)
         banner = page.locator("#banner")
-        expect(banner).to_contain_text("Reading the alerts")
+        expect(banner).to_contain_text("Loading the alerts")
         live.link.has_read_alerts = True
-        expect(banner).to_have_text("The worker is not heard from: no alert will come until it is back.")
+        expect(banner).to_have_text("The worker is not heard from: alerts are missing until it is back.")
         expect(banner).to_have_class("grave")
         live.heartbeat()
         expect(banner).to_be_hidden()
@@ -448,7 +448,7 @@ def test_one_viewer_too_many_is_told_so_until_another_leaves(browser: Browser, m
         first.goto(live.address)
         expect(first.locator(".tile")).to_have_count(1)
         second.goto(live.address)
-        expect(second.locator("#banner")).to_contain_text("look at this page already")
+        expect(second.locator("#banner")).to_contain_text("viewers have this page open")
         first.close()
         expect(second.locator(".tile")).to_have_count(1)
         expect(second.locator("#banner")).to_be_hidden()
@@ -489,10 +489,10 @@ def test_the_token_lets_in(browser: Browser) -> None:
         page = browser.new_page()
         page.goto(live.address)
         page.locator("#token").fill("wrong")
-        page.get_by_role("button", name="Look").click()
-        expect(page.get_by_text("That was not the token.")).to_be_visible()
+        page.get_by_role("button", name="Open").click()
+        expect(page.get_by_text("That is not the token.")).to_be_visible()
         page.locator("#token").fill(token)
-        page.get_by_role("button", name="Look").click()
+        page.get_by_role("button", name="Open").click()
         expect(page.locator(".tile")).to_have_count(1)
         assert token not in page.url
         live.stop()

@@ -81,8 +81,8 @@ export class Bed {
   update(parts, set) {
     this.parts = parts;
     if (parts.bed === null) {
-      setText(this.name, "This bed is not known here");
-      setText(this.about, "The stay may have ended, or the page's server was started anew. Escape leads back.");
+      setText(this.name, "Unknown bed");
+      setText(this.about, "The stay may have ended, or the page's server was restarted. Escape leads back to the ward.");
       this.empty();
       return;
     }
@@ -212,7 +212,7 @@ class Chart {
     setText(this.then, now.then === null ? "" : `${arrow} ${now.then} (${now.band}) in ${now.in_min} min`);
     this.then.title = word && `${word}; in brackets the 90 % band`;
     const isForecast = parts[`fan:${this.signal}`] || parts[`past:${this.signal}`]?.t.length;
-    const none = isForecast ? "No forecast of this signal has come due yet." : "Not forecast: shown as it was observed.";
+    const none = isForecast ? "No forecast of this signal can be checked yet." : "Not forecast, only shown as observed.";
     setText(this.quality, quality ? sentence(quality) : none);
   }
 
@@ -248,10 +248,10 @@ function split(name) {
 }
 
 function sentence(quality) {
-  const better = `mean error ${quality.error}; had the value just stayed as it was, ${quality.persistence}`;
   return (
-    `${quality.horizon_min} min ahead, ${quality.count} minutes of this stay: ${quality.covered_90} fell into the ` +
-    `90 % band, ${quality.covered_50} into the 50 % band; ${better}.`
+    `${quality.horizon_min} min ahead, over ${quality.count} minutes of this stay: ${quality.covered_90} of values in ` +
+    `the 90 % band, ${quality.covered_50} in the 50 % band; mean error ${quality.error} ` +
+    `("stays as it is": ${quality.persistence}).`
   );
 }
 

@@ -10,7 +10,7 @@ const THEMES = ["auto", "dark", "light"];
 const isDark = matchMedia("(prefers-color-scheme: dark)");
 const RETRY_MS = [500, 1000, 2000, 5000];
 const SILENT_AFTER_MS = 15_000; // the server says something every 3 s
-const LOST = "This page has lost its server. What you see is old; it is trying again.";
+const LOST = "This page has lost its server and is trying to reach it. What you see is old.";
 
 const replay = new Replay($("replay"));
 let socket = null;
@@ -100,10 +100,10 @@ function head(now) {
   replay.show(now.replay);
   $("replay-keys").hidden = !now.replay;
   if (now.link === "lost") say(`${now.link_fault || "Kafka does not answer"}, since ${local(now.link_since)}. What you see is old.`, "grave", utc(now.link_since));
-  else if (now.unwatched) say(`The worker is ${now.worker}: no alert will come until it is back.`);
-  else if (now.reading_alerts) say("Reading the alerts: some that are over are still shown …", "calm");
+  else if (now.unwatched) say(`The worker is ${now.worker}: alerts are missing until it is back.`);
+  else if (now.reading_alerts) say("Loading the alerts: some of those shown may be over already …", "calm");
   else if (now.unfed_s !== null && !now.replay) say(`No readings have come for ${duration(now.unfed_s * 1000)}. What you see is old.`);
-  else if (now.reading_back) say("Reading back the last hours …", "calm");
+  else if (now.reading_back) say("Loading the last hours …", "calm");
   else if (now.behind_s !== null) say(`Not live: values are ${duration(now.behind_s * 1000)} behind the clock.`, "calm");
   else say("");
 }

@@ -82,7 +82,7 @@ export class Ward {
       count += !tile.node.hidden;
     }
     this.empty.hidden = count > 0;
-    setText(this.empty, this.tiles.size ? "No bed fits the search and filter." : "Waiting for readings …");
+    setText(this.empty, this.tiles.size ? "No bed matches the search and the filter." : "Waiting for readings …");
   }
 
   key(event) {
