@@ -101,7 +101,7 @@ def run_demo(demo: Demo, console: Console) -> None:
         with console.status("Starting the worker: loading the model, joining the group"):
             worker.wait_until_ready(stop, check)
         stack.enter_context(stop_after(demo.duration_s, stop))
-        feed = stack.enter_context(closing(WardFeed(settings, ALL_RECORDS, every_forecast=True)))
+        feed = stack.enter_context(closing(WardFeed(settings, ALL_RECORDS)))
         # The live page is served from here, beside the table and from the same ward.
         ward = page_board(settings)
         if demo.page:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -54,27 +54,20 @@ class WardFeed:
         settings: Settings,
         back: int = RECENT_RECORDS,
         *,
-        every_forecast: bool = False,
         alerts_from: Mapping[TopicPartition, int] | None = None,
     ) -> None:
         """`back`: how many readings and forecasts of each partition to begin with, at most.
 
-        `every_forecast` applies also those that a newer one of the same stay has overtaken already. `alerts_from`:
-        where another feed of the same ward has read the alerts to; they are read from their beginning otherwise.
+        `alerts_from`: where another feed of the same ward has read the alerts to; they are read from their beginning
+        otherwise.
         """
         self._alerts_from = alerts_from or {}
         self._alerts_left: dict[TopicPartition, int] = {}  # where they ended at the start, and are not read to yet
         self._back = back
-        self._every_forecast = every_forecast
         self._heard = time.monotonic()
         self._look_at = self._heard + LOOK_EVERY_S
         self.read: Counter[str] = Counter()
         self._settings = settings
-        self._readings, self._forecasts, self._alerts = (
-            settings.readings_topic,
-            settings.forecasts_topic,
-            settings.alerts_topic,
-        )
         # Offsets that retention removed meanwhile: go on with the oldest there is.
         self._consumer = clients.consumer(
             settings,
@@ -102,8 +95,7 @@ class WardFeed:
             self._count_alerts_left(is_quiet=not polled)
         for partition, records in polled.items():
             self.read[partition.topic] += len(records)
-            thinned = partition.topic == self._forecasts and not self._every_forecast
-            for record in _newest_by_key(records) if thinned else records:
+            for record in records:
                 take_in(ward, record, self._settings)
         return sum(map(len, polled.values()))
 
@@ -120,7 +112,8 @@ class WardFeed:
 
     def alert_positions(self) -> dict[TopicPartition, int]:
         """Where the alerts are read to."""
-        return {place: self._consumer.position(place) for place in self.starts if place.topic == self._alerts}
+        alerts = self._settings.alerts_topic
+        return {place: self._consumer.position(place) for place in self.starts if place.topic == alerts}
 
     def _check_topics(self, polled: Mapping[TopicPartition, list[Any]]) -> None:
         """Raises: TopicChangedError."""
@@ -148,14 +141,15 @@ class WardFeed:
         self._consumer.close()
 
     def _assign(self) -> dict[TopicPartition, int]:
-        topics = (self._readings, self._forecasts, self._alerts)
-        found = {topic: clients.partitions_of(self._consumer, self._settings, topic) for topic in topics}
+        settings = self._settings
+        topics = (settings.readings_topic, settings.forecasts_topic, settings.alerts_topic)
+        found = {topic: clients.partitions_of(self._consumer, settings, topic) for topic in topics}
         partitions = [TopicPartition(topic, number) for topic in topics for number in found[topic]]
         self._consumer.assign(partitions)
         begin, end = self._consumer.beginning_offsets(partitions), self._consumer.end_offsets(partitions)
         starts = {}
         for partition in partitions:
-            is_alerts = partition.topic == self._alerts
+            is_alerts = partition.topic == settings.alerts_topic
             start = begin[partition] if is_alerts else max(begin[partition], end[partition] - self._back)
             starts[partition] = self._alerts_from.get(partition, start)
             if not begin[partition] <= starts[partition] <= end[partition]:
@@ -197,8 +191,3 @@ def _is_of_the_future(record: Record, latest_s: float) -> bool:
         case StayEvent():
             return record.at.timestamp() > latest_s
     return False
-
-
-def _newest_by_key(records: Iterable[Any]) -> list[Any]:
-    """The last record of each key: an older forecast of a stay is of no interest once a newer one is here."""
-    return list({record.key: record for record in records}.values())

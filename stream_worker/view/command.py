@@ -29,7 +29,7 @@ def run_view(settings: Settings, console: Console, duration_s: float | None) -> 
     board, link = page_board(settings), Link()
     with (
         listening(settings, settings.view_port) as bound,
-        closing(WardFeed(settings, every_forecast=True)) as feed,
+        closing(WardFeed(settings)) as feed,
         stop_on_signals() as stop,
     ):
         address = address_of(settings.view_host, bound.getsockname()[1])

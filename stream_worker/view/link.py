@@ -66,7 +66,7 @@ def follow(settings: Settings, feed: WardFeed, board: Board, link: Link, stop: t
     link.has_read_alerts = feed.has_read_alerts
     while not stop.is_set():
         try:
-            with closing(current or WardFeed(settings, every_forecast=True, alerts_from=alerts_from)) as connected:
+            with closing(current or WardFeed(settings, alerts_from=alerts_from)) as connected:
                 _begin_reading_back(settings, connected, board, link, stop)
                 try:
                     _read(settings, connected, board, link, stop)

@@ -26,7 +26,7 @@ EVERY_S = 5
 def filled(settings: Settings) -> Board:
     """A board with what is live, then with what was before."""
     board = page_board(settings)
-    feed = WardFeed(settings, every_forecast=True)
+    feed = WardFeed(settings)
     there = len(read_committed(settings.bootstrap_servers, settings.readings_topic)) - sum(feed.starts.values())
 
     def has_read_all() -> bool:

@@ -39,7 +39,7 @@ def make_anew(servers: str, topic: str) -> None:
 def followed(settings: Settings) -> Iterator[Board]:
     """A board that follows the topics, as that of `vitalcast view` does."""
     board, stop = page_board(settings), threading.Event()
-    feed = WardFeed(settings, every_forecast=True)
+    feed = WardFeed(settings)
     reader = Beside("reader", lambda: follow(settings, feed, board, Link(), stop))
     reader.start()
     try:
