@@ -1,8 +1,7 @@
 """Keeps the exact list of open alerts, even over its own restarts, and raises an alarm when Vitalcast falls silent.
 
-    python alert_receiver.py SERVERS [TOPIC] [STATE_FILE] [SILENT_AFTER_S] [CLIENT_FILE]
+    python alert_receiver.py kafka-1:9093,kafka-2:9093 --client client.json
 
-CLIENT_FILE: more options of kafka-python as JSON, such as {"security_protocol": "SSL", "ssl_cafile": "ca.crt"}.
 Needs only kafka-python: copy it and put your pager where `tell` is. It cannot read the demo's in-memory broker.
 The list and the offsets up to which it holds are one file, replaced as a whole, so that a crash at any point loses
 nothing; what was told in the half second before is told again. Without the file, or if the topic no longer has its
@@ -11,6 +10,7 @@ offsets, the list is rebuilt from the beginning of the topic; of the past, only 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -133,16 +133,20 @@ def connect(servers: str, options: dict[str, Any]) -> Any:
             time.sleep(RETRY_S)
 
 
-def main(
-    servers: str,
-    topic: str = "vitals.alerts",
-    state_file: str = "alerts.json",
-    silent_s: str = "30",
-    client_file: str | None = None,
+def take(
+    message: dict[str, Any], partition: int, open_alerts: dict[str, Any], silence: Silence, *, is_new: bool
 ) -> None:
+    """Take over a message of any schema, and tell of it if it `is_new`: it was not there when we began."""
+    if message.get("schema") == "vitals.alert.v1":
+        apply(open_alerts, message)
+        if is_new:
+            page(message)
+    elif message.get("schema") == "vitals.heartbeat.v1":
+        silence.beat(partition, message["state"], is_new=is_new)
+
+
+def follow(servers: str, topic: str, path: Path, silent_after_s: float, options: dict[str, Any]) -> None:
     """Follow the alerts until Ctrl-C."""
-    path = Path(state_file)
-    options = {} if client_file is None else json.loads(Path(client_file).read_text(encoding="utf-8"))
     consumer = connect(servers, options)
     places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
     if not places:
@@ -150,7 +154,7 @@ def main(
     consumer.assign(places)
     offsets, open_alerts = load(path)
     history = seek(consumer, places, offsets, open_alerts)
-    silence = Silence([place.partition for place in places], float(silent_s))
+    silence = Silence([place.partition for place in places], silent_after_s)
     while True:
         try:
             polled = consumer.poll(timeout_ms=500)
@@ -162,13 +166,7 @@ def main(
             continue
         for place, records in polled.items():
             for record in records:
-                message = read(record.value)
-                if message.get("schema") == "vitals.alert.v1":
-                    apply(open_alerts, message)
-                    if not history:
-                        page(message)
-                elif message.get("schema") == "vitals.heartbeat.v1":
-                    silence.beat(place.partition, message["state"], is_new=not history)
+                take(read(record.value), place.partition, open_alerts, silence, is_new=not history)
             offsets[str(place.partition)] = consumer.position(place)
             if not history:  # else nothing was told yet of what is open: after a crash the list is made again
                 save(path, offsets, open_alerts)
@@ -183,8 +181,21 @@ def main(
             sys.exit(1)
 
 
-if __name__ == "__main__":
-    if not 2 <= len(sys.argv) <= 6:
-        sys.exit(__doc__)
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("servers", help="Kafka brokers, each HOST:PORT, separated by commas")
+    parser.add_argument("--topic", default="vitals.alerts", help="default: %(default)s")
+    parser.add_argument("--state", type=Path, default="alerts.json", metavar="FILE", help="default: %(default)s")
+    silent = "cry out after so long without a heartbeat; default: %(default)g"
+    parser.add_argument("--silent-after", type=float, default=30.0, metavar="SECONDS", help=silent)
+    client = 'more options of kafka-python as JSON, such as {"security_protocol": "SSL", "ssl_cafile": "ca.crt"}'
+    parser.add_argument("--client", type=Path, metavar="FILE", help=client)
+    wanted = parser.parse_args()
+    options = {} if wanted.client is None else json.loads(wanted.client.read_text(encoding="utf-8"))
     with suppress(KeyboardInterrupt):
-        main(*sys.argv[1:])
+        follow(wanted.servers, wanted.topic, wanted.state, wanted.silent_after, options)
+
+
+if __name__ == "__main__":
+    main()

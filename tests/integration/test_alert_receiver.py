@@ -30,12 +30,14 @@ class Receiver:
 
     def __init__(self, servers: str, topic: str, folder: Path) -> None:
         self.state, self.log = folder / "alerts.json", folder / "receiver.log"
-        self._servers, self._topic = servers, topic
+        self._servers, self._topic, self._client = servers, topic, folder / "client.json"
+        self._client.write_text('{"client_id": "receiver"}')
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, servers: str | None = None, silent_after_s: float = SILENT_AFTER_S) -> None:
-        command = [sys.executable, str(RECEIVER), servers or self._servers, self._topic, str(self.state)]
-        command.append(str(silent_after_s))
+        options = {"topic": self._topic, "state": self.state, "silent-after": silent_after_s, "client": self._client}
+        command = [sys.executable, str(RECEIVER), servers or self._servers]
+        command += [f"--{name}={value}" for name, value in options.items()]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
