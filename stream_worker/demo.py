@@ -86,7 +86,8 @@ def run_demo(demo: Demo, console: Console) -> None:
         topics = ("vitals.readings", "vitals.forecasts", "vitals.alerts", "vitals.dead-letters")
         servers = stack.enter_context(embedded_broker(topics))
         settings = _settings(demo, servers, folder)
-        footer = _say_where_things_are(console, settings)
+        footer = _where_things_are(settings)
+        console.print("\n".join(footer), soft_wrap=True)
         playback = Playback(demo.speed, start_s=HISTORY_MIN * 60) if recordings else None
         feeder = stack.enter_context(closing(_Feeder(demo, recordings, playback, settings, stop)))
         worker = stack.enter_context(closing(_Worker(settings, folder)))
@@ -151,14 +152,15 @@ def _page(settings: Settings, board: Board, playback: Playback | None) -> Iterat
 def _folder() -> Iterator[Path]:
     """A folder for the worker's settings and log; kept if the worker fails, so that its log can be read."""
     folder = Path(mkdtemp(prefix="vitalcast-demo-"))
+    is_kept = False
     try:
         yield folder
     except DemoError:
+        is_kept = True
         raise
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        if not is_kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _settings(demo: Demo, servers: str, folder: Path) -> Settings:
@@ -170,7 +172,7 @@ def _settings(demo: Demo, servers: str, folder: Path) -> Settings:
         bound = bind(HOST, WORKER_PORT if demo.port is None else demo.port)
     except PortTakenError as error:
         if demo.port is not None:
-            raise PortTakenError(f"--port {demo.port} is taken; without --port, a free one is") from error
+            raise PortTakenError(f"--port {demo.port} is taken; leave it out, and a free one is used") from error
         bound = bind(HOST, 0)
     with bound:
         port = bound.getsockname()[1]
@@ -191,15 +193,12 @@ def _config(folder: Path) -> Path:
     return folder / "vitalcast.toml"
 
 
-def _say_where_things_are(console: Console, settings: Settings) -> list[str]:
-    """Print it, and return the same for the foot of the live table."""
-    lines = [
+def _where_things_are(settings: Settings) -> list[str]:
+    """In lines, for the start and for the foot of the live table."""
+    return [
         f"Kafka {settings.bootstrap_servers} (topics vitals.*) · metrics http://{HOST}:{settings.http_port}/metrics",
         "at_least_once: the broker in memory gives no crash guarantee · Ctrl-C ends",
     ]
-    for line in lines:
-        console.print(line, soft_wrap=True)
-    return lines
 
 
 class _Worker:
