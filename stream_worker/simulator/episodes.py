@@ -19,6 +19,7 @@ class Effect(NamedTuple):
 
 # Shapes follow textbook presentations; sizes are chosen to cross the default alert limits from most baselines.
 EFFECTS: Final[Mapping[str, Effect]] = {
+    "stable": Effect(),
     # Vasodilation: pressure falls, heart and lungs compensate, fever.
     "septic_hypotension": Effect(
         {"abp_mean": -36.0, "pulse_pressure": -8.0, "hr": 34.0, "resp": 9.0, "spo2": -2.0, "temp": 1.4}
@@ -89,14 +90,12 @@ class Script:
 
     def at(self, at: float) -> Episode | None:
         """The episode that acts at `at`, if any. Times must not go back."""
-        if self._kind == "stable":
-            return None
         if at > self._current.end:
             self._current = self._next(self._current.end + float(self._rng.uniform(900, 1800)))
         return self._current if at >= self._current.start else None
 
     def _next(self, start: float) -> Episode:
-        kind = self._kind if self._kind in EFFECTS else "artefacts"
-        onset_s = self._rng.uniform(10, 30) if kind in ABRUPT else self._rng.uniform(180, 330)
-        recovery_s = self._rng.uniform(20, 60) if kind in ABRUPT else self._rng.uniform(240, 420)
-        return Episode(kind, start, float(onset_s), float(self._rng.uniform(420, 720)), float(recovery_s))
+        is_abrupt = self._kind in ABRUPT
+        onset_s = self._rng.uniform(10, 30) if is_abrupt else self._rng.uniform(180, 330)
+        recovery_s = self._rng.uniform(20, 60) if is_abrupt else self._rng.uniform(240, 420)
+        return Episode(self._kind, start, float(onset_s), float(self._rng.uniform(420, 720)), float(recovery_s))
