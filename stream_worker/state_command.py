@@ -226,7 +226,7 @@ def _print(shown: dict[str, Any], console: Console) -> None:
             facts.add_row(name.replace("_", " "), printable(str(fact)))  # a sender named the unit
     console.print(facts)
     if not shown["readable"]:
-        console.print("It is of another version, or of a model with other signals: --model DIR names that one.")
+        console.print("Written by another version, or for a model with other signals: name that one with --model DIR.")
         return
     values = Table("Signal", "Last", "At")
     for signal, value in shown.get("values", {}).items():
