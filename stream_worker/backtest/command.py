@@ -64,21 +64,26 @@ def run_backtest(settings: Settings, paths: Sequence[Path], out: Path, console: 
 
 def show(group: Measures, console: Console) -> None:
     """Print one group's tables."""
-    console.rule(
-        f"{group.name}: {group.stays}, {group.days:.1f} patient-days, {group.raised_per_day:.1f} alerts raised a day"
-    )
+    console.rule(f"{group.name}: {group.stays}")
+    console.print(f"{group.days:.1f} patient-days: {group.raised_per_day:.1f} alerts raised a day.")
     if group.raised_per_monitored_day is not None:
-        monitored = f"{group.monitored_days:.1f} days with any plausible value"
         each = f"{group.raised_per_monitored_day:.1f} alerts raised a monitored day"
-        console.print(f"{monitored}: {each}. All else is told per patient-day.")
+        console.print(f"{group.monitored_days:.1f} of them with any plausible value: {each}.")
     came_true = _calibration(group.calibration, "Forecast alerts that came true within their horizon")
     for table in (_alerts(group), _found(group), _warned(group), came_true):
         console.print(table)
 
 
+def _table(title: str, about: str, *numbers: str) -> Table:
+    """What each row is about, and its numbers."""
+    table = Table(about, title=title, title_justify="left")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
 def _alerts(group: Measures) -> Table:
-    table = Table("alerts raised", title="Alerts raised per patient-day", title_justify="left")
-    table.add_column("a day", justify="right")
+    table = _table("Alerts raised per patient-day", "alerts raised", "a day")
     for name, number in group.by_kind.items():
         table.add_row(name, f"{number:.2f}", style="bold")
     for name, number in group.by_about.items():
@@ -88,9 +93,8 @@ def _alerts(group: Measures) -> Table:
 
 
 def _found(group: Measures) -> Table:
-    table = Table("episode", title="Episodes whose limit alert was open or raised in time", title_justify="left")
-    for name in ("stays", "episodes", "in time", "share", "newly raised"):
-        table.add_column(name, justify="right")
+    title = "Episodes whose limit alert was open or raised in time, or newly raised"
+    table = _table(title, "episode", "stays", "episodes", "in time", "share", "newly")
     for heading, rows in (
         ("within 2 min of confirmation", group.found),
         ("of high priority within 60 s", group.severe),
@@ -108,9 +112,8 @@ def _found_cells(rows: Sequence[EpisodesFound]) -> tuple[str, ...]:
 
 
 def _warned(group: Measures) -> Table:
-    table = Table("alerts by", title="Early warning of mean pressure < 65 mmHg for 5 min", title_justify="left")
-    for name in ("strict recall", "loose recall", "a day", "precision", "open"):
-        table.add_column(name, justify="right")
+    title = "Early warning of mean pressure < 65 mmHg for 5 min; recall, strict and loose"
+    table = _table(title, "alerts by", "strict", "loose", "a day", "precision", "open")
     for row in group.warned:
         cells = (row.strict, row.loose, row.alerts_per_day, row.precision, row.open)
         style = "bold" if row is group.warned[0] else ""
@@ -123,15 +126,14 @@ def _curve(curve: Curve) -> Table:
         "Early warning at other thresholds, chosen on four fifths of the stays and judged on the fifth; "
         "unseen: on those of them that the model was not trained on"
     )
-    table = Table("at least", "alerts by", title=title, title_justify="left")
-    for name in ("strict recall", "a day", "precision", "open", "unseen: recall", "a day", "precision", "open"):
-        table.add_column(name, justify="right")
+    names = ("recall", "a day", "precision", "open")
+    table = _table(title, "alerts by", "at least", *names, *(f"unseen: {name}" for name in names))
     ours = [(point, "forecast_limit") for point in curve.cross_validated]
     if curve.rested is not None:
         ours.append((curve.rested, "the same, rests chosen too"))
     for point, by in [*ours, *((point, point.warned.by) for point in curve.plain)]:
         cells = (*_warned_cells(point.warned), *(_warned_cells(point.unseen) if point.unseen else ()))
-        table.add_row(f"{point.recall:g}", by, *cells, style="bold" if (point, by) in ours else "")
+        table.add_row(by, f"{point.recall:g}", *cells, style="bold" if (point, by) in ours else "")
     return table
 
 
@@ -140,9 +142,7 @@ def _warned_cells(row: Warned) -> tuple[str, ...]:
 
 
 def _calibration(bins: Sequence[Bin], title: str) -> Table:
-    table = Table("probability", title=title, title_justify="left")
-    for name in ("alerts", "came true", "share"):
-        table.add_column(name, justify="right")
+    table = _table(title, "probability", "alerts", "came true", "share")
     for row in bins:
         share = row.true / row.alerts
         table.add_row(f"{row.low:.1f} to {row.high:.1f}", str(row.alerts), str(row.true), f"{share:.2f}")

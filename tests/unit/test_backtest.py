@@ -316,6 +316,8 @@ def test_the_limits_that_are_drawn_are_those_of_the_settings() -> None:
     assert [line.y0 for line in shown.layout.shapes] == [70]
 
 
-def test_tables_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    show(measure("one stay", [recording(*[60] * 10)], spans((1, 5), probability=0.4)), Console())
-    assert "Early warning" in capsys.readouterr().out
+def test_the_tables_fit_a_usual_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show(measure("one stay", [recording(*[60] * 10)], spans((1, 5), probability=0.4)), Console(width=80))
+    said = capsys.readouterr().out
+    for row in ("Early warning", "abp_mean < 60 for 30 min", "below 70, off 72, rearm 30"):
+        assert row in said
