@@ -40,14 +40,7 @@ SIGN_EVERY_S: Final = 3.0  # of life, where nothing changes: the page takes 15 s
 ASKED_BYTES: Final = 1024  # a viewer only says which page it shows
 WARD: Final = "ward"
 NOTHING: Final[Mapping[str, Any]] = {"set": {}, "drop": []}
-FILES: Final = {
-    "style.css": "text/css",
-    "main.js": "text/javascript",
-    "ward.js": "text/javascript",
-    "bed.js": "text/javascript",
-    "replay.js": "text/javascript",
-    "words.js": "text/javascript",
-}
+SCRIPTS: Final = ("main.js", "ward.js", "bed.js", "chart.js", "replay.js", "words.js")
 Parts = dict[str, Any]
 
 
@@ -167,8 +160,9 @@ def application(settings: Settings, pages: Pages) -> web.Application:
     app.router.add_post("/login", login)
     app.router.add_get("/live", _live)
     app.router.add_get("/lib/plotly.js", _chart_library)
-    for name, kind in FILES.items():
-        app.router.add_get(f"/page/{name}", _file(name, kind))
+    app.router.add_get("/page/style.css", _file("style.css", "text/css"))
+    for name in SCRIPTS:
+        app.router.add_get(f"/page/{name}", _file(name, "text/javascript"))
     return app
 
 
