@@ -18,7 +18,6 @@ from stream_worker.times import LONGEST_S
 
 if TYPE_CHECKING:
     from stream_worker.settings import Settings
-    from stream_worker.topics import TopicsResult
 
 FAULT: Final = 1
 WRONG_USE: Final = 2
@@ -387,8 +386,10 @@ def topics_create(
     warning. Existing topics are checked but never changed, so it does no harm to run this twice.
     """
     from stream_worker.topics import create_topics
+    from stream_worker.topics_command import report
 
-    _report(create_topics(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id), partitions))
+    wanted = _settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)
+    raise typer.Exit(report(create_topics(wanted, partitions)))
 
 
 @topics_app.command("check")
@@ -398,8 +399,9 @@ def topics_check(config: Config = None, bootstrap_servers: Bootstrap = None, app
     The exit code is 1 if the worker cannot use them as they are.
     """
     from stream_worker.topics import inspect_topics
+    from stream_worker.topics_command import report
 
-    _report(inspect_topics(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)))
+    raise typer.Exit(report(inspect_topics(_settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id))))
 
 
 @state_app.command("show")
@@ -439,27 +441,6 @@ def state_forget(
 
     wanted = _settings(config, bootstrap_servers=bootstrap_servers, app_id=app_id)
     run_forget(wanted, stay, _console(), within_s=within)
-
-
-def _report(result: TopicsResult) -> None:
-    """Print the topics, a line each in any terminal or log; exit with 1 if anything is wrong."""
-    rows = [["TOPIC", "PARTITIONS", "REPLICAS", "MIN ISR", "CLEANUP", "STAMP", "STATE"]]
-    for report in result.reports:
-        cells = ["-"] * 5
-        if (found := report.found) is not None:
-            cells[:2] = str(found.partitions), str(found.replicas)
-            if found.cleanup is not None:
-                cells[2:] = str(found.insync), found.cleanup, "broker" if found.arrival else "sender"
-        rows.append([report.name, *cells, report.problem or ("made" if report.created else "ok")])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows if result.reports else []:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
-    for warning in result.warnings:
-        print(f"warning: {warning}")
-    if result.problems:
-        problems = f"{len(result.problems)} of {len(result.reports)} topics cannot be used"
-        print(f"vitalcast: {problems}, the first: {result.problems[0]}", file=sys.stderr)
-        raise typer.Exit(FAULT)
 
 
 @app.command()

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest
 from schemas.recordings import RecordingError, find_recordings, read_rows
-from stream_worker.cli import _console, _report, app, exit_code_of, main
+from stream_worker.cli import _console, app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError, doubtful_variables
 from stream_worker.topics import FoundTopic, TopicReport, TopicsResult
+from stream_worker.topics_command import report
 from tests.worker_process import run_vitalcast
 
 COMMANDS = tuple(getattr(get_command(app), "commands", ()))
@@ -189,8 +189,7 @@ def test_a_topic_is_one_line_whatever_the_width_of_the_terminal(
         TopicReport("vitals.alerts", FoundTopic(4, 1, "delete", arrival=False, insync=1), created=True, problem=None),
         TopicReport("vitalcast-stays-changelog", None, created=False, problem="does not exist"),
     ]
-    with pytest.raises(typer.Exit):
-        _report(TopicsResult(reports, []))
+    assert report(TopicsResult(reports, [])) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [re.split("  +", line) for line in lines] == [
         ["TOPIC", "PARTITIONS", "REPLICAS", "MIN ISR", "CLEANUP", "STAMP", "STATE"],
