@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -155,6 +157,22 @@ def test_a_replay_is_played_paused_and_sped_up_by_button_and_key(browser: Browse
         expect(bar).to_contain_text("ended")
         expect(page.get_by_role("button", name="Pause")).to_be_disabled()
         page.close()
+
+
+def test_no_line_and_no_band_goes_over_a_time_without_readings(page: Page, live: Served) -> None:
+    for minute in (*range(-150, -120), *range(-40, 1)):
+        live.reading("a", minute)
+        live.forecast("a", minute)
+    page.locator(".tile").click()
+    page.get_by_role("button", name="4 h").click()
+    until(page, "document.querySelector('.plot')?.data?.length > 2")
+    drawn: list[dict[str, Any]] = page.evaluate(
+        "document.querySelector('.plot').data.map(t => ({x: t.x.map(at => Date.parse(at) / 60000), y: t.y}))"
+    )
+    for trace in drawn:
+        minutes = [None if y is None else x for x, y in zip(trace["x"], trace["y"], strict=True)]
+        steps = [abs(b - a) for a, b in itertools.pairwise(minutes) if a is not None and b is not None]
+        assert max(steps, default=0) <= 30, "between the last two horizons of the newest forecast"
 
 
 def test_what_is_live_has_no_replay(page: Page, live: Served) -> None:

@@ -140,13 +140,21 @@ function rangeOf(traces, [from, to], limits) {
 
 const rule = (place, color, dash) => ({ type: "line", line: { color, width: 1.6, dash }, layer: "above", ...place });
 
-function band(times, low, high, fill) {
-  const line = { width: 0 };
-  const common = { x: times, mode: "lines", line, hoverinfo: "skip", type: "scatter" };
-  return [
-    { ...common, y: low },
-    { ...common, y: high, fill: "tonexty", fillcolor: fill },
-  ];
+// The parts between long gaps, as [from, to): a line or a band over one would invent what was not there.
+function unbroken(times) {
+  const starts = times.flatMap((at, i) => (i === 0 || at - times[i - 1] > GAP_MS ? [i] : []));
+  return starts.map((from, n) => [from, starts[n + 1] ?? times.length]);
+}
+
+// A closed ribbon for each of the parts.
+function band(parts, times, low, high, fillcolor) {
+  const [x, y] = [[], []];
+  for (const [from, to] of parts) {
+    const there = times.slice(from, to);
+    x.push(...there, ...[...there].reverse(), there[0]);
+    y.push(...high.slice(from, to), ...low.slice(from, to).reverse(), null);
+  }
+  return { x, y, mode: "lines", line: { width: 0 }, fill: "toself", fillcolor, hoverinfo: "skip", type: "scatter" };
 }
 
 function curve(times, values, name, line) {
@@ -159,22 +167,16 @@ function pastTraces(ink, past, end) {
   const t = past?.t.filter((at) => at <= end) ?? [];
   if (!t.length) return [];
   const line = { color: ink.dim, width: 1.3, dash: "dot" };
-  const [low, median, high] = [past.low, past.median, past.high].map((values) => values.slice(0, t.length));
-  return [...band(t, low, high, ink.past), curve(t, median, "forecast 15 min before", line)];
+  const curved = curve(...withGaps(t, past.median), "forecast 15 min before", line);
+  return [band(unbroken(t), t, past.low, past.high, ink.past), curved];
 }
 
-// A line over a long gap would invent what was not seen.
 function withGaps(t, v) {
-  const [times, values] = [[], []];
-  t.forEach((at, i) => {
-    if (i && at - t[i - 1] > GAP_MS) {
-      times.push(at - 1);
-      values.push(null);
-    }
-    times.push(at);
-    values.push(v[i]);
-  });
-  return [times, values];
+  const parts = unbroken(t);
+  return [
+    parts.flatMap(([from, to]) => [...t.slice(from, to), t[to - 1] + 1]),
+    parts.flatMap(([from, to]) => [...v.slice(from, to), null]),
+  ];
 }
 
 function historyTraces(ink, history) {
@@ -186,9 +188,10 @@ function historyTraces(ink, history) {
 function fanTraces(ink, fan) {
   if (!fan) return [];
   const [low90, low50, median, high50, high90] = fan.levels;
+  const whole = [[0, fan.t.length]];
   return [
-    ...band(fan.t, low90, high90, ink.fan90),
-    ...band(fan.t, low50, high50, ink.fan50),
+    band(whole, fan.t, low90, high90, ink.fan90),
+    band(whole, fan.t, low50, high50, ink.fan50),
     curve(fan.t, median, "forecast", { color: ink.median, width: 2.4 }),
   ];
 }
@@ -215,7 +218,7 @@ function marks(ink, history, end) {
     const until = alert.to ?? end;
     const open = history.t.map((at, i) => (at >= alert.from && at <= until ? history.v[i] : null));
     traces.push({
-      ...curve(history.t, open, "while the alert was open", { color: ink[alert.priority], width: 4 }),
+      ...curve(...withGaps(history.t, open), "while the alert was open", { color: ink[alert.priority], width: 4 }),
       opacity: 0.55,
       hoverinfo: "skip",
       hovertemplate: null,
