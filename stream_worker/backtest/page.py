@@ -29,6 +29,7 @@ KINDS: Final = ("limit", "forecast_limit", "technical", "anomaly", "news2")
 WINDOW_MIN: Final = 24 * 60  # shown of a timeline at first: the day with most episodes
 FEWEST_EPISODES: Final = 3  # of a stay, to be judged by its early warnings
 HALF_HOUR: Final = 30
+GAP_MIN: Final = 11  # beyond two of the slowest usual readings (5 min), a band would invent what was not forecast
 
 
 class Example(NamedTuple):
@@ -293,22 +294,25 @@ def _busiest(recording: Recording) -> int:
 
 
 def _band(recording: Recording, threats: Threats, horizons_s: Sequence[int]) -> Iterator[go.Scatter]:
-    """What was forecast for each time a quarter of an hour before: 90 % and 50 % bands."""
+    """What was forecast for each time a quarter of an hour before: ribbons of 90 % and 50 %, none over a long gap."""
     h = int(np.argmin(np.abs(np.array(horizons_s) - 900)))
     hours = (threats.at_us / MINUTE_US - recording.start + horizons_s[h] / 60) / 60
+    parts = np.split(np.arange(len(hours)), np.flatnonzero(np.diff(hours) > GAP_MIN / 60) + 1)
     levels = threats.quantiles.shape[2]
     for inner in range(levels // 2):
-        for edge, fill in ((inner, None), (levels - 1 - inner, "tonexty")):
-            yield go.Scatter(
-                x=hours.astype(np.float32),
-                y=threats.quantiles[:, h, edge],
-                mode="lines",
-                line={"width": 0},
-                fill=fill,
-                fillcolor="rgba(11,110,143,0.16)",
-                hoverinfo="skip",
-                showlegend=False,
-            )
+        low, high = threats.quantiles[:, h, inner], threats.quantiles[:, h, levels - 1 - inner]
+        yield go.Scatter(
+            x=np.concatenate(
+                [np.r_[hours[part], hours[part[::-1]], hours[part[0]]] for part in parts], dtype=np.float32
+            ),
+            y=np.concatenate([np.r_[high[part], low[part[::-1]], np.nan] for part in parts], dtype=np.float32),
+            mode="lines",
+            line={"width": 0},
+            fill="toself",
+            fillcolor="rgba(11,110,143,0.16)",
+            hoverinfo="skip",
+            showlegend=False,
+        )
 
 
 def _fans(recording: Recording, spans: Sequence[Span], threats: Threats, horizons_s: Sequence[int]) -> go.Scatter:

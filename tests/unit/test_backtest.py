@@ -311,6 +311,17 @@ def test_an_announcement_at_the_last_reading_is_shown_whatever_its_fraction_of_a
         assert announced.y[0] == 70
 
 
+def test_no_band_is_drawn_over_a_time_without_readings() -> None:
+    stay = recording(*[80] * 10, *[None] * 60, *[80] * 10)
+    at = np.r_[:10, 70:80]
+    quantiles = np.full((20, 3, 3), [60, 70, 80], np.float32)
+    threats = Threats((stay.start + at) * MINUTE_US, np.full(20, 80.0), np.zeros(20), quantiles)
+    (band,) = (trace for trace in timeline(stay, [], threats, MANIFEST.horizons_s, {}).data if trace.fill == "toself")
+    hours = np.where(np.isnan(band.y), np.nan, band.x)
+    assert np.nanmax(np.abs(np.diff(hours))) * 60 < 2
+    assert (np.nanmin(band.y), np.nanmax(band.y)) == (60, 80)
+
+
 def test_the_limits_that_are_drawn_are_those_of_the_settings() -> None:
     shown = timeline(recording(*[80] * 10), [], None, MANIFEST.horizons_s, {"abp_mean": SignalLimits(low=70)})
     assert [line.y0 for line in shown.layout.shapes] == [70]
