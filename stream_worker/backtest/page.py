@@ -232,7 +232,10 @@ def lead_plot(group: Measures) -> go.Figure:
 
 
 def examples(recordings: Mapping[str, Recording], spans: Sequence[Span]) -> Iterator[Example]:
-    """The best, the middle and the worst stay by early warning: the harmonic mean of recall and precision."""
+    """The best, the middle and the worst stay by early warning, each stay once.
+
+    By the harmonic mean of recall and precision.
+    """
     found: list[tuple[float, str, Warnings]] = []
     for stay_id, recording in recordings.items():
         met = warnings_of(recording, announcements(span for span in spans if span.stay_id == stay_id))
@@ -240,10 +243,11 @@ def examples(recordings: Mapping[str, Recording], spans: Sequence[Span]) -> Iter
             recall, precision = met.strict / met.episodes, met.followed / max(met.alerts, 1)
             found.append((2 * recall * precision / max(recall + precision, 1e-9), stay_id, met))
     found.sort(reverse=True)
-    for title, rank in (("Best stay", 0.0), ("Typical stay", 0.5), ("Worst stay", 1.0)):
-        if found:
-            _, stay_id, met = found[round(rank * (len(found) - 1))]
-            yield Example(title, recordings[stay_id], met)
+    last = len(found) - 1
+    titles = {last: "Worst stay", round(last / 2): "Typical stay", 0: "Best stay"}
+    for place, (_, stay_id, met) in enumerate(found):
+        if place in titles:
+            yield Example(titles[place], recordings[stay_id], met)
 
 
 def timeline(

@@ -27,7 +27,7 @@ from stream_worker.backtest.measures import (
     spans_of,
     warned,
 )
-from stream_worker.backtest.page import found_plot, timeline, write_page
+from stream_worker.backtest.page import examples, found_plot, timeline, write_page
 from stream_worker.backtest.report import report_of
 from stream_worker.backtest.threats import Threats, announced_at
 from stream_worker.limits import DEFAULT_LIMITS, SignalLimits
@@ -309,6 +309,13 @@ def test_an_announcement_at_the_last_reading_is_shown_whatever_its_fraction_of_a
         shown = timeline(stay, [raised], threats, MANIFEST.horizons_s, {})
         (announced,) = (trace for trace in shown.data if trace.name == "announced")
         assert announced.y[0] == 70
+
+
+@pytest.mark.parametrize(("number", "titles"), [(0, ""), (1, "Best"), (2, "Best Worst"), (5, "Best Typical Worst")])
+def test_each_stay_is_an_example_once(number: int, titles: str) -> None:
+    ill = recording(*([80] * 40 + [60] * 5) * 3)
+    shown = list(examples({f"s{n}": ill for n in range(number)}, []))
+    assert [example.title for example in shown] == [f"{title} stay" for title in titles.split()]
 
 
 def test_no_band_is_drawn_over_a_time_without_readings() -> None:
