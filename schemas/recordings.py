@@ -119,20 +119,32 @@ def read_rows(path: Path) -> Iterator[Row]:
             reader = csv.DictReader(file)
             columns = [name for name in reader.fieldnames or () if name]
             if "time" not in columns:
-                raise RecordingError(f"{path.name}: no column 'time'")
+                raise RecordingError(f"{path.name}: no column 'time' in its first line, which has commas between names")
             if len(set(columns)) < len(columns):
                 raise RecordingError(f"{path.name}: two columns of one name")
             for cells in reader:
+                values: dict[str, float] = {}
+                column = "time"
                 try:
-                    time = _aware(datetime.fromisoformat(cells.pop("time")))
-                    values = {name: float(cell) for name, cell in cells.items() if cell}
+                    time = _aware(datetime.fromisoformat(cells.pop(column)))
+                    for column, cell in cells.items():
+                        if cell:
+                            values[column] = float(cell)
                 except (ValueError, TypeError, OverflowError) as error:
-                    raise RecordingError(f"{path.name}, line {reader.line_num}: unreadable time or number") from error
+                    raise RecordingError(f"{path.name}, line {reader.line_num}: {_unreadable(column)}") from error
                 if not all(map(math.isfinite, values.values())):
                     raise RecordingError(f"{path.name}, line {reader.line_num}: a value is not finite")
                 yield Row(time, values)
     except UNREADABLE as error:
         raise RecordingError(f"{path.name}: not a readable recording ({type(error).__name__})") from error
+
+
+def _unreadable(column: str | None) -> str:
+    if column == "time":
+        return "unreadable time, which is written like 2026-11-22T10:15:30Z"
+    if column is None:  # the csv module's name for what has none
+        return "more cells than the first line has names"
+    return f"unreadable number in column {column!r}"
 
 
 def _opener(path: Path) -> Callable[..., Any]:

@@ -133,7 +133,7 @@ def test_a_recording_that_cannot_be_read_to_its_end_is_told_with_what_was_sent(
     (tmp_path / "s.csv").write_text("\n".join(rows) + "\n")
     result = run(kafka, topics, tmp_path, "replay", "s.csv", "--speed", "max")
     assert result.returncode == 1
-    assert "s.csv, line 11: unreadable time or number; until then, sent 9" in result.stderr
+    assert "s.csv, line 11: unreadable number in column 'hr'; until then, sent 9" in result.stderr
     assert len(read_committed(kafka.bootstrap_servers, topics.readings)) == 9
 
 

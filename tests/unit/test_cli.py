@@ -296,6 +296,24 @@ def test_a_damaged_recording_is_named(recording: bytes, tmp_path: Path) -> None:
         list(read_rows(path))
 
 
+@pytest.mark.parametrize(
+    ("recording", "reason"),
+    [
+        ("", "no column 'time' in its first line, which has commas between names"),
+        ("time;hr\n2026-01-01T00:00:00Z;80\n", "no column 'time' in its first line, which has commas between names"),
+        ("time,hr\n1767225600,80\n", "line 2: unreadable time, which is written like 2026-11-22T10:15:30Z"),
+        ("time,hr,rhythm\n2026-01-01T00:00:00Z,80,SR\n", "line 2: unreadable number in column 'rhythm'"),
+        ("time,hr\n2026-01-01T00:00:00Z,80,5\n", "line 2: more cells than the first line has names"),
+    ],
+    ids=["empty", "semicolons", "seconds", "words", "decimal commas"],
+)
+def test_what_is_wrong_with_a_recording_is_told(recording: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text(recording)
+    with pytest.raises(RecordingError, match=f"^s.csv.* {re.escape(reason)}$"):
+        list(read_rows(path))
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column_s_name(tmp_path: Path) -> None:
     path = tmp_path / "s.csv"
     path.write_text("\ufefftime,hr\n2026-01-01T00:00:00Z,80\n", encoding="utf-8")
