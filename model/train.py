@@ -83,7 +83,8 @@ def scaling_of(stays: Sequence[Stay], config: ForecasterConfig) -> Scaling:
                 moves.append(np.abs(series[16:] - mean))
         pooled = np.concatenate(values) if values else np.zeros(0)
         if not len(pooled):
-            raise RecordingError(f"signal {name!r} is in none of the training stays")
+            within = f"{signal.low:g} to {signal.high:g} {signal.written_unit}"
+            raise RecordingError(f"signal {name!r}: the training recordings have no plausible value ({within})")
         low, centre, high = np.quantile(pooled, [0.16, 0.5, 0.84])
         centres.append(round(centre / signal.precision) * signal.precision)
         levels.append(max((high - low) / 2.0, 4.0 * signal.precision))

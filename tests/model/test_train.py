@@ -56,6 +56,14 @@ def test_a_value_far_from_all_others_can_be_trained_on(tmp_path: Path) -> None:
     Predictor.load(tmp_path / "out", "cpu")
 
 
+def test_a_column_in_another_unit_is_told_of(tmp_path: Path) -> None:
+    rows = [
+        row._replace(values={"hr": 80.0, "spo2": 0.97}) for row in minutes(datetime(2026, 1, 1, tzinfo=UTC), range(20))
+    ]
+    with pytest.raises(RecordingError, match=r"^signal 'spo2': .* no plausible value \(40 to 100 %\)$"):
+        train_artifact([write_recording(tmp_path, "a", rows)], tmp_path / "out", updates=1, hold_out=0)
+
+
 def test_rare_readings_are_learned_from_though_none_can_be_scored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
