@@ -140,6 +140,7 @@ def write_card(out: Path, manifest: Manifest) -> None:
     text = template.from_string(CARD.read_text(encoding="utf-8")).render(
         manifest=manifest,
         horizons=[horizon_s / 60 for horizon_s in manifest.horizons_s],
+        decimals={signal.name: signal.decimals for signal in manifest.forecast_signals},
         scores={name: [score for score in manifest.scores if score.signal == name] for name in manifest.signals},
     )
     (out / "MODEL_CARD.md").write_text(text, encoding="utf-8")

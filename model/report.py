@@ -61,6 +61,7 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
         rivals=rival_gains(report),
         beside_trees=beside_trees(report),
         horizons=config.horizons_s,
+        decimals={signal.name: signal.decimals for signal in config.forecast_signals},
         sparse=[(name, means_of_signals(scores, config)) for name, scores in report.sparse.items() if scores],
     )
     page.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ from model.augment import Copy
 from model.config import ForecasterConfig, config_for
 from model.dataset import read_stay, survey
 from model.evaluate import evaluate, evaluate_artifact, evaluate_degraded
-from model.export import export_artifact, write_artifact
+from model.export import export_artifact, write_artifact, write_card
 from model.features import FeatureSet
 from model.losses import pinball
 from model.manifest import ArtifactError, read_manifest
@@ -106,6 +106,20 @@ def test_a_signal_is_learned_and_scored_in_any_unit(value_config: ForecasterConf
     assert found.mae / unit == pytest.approx(expected.mae, rel=1e-3)
     assert found.gain == pytest.approx(expected.gain, abs=0.1)
     assert found.gain < -1.0
+
+
+def test_errors_in_a_small_unit_are_written_out(value_config: ForecasterConfig, tmp_path: Path) -> None:
+    signal = msgspec.structs.replace(VALUE, low=0.0, high=0.1, precision=0.0001)
+    config = msgspec.structs.replace(value_config, inputs=(signal,))
+    manifest = write_artifact(untrained(config), config, NO_TRAINING, tmp_path, name="random", version="0")
+    levels = [0.001 * (i % 7) for i in range(100)]
+    path = write_recording(tmp_path, "small", minutes(datetime(2026, 1, 1, tzinfo=UTC), levels, "value"))
+    report = evaluate_artifact(tmp_path, [path], tmp_path / "report")
+    write_card(tmp_path, msgspec.structs.replace(manifest, scores=report.scores))
+    error = f"{report.scores[0].persistence_mae:.5f}"
+    assert error.startswith("0.001")
+    for page in (Path(report.page), tmp_path / "MODEL_CARD.md"):
+        assert error in page.read_text(encoding="utf-8")
 
 
 def test_a_trained_artifact_serves_and_carries_its_scores(value_config: ForecasterConfig, tmp_path: Path) -> None:
