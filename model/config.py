@@ -123,6 +123,9 @@ def config_for(columns: Mapping[str, Column], steps: int) -> ForecasterConfig:
 def _signal_of(name: str, column: Column) -> Signal:
     if not is_name(name):
         raise RecordingError(f"column {name!r}: {NAME_RULE}")
+    vital = name.strip().lower()
+    if vital in VITALS_BY_NAME:  # as a signal of its own it would have no limits, so no alerts
+        raise RecordingError(f"column {name!r}: call it {vital!r} if it is that vital sign, else something else")
     margin = (column.high - column.low) or 1.0
     if not math.isfinite(2.0 * margin):
         raise RecordingError(f"column {name!r}: values too far from each other to be told apart")

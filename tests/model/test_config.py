@@ -13,6 +13,7 @@ from model.dataset import read_stay, survey
 from model.evaluate import config_of, evaluate
 from model.predictor import Predictor
 from model.train import train_artifact
+from schemas.recordings import RecordingError
 from schemas.signals import VITALS_BY_NAME, known_signals
 from tests.patients import START
 from tests.recordings import minutes, write_recording
@@ -53,6 +54,12 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.Capt
     path = write_recording(tmp_path, "a", [row._replace(values={**row.values, **others}) for row in rows])
     train_artifact([path], tmp_path / "out", updates=1, hold_out=0)
     assert "not used: '\\x1b[2J', SpO2, etco2, temp\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["HR", " hr", "SpO2"])
+def test_a_vital_sign_in_another_spelling_is_no_signal_of_its_own(name: str) -> None:
+    with pytest.raises(RecordingError, match=f"^column '{name}': call it '{name.strip().lower()}' if"):
+        config_for({name: Column(60.0, 90.0, 0), "etco2": Column(30.0, 40.0, 1)}, 10_000)
 
 
 def test_a_vital_sign_that_the_default_does_not_forecast_keeps_its_unit_and_range() -> None:
