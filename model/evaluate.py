@@ -12,7 +12,7 @@ from rich.table import Table
 
 from model.augment import Copy, copies, irregular, longest_first, rare
 from model.config import ForecasterConfig
-from model.dataset import Stay, UnfitArgumentError, read_stays, steps_of
+from model.dataset import FRESH_S, Stay, UnfitArgumentError, read_stays, steps_of
 from model.manifest import Manifest, Score
 from model.predictor import Predictor, one_thread
 from model.scores import Evaluation, Report, Rival
@@ -70,7 +70,8 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
 
     out : a folder, or the path of the HTML page. baselines : fit them on the recordings that the artifact was trained
     on, and show their errors beside it; takes half an hour for a week's recordings of forty stays.
-    If all recordings were used in training, they are scored all the same, and the report says so.
+    If all recordings were used in training, they are scored all the same, and the report says so; so are recordings
+    of which no step has enough readings before it, wherever the last one is fresh.
     Raises: RecordingError if no forecast of them can be scored.
     """
     predictor = Predictor.load(artifact, "cpu")
@@ -79,12 +80,12 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
     unseen = [path for path in recordings if stay_id_of(path) not in known]
     stays = read_stays(unseen or recordings, config)
     evaluation = evaluate(predictor, [stay for stay in stays if stay.length])
+    rare = not evaluation.scores()
+    if rare:
+        evaluation = evaluation.by_freshness()
     scores = evaluation.scores()
     if not scores:
-        raise RecordingError(
-            f"no forecast can be scored: of {', '.join(config.signals)} there is no plausible value in half of "
-            f"{config.context_steps} steps"
-        )
+        raise RecordingError(f"no forecast can be scored: too few plausible values of {', '.join(config.signals)}")
     rivals: tuple[Rival, ...] = ()
     if baselines:
         training = read_stays([path for path in recordings if stay_id_of(path) in known], config)
@@ -99,6 +100,7 @@ def evaluate_artifact(artifact: Path, recordings: list[Path], out: Path, *, base
         degraded=evaluate_degraded(predictor, evaluation.stays).scores(),
         sparse=evaluate_sparse(predictor, evaluation.stays),
         seen=not unseen,
+        rare=rare,
         page=str(page_in(out)),
     )
     publish(report, evaluation)
@@ -130,7 +132,8 @@ def rivals_of(training: Sequence[Stay], evaluation: Evaluation) -> tuple[Rival, 
 def table_of(report: Report) -> Table:
     """Change of the error against persistence (per cent) and coverage of the 90 % band, per signal and horizon."""
     seen = ", on stays it was trained on" if report.seen else ""
-    table = Table(title=f"{report.name} {report.version}: error against persistence, % (90 % coverage){seen}")
+    rare = f", up to {FRESH_S / 60:g} min after a reading" if report.rare else ""
+    table = Table(title=f"{report.name} {report.version}: error against persistence, % (90 % coverage){seen}{rare}")
     horizons = sorted({found.horizon_s for found in report.scores})
     table.add_column("signal")
     for horizon_s in horizons:

@@ -38,6 +38,8 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
     """Write the report to `page`: one file, plots inside, nothing fetched from elsewhere."""
     mpl.use("Agg")
     config = evaluation.config
+    examples = {signal.name: chosen_examples(evaluation, signal.name) for signal in config.forecast_signals}
+    fans = [signal for signal in config.forecast_signals if examples[signal.name]]
     plots = [
         ("Error against persistence", "", skill_plot(report, config)),
         (
@@ -46,8 +48,12 @@ def write_page(page: Path, report: Report, evaluation: Evaluation) -> None:
             reliability_plot(evaluation),
         ),
         *(
-            (f"Forecasts: {signal.title}", FORECASTS_NOTE if i == 0 else "", fan_plot(evaluation, signal.name))
-            for i, signal in enumerate(config.forecast_signals)
+            (
+                f"Forecasts: {signal.title}",
+                FORECASTS_NOTE if i == 0 else "",
+                fan_plot(config, signal.name, examples[signal.name]),
+            )
+            for i, signal in enumerate(fans)
         ),
     ]
     environment = Environment(autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
@@ -164,23 +170,23 @@ def reliability_plot(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def fan_plot(evaluation: Evaluation, signal: str) -> Figure:
-    """Three forecasts with what came after: much better than persistence, typical, and among the worst."""
-    figure, axes = panels(3)
-    examples = chosen_examples(evaluation, signal)
-    for axis, (title, (stay, forecast, t)) in zip(axes, examples, strict=False):
-        draw_fan(axis, evaluation.config, signal, stay, forecast[t], t)
-        axis.set_title(title)
-    for axis in axes[len(examples) :]:
-        axis.set_visible(False)
-    return figure
-
-
 Example = tuple[Stay, NDArray[np.float32], int]
 
 
+def fan_plot(config: ForecasterConfig, signal: str, examples: list[tuple[str, Example]]) -> Figure:
+    """Forecasts with what came after, a panel for each."""
+    figure, axes = panels(len(examples))
+    for axis, (title, (stay, forecast, t)) in zip(axes, examples, strict=True):
+        draw_fan(axis, config, signal, stay, forecast[t], t)
+        axis.set_title(title)
+    return figure
+
+
 def chosen_examples(evaluation: Evaluation, signal: str) -> list[tuple[str, Example]]:
-    """Origins at fixed ranks of (error - persistence's error), both over all horizons: nobody picks them by hand."""
+    """Origins at fixed ranks of (error - persistence's error), both over all horizons: nobody picks them by hand.
+
+    None where no origin has all of its truths.
+    """
     config = evaluation.config
     v, column, middle = config.signals.index(signal), config.input_index(signal), len(config.quantile_levels) // 2
     found: list[tuple[float, Example]] = []

@@ -44,6 +44,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     degraded : pooled, on copies of the stays as wards degrade data (`model.augment`), the same ones for each artifact.
     sparse : pooled, on the stays as read more rarely, by how rarely; origins count as in `degraded`.
     seen : whether these stays were used in training, so that the figures flatter. page : the report with its plots.
+    rare : whether readings are too rare, or stays too short, for the usual rule: all origins count as in `degraded`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     degraded: tuple[Score, ...]
     seen: bool
     page: str
+    rare: bool = False
     quantile_trees: tuple[Score, ...] = ()
     sparse: Mapping[str, tuple[Score, ...]] = {}
 
@@ -74,6 +76,10 @@ class Evaluation(NamedTuple):
     def stays(self) -> list[Stay]:
         """The stays as they are seen."""
         return [copy.seen for copy in self.shown]
+
+    def by_freshness(self) -> Evaluation:
+        """The same, but that origins count as in a degraded copy."""
+        return self._replace(shown=[Copy(copy.seen, copy.truth) for copy in self.shown])
 
     def cell(self, signal: str, horizon_s: int) -> Cell:
         """The scored origins of one signal and horizon, stay after stay."""

@@ -386,7 +386,8 @@ def train_artifact(
         unseen = read_stays(held_out, config, "Reading held-out recordings")
         manifest = msgspec.structs.replace(manifest, scores=evaluate(Predictor.load(out, "cpu"), unseen).scores())
         if not manifest.scores:
-            print(f"not scored: no held-out recording has values in half of {config.context_steps} steps")
+            rule = f"no held-out recording has values in half of {config.context_steps} steps"
+            print(f"not scored: {rule}; vitalcast evaluate has a rule for such")
         write_manifest(out, manifest)
     write_card(out, manifest)
     return manifest

@@ -64,7 +64,7 @@ def test_a_column_in_another_unit_is_told_of(tmp_path: Path) -> None:
         train_artifact([write_recording(tmp_path, "a", rows)], tmp_path / "out", updates=1, hold_out=0)
 
 
-def test_rare_readings_are_learned_from_though_none_can_be_scored(
+def test_rare_readings_are_learned_from_and_scored_where_the_last_one_is_fresh(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin, random = datetime(2026, 1, 1, tzinfo=UTC), np.random.default_rng(0)
@@ -77,8 +77,12 @@ def test_rare_readings_are_learned_from_though_none_can_be_scored(
     assert float(lesson.changes[config.horizons_s.index(900), 0]) == pytest.approx(change, rel=0.15)
     assert train_artifact(paths, tmp_path / "out", updates=1, hold_out=1).scores == ()
     assert "not scored: no held-out recording has values in half of 60 steps" in capsys.readouterr().out
-    with pytest.raises(RecordingError, match="of hr there is no plausible value in half of 60 steps"):
-        evaluate_artifact(tmp_path / "out", paths, tmp_path / "report")
+    report = evaluate_artifact(tmp_path / "out", paths, tmp_path / "report")
+    assert report.rare
+    assert "No step has enough readings" in Path(report.page).read_text(encoding="utf-8")
+    found = next(score for score in report.scores if score.horizon_s == 900)
+    assert found.persistence_mae == pytest.approx(change, rel=1e-5)
+    assert found.count == len(rates) - 3
 
 
 def test_a_report_on_an_hour_tells_what_can_be_told(value_config: ForecasterConfig, tmp_path: Path) -> None:
