@@ -19,7 +19,16 @@ CLIPPED = ((4.0, 0.7), (16.0, 1.0), (64.0, 1.5))
 # Past values kept, in steps: enough for a median of nine and for what persists over a few steps.
 LAGS = 10
 # Spread statistics, each an average of some deviation: (index of its time constant, weight of the population's prior).
-SPREADS = ((6, 20.0), (3, 3.0), (4, 5.0), (7, 20.0), (7, 10.0), (3, 3.0), (7, 10.0), (5, 3.0))
+SPREADS = (
+    (6, 20.0),  # from the average of 16 steps: the scale in which all else is told
+    (3, 3.0),  # from the last value, lately
+    (4, 5.0),  # from the average of 8 steps
+    (7, 20.0),  # from that of 64
+    (7, 10.0),  # from the last value, usually
+    (3, 3.0),  # square root of that, lately: jumps count less
+    (7, 10.0),  # the same, usually
+    (5, 3.0),  # share of values that are the last one again
+)
 SHORT, LONG = 1, 4  # indices into TAUS: the averages that other signals see
 OWN_CANDIDATES = len(TAUS) + len(CLIPPED) + 3 + LAGS
 DESCRIPTORS = 12
