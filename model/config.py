@@ -132,4 +132,6 @@ def _signal_of(name: str, column: Column) -> Signal:
     largest = max(abs(column.low), abs(column.high)) + margin
     coarsest = 10.0 ** (math.ceil(math.log10(largest)) - SIGNIFICANT_DIGITS)
     precision = max(10.0 ** -max(column.decimals, 1), coarsest)
+    if column.decimals == SIGNIFICANT_DIGITS and column.low < column.high < column.low + 10.0 * precision:
+        raise RecordingError(f"column {name!r}: values too near to each other to be told apart; take a smaller unit")
     return Signal(name=name, unit="1", low=column.low - margin, high=column.high + margin, precision=precision)

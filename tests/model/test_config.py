@@ -84,6 +84,11 @@ def test_other_columns_are_as_precise_as_they_are_written(
     np.testing.assert_allclose(read, values, atol=0.51 * config.inputs[0].precision)
 
 
+def test_values_below_what_a_forecast_is_written_in_are_refused() -> None:
+    with pytest.raises(RecordingError, match=r"^column 'cortisol': values too near to each other"):
+        config_for({"cortisol": Column(2.9e-7, 3.1e-7, 6)}, 10_000)
+
+
 def test_the_number_after_nineteen_is_twenty(tmp_path: Path) -> None:
     path = write_recording(tmp_path, "numbers", minutes(START, range(20), "value"))
     config = config_for(*survey([path], 60))
