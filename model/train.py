@@ -356,6 +356,7 @@ def train_artifact(
         if not found:
             raise RecordingError("there is no value in the training recordings")
         config = config_for(found, steps)
+        print(f"forecast: {', '.join(config.signals)}")
         if left := sorted(found.keys() - {signal.name for signal in config.inputs}):  # a misspelt one perhaps
             print(f"not used: {', '.join(name if is_name(name) else repr(name) for name in left)}")
     stays = read_stays(training, config)

@@ -53,7 +53,7 @@ def test_columns_that_are_not_used_are_named(tmp_path: Path, capsys: pytest.Capt
     others = {"temp": 37.0, "etco2": 35.0, "SpO2": 97.0, "\x1b[2J": 1.0}
     path = write_recording(tmp_path, "a", [row._replace(values={**row.values, **others}) for row in rows])
     train_artifact([path], tmp_path / "out", updates=1, hold_out=0)
-    assert "not used: '\\x1b[2J', SpO2, etco2, temp\n" in capsys.readouterr().out
+    assert "forecast: hr\nnot used: '\\x1b[2J', SpO2, etco2, temp\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["HR", " hr", "SpO2"])
