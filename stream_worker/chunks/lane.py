@@ -22,6 +22,9 @@ Record = tuple[bytes | None, bytes | None]  # key, value; a value of None is a t
 # So much work may wait for its commit before the agent is held back: more makes transactions larger and cheaper, less
 # keeps less in memory. A full chunk is four pieces of work.
 MAX_WAITING: Final = 32
+# Nor does the agent go on while a transaction takes this long. Both need the one loop: slow chunks, such as those of
+# stays that begin on a busy machine, would keep the transaction from ending in time, and each start after it likewise.
+LONG_S: Final = 5.0
 # Below the broker's default limit of a batch (1,048,588 bytes) even if nothing compresses.
 MAX_BATCH_BYTES: Final = 900_000
 TRANSACTION_TIMEOUT_MS: Final = 60_000
@@ -120,8 +123,10 @@ class Lane:
             self._has_room.clear()
 
     async def room(self) -> None:
-        """Wait while too much is queued."""
+        """Wait while too much is queued, or the transaction under way has taken long already."""
         await self._has_room.wait()
+        if self.stalled_s >= LONG_S:
+            await self._were_done.wait()
 
     async def drain(self) -> None:
         """Wait until all that is queued by now is durable; what comes meanwhile, heartbeats above all, may wait."""
