@@ -2,7 +2,7 @@
 
     python alert_receiver.py kafka-1:9093,kafka-2:9093 --client client.json
 
-Needs only kafka-python: copy it and put your pager where `tell` is. It cannot read the demo's in-memory broker.
+Needs only kafka-python[zstd]: copy it and put your pager where `tell` is. It cannot read the demo's in-memory broker.
 The list and the offsets up to which it holds are one file, replaced as a whole, so that a crash at any point loses
 nothing; what was told in the half second before is told again. Without the file, or if the topic no longer has its
 offsets, the list is rebuilt from the beginning of the topic; of the past, only alerts that are still open are told.
