@@ -480,9 +480,11 @@ def view(
     alerts and how good its forecasts were. Begins with the last hours. Reads the topics like any other consumer and
     changes nothing. To open it to other machines, set VITALCAST_VIEW_TOKEN and put TLS in front.
     """
+    from stream_worker.log import configure
     from stream_worker.view.command import run_view
 
     wanted = _settings(config, bootstrap_servers=bootstrap_servers, view_host=host, view_port=port)
+    configure(wanted.log_level, wanted.log_format)  # else what somebody sends would be quoted, in pages of traceback
     run_view(wanted, _console(), duration)
 
 

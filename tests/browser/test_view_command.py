@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -111,6 +112,15 @@ def test_the_page_begins_in_the_middle_and_outlives_the_broker(
         expect(page.locator("#banner")).not_to_contain_text("Kafka")
         assert complaints == []
         page.close()
+
+
+def test_what_is_no_request_leaves_no_quotation_in_the_log(kafka: Broker, topics: Topics, tmp_path: Path) -> None:
+    with view(tmp_path, {"bootstrap_servers": kafka.bootstrap_servers, **topics.settings}) as address:
+        where = urlsplit(address)
+        for _ in range(3):
+            with socket.create_connection((where.hostname or "", where.port or 0), timeout=30) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nstay-1: \x00\r\n\r\n")
+                assert connection.recv(12) == b"HTTP/1.0 400"
 
 
 def test_a_page_that_nothing_reaches_any_more_is_not_served(
