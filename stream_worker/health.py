@@ -13,6 +13,9 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 # The loop is late by tens of milliseconds under load; this late it hangs.
 LIVE_WITHIN_S: Final = 30.0
+# A connection without a request is closed then; aiohttp's own limit is an hour. Connections use up the files that the
+# process may have open, and with them its way to Kafka. Longer than Prometheus, or a proxy, waits between requests.
+IDLE_S: Final = 75.0
 
 
 class PortTakenError(Exception):
@@ -67,7 +70,7 @@ async def serve(bound: socket.socket, health: Health, registry: CollectorRegistr
     application.router.add_get("/metrics", make_aiohttp_handler(registry))
     application.router.add_get("/health/live", answer(lambda: health.is_live, "live", "the event loop hangs"))
     application.router.add_get("/health/ready", answer(lambda: health.is_ready, "ready", "not ready"))
-    runner = web.AppRunner(application, access_log=None)
+    runner = web.AppRunner(application, access_log=None, keepalive_timeout=IDLE_S)
     await runner.setup()
     await web.SockSite(runner, bound).start()
     return runner

@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from stream_worker.health import IDLE_S
 from stream_worker.playback import Playback
 from stream_worker.settings import Settings
 from stream_worker.times import to_time
@@ -130,7 +131,7 @@ def serving(
     app = application(settings, Pages(board, link, playback))
     if playback is not None:
         app.add_routes(replay_routes(playback))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=0.5)
 
     async def start() -> None:
         await runner.setup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,6 +14,7 @@ import pytest
 
 from stream_worker.playback import Playback
 from stream_worker.settings import SettingsError, load_settings
+from stream_worker.view import server as page_server
 from stream_worker.view.command import listening
 from tests.browser.ward import Served, served
 
@@ -144,3 +146,10 @@ def test_other_hosts_need_a_token_and_a_token_needs_some_length() -> None:
         load_settings(view_token="short")
     settings = load_settings(view_host="0.0.0.0", view_token="sixteen giraffes")
     assert "giraffes" not in str(settings.redacted()) + repr(settings)
+
+
+def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "IDLE_S", 0.2)
+    with served() as live, socket.create_connection(("127.0.0.1", live.port), timeout=30) as connection:
+        connection.sendall(b"GET /")
+        assert connection.recv(1) == b""
