@@ -33,6 +33,9 @@ DEAD_LETTER_WINDOW: Final = 10_000  # records of a partition
 # At once through the pipeline: with more, its arrays no longer stay in the processor's cache. Their outputs are made
 # durable together, chunk by chunk.
 PIPELINE_RECORDS: Final = 2048
+# A chunk takes a quarter of a second, but many times that where a few stays have thousands of readings each and the
+# machine is busy: then the lanes have a turn between its parts, or what they are sending would be given up.
+SLOW_S: Final = 1.0
 SUSPENDED_AFTER_S: Final = 10.0  # timers run every second; under load they are late by a chunk, a quarter of one
 STALLED_AFTER_S: Final = 5.0  # a transaction takes 0.1 s; a broker that is slow or restarts, seconds
 
@@ -119,22 +122,23 @@ class ReadingsAgent:
         """Take a chunk; returns when the lanes have taken over. Partitions that were lost while it waited are left out:
         whoever has them now reads their records.
 
-        Every lane has its work before anything waits: a heartbeat that is queued meanwhile commits the position that
-        the chunk has moved to, and must come after the chunk's outputs.
+        Every lane has its work of a part before anything waits: a heartbeat that is queued meanwhile commits the
+        position that the part has moved to, and must come after its outputs.
         """
         ours = {tp.partition: records for tp, records in chunk.items() if tp in self.lanes}
         lanes = {tp.partition: lane for tp, lane in self.lanes.items()}
         is_redone = any(records[0].offset < lanes[partition].published_until for partition, records in ours.items())
         for partition in ours:
             await self._remove_void_state(lanes[partition])
-        now = now_us()
+        now, began = now_us(), time.monotonic()
         for part in parts_of(ours, PIPELINE_RECORDS):
             hopeless = self._process_part(part, now, lanes, is_redone=is_redone)
             if hopeless:
                 await asyncio.gather(*(lanes[partition].drain() for partition in hopeless))  # a start goes on from here
                 raise WorkerError("nearly all records are dead letters")
-        for partition in ours:
-            await lanes[partition].room()
+            if time.monotonic() - began >= SLOW_S:
+                await asyncio.gather(*(lanes[partition].room() for partition in ours))
+        await asyncio.gather(*(lanes[partition].room() for partition in ours))
 
     async def _remove_void_state(self, lane: Lane) -> None:
         """Remove what could not be used from the changelog, once: each assignment would make the state again."""
