@@ -130,7 +130,9 @@ def main() -> None:
         code = exit_code_of(error)
         if code is None:
             raise
-        print(f"vitalcast: {error}", file=sys.stderr)
+        from stream_worker.ward_words import printable
+
+        print(f"vitalcast: {printable(str(error))}", file=sys.stderr)  # a file that it names may be called anything
         sys.exit(code)
 
 

@@ -19,6 +19,7 @@ from schemas.reading import READING_V1
 from schemas.recordings import RecordingError, Row, extent_of, read_rows, stay_id_of
 from stream_worker.outbox import Outbox
 from stream_worker.playback import Playback
+from stream_worker.ward_words import printable
 
 REPORT_EVERY_S: Final = 0.2  # by the clock: a number of rows is a moment at full speed, and minutes in real time
 
@@ -59,7 +60,7 @@ def with_values(paths: Sequence[Path]) -> list[Path]:
     kept = []
     for path in paths:
         if _first_time(path) is None:
-            print(f"{path.name}: no values, left out")
+            print(f"{printable(path.name)}: no values, left out")
         else:
             kept.append(path)
     if not kept:

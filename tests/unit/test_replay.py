@@ -128,9 +128,9 @@ def test_a_recording_without_values_is_refused(tmp_path: Path) -> None:
 def test_a_recording_without_values_is_left_out_and_named(
     ward: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    empty = write(tmp_path, "bed[a]", "2011-06-02T16:00:00Z", [None, None])
+    empty = write(tmp_path, "bed[a]\x1b[31m", "2011-06-02T16:00:00Z", [None, None])
     assert with_values([*ward, empty]) == ward
-    assert capsys.readouterr().out == "bed[a].csv.gz: no values, left out\n"
+    assert capsys.readouterr().out == "bed[a]\ufffd[31m.csv.gz: no values, left out\n"
     with pytest.raises(RecordingError, match="no recording with any value"):
         with_values([empty])
 
