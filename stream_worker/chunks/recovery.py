@@ -41,7 +41,7 @@ class BulkStore(Store):  # type: ignore[misc]  # Faust is untyped
         raise NotImplementedError
 
     def on_loaded(self, partitions: frozenset[int], seconds: float) -> None:
-        """All partitions are complete."""
+        """All partitions are complete, and were read in so many seconds."""
 
 
 class BulkRecovery(Recovery):  # type: ignore[misc]

@@ -104,3 +104,13 @@ def test_state_that_cannot_be_used_is_removed_when_it_is_made_again() -> None:
     assert not [key for key in changelog.newest if key.endswith(b"gone")]
     _, after = start(changelog)
     assert (len(after), after.next_offsets) == (1, {0: 10})
+
+
+def test_the_time_that_stays_take_to_join_is_part_of_a_recovery() -> None:
+    result = process(new_pipeline(), records([reading(f"s-{number}", 0) for number in range(100)]))
+    store, agent = empty_store()
+    store.load(0, result.state.items())
+    store.on_loaded(frozenset({0}), 100.0)
+    samples = (sample for metric in agent.metrics.recovery.collect() for sample in metric.samples)
+    (read_and_joined_s,) = (sample.value for sample in samples if sample.name.endswith("_sum"))
+    assert read_and_joined_s > 100.0
