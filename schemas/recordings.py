@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
@@ -22,6 +22,7 @@ from schemas.reading import StayId
 SUFFIX = ".csv.gz"
 UNREADABLE = (OSError, UnicodeDecodeError, EOFError, zlib.error, csv.Error)  # what a damaged file is found out by
 ENCODING = "utf-8-sig"  # spreadsheets begin their files with a byte order mark
+LONGEST_LINE = 1 << 20  # in characters: a few megabytes that are no recording may unpack to one line of gigabytes
 LONGEST_DAYS = 366  # of a recording: a longer one has a wrong date in it, and a step for each minute up to there
 
 
@@ -98,7 +99,7 @@ def extent_of(path: Path) -> Extent:
     rows, last = -1, ""  # the first line is the head
     try:
         with _opener(path)(path, "rt", encoding=ENCODING) as file:
-            for line in file:
+            for line in _lines(file):
                 rows += 1
                 if rows and line.partition(",")[2].strip(", \r\n"):
                     last = line
@@ -116,7 +117,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     try:
         with _opener(path)(path, "rt", encoding=ENCODING, newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(_lines(file))
             columns = [name for name in reader.fieldnames or () if name]
             if "time" not in columns:
                 raise RecordingError(f"{path.name}: no column 'time' in its first line, which has commas between names")
@@ -137,6 +138,14 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield Row(time, values)
     except UNREADABLE as error:
         raise RecordingError(f"{path.name}: not a readable recording ({type(error).__name__})") from error
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The file's lines. Raises: csv.Error if one is longer than any recording's."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise csv.Error("line too long")
+        yield line
 
 
 def _unreadable(column: str | None) -> str:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from model.manifest import DEFAULT_ARTIFACT, ArtifactError, read_manifest
-from schemas.recordings import RecordingError, find_recordings, read_rows
+from schemas.recordings import RecordingError, extent_of, find_recordings, read_rows
 from stream_worker.cli import _console, app, exit_code_of, main
 from stream_worker.settings import Settings, SettingsError, doubtful_variables
 from stream_worker.topics import FoundTopic, TopicReport, TopicsResult
@@ -48,6 +49,24 @@ def vitalcast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         return ended.value.code, capsys.readouterr().err.splitlines()
 
     return run
+
+
+@pytest.mark.parametrize("look", [extent_of, lambda path: list(read_rows(path))], ids=["extent", "rows"])
+def test_a_recording_that_unpacks_to_one_endless_line_is_not_taken_into_memory(
+    look: Callable[[Path], object], tmp_path: Path
+) -> None:
+    megabytes = 64
+    path = tmp_path / "s.csv.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(b"time,hr\n2026-11-22T10:15:30Z,")
+        for _ in range(megabytes):
+            file.write(b"8" * 1_000_000)
+    tracemalloc.start()
+    with pytest.raises(RecordingError, match=r"s\.csv\.gz: not a readable recording"):
+        look(path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 16_000_000
 
 
 def test_the_name_of_a_file_does_not_steer_the_terminal(vitalcast: Command, tmp_path: Path) -> None:
