@@ -26,7 +26,7 @@ from stream_worker.view.bed_page import bed_page
 from stream_worker.view.board import Board
 from stream_worker.view.link import Link
 from stream_worker.view.replay_control import replay_part, replay_routes
-from stream_worker.view.tiles import head, sparks, tile
+from stream_worker.view.tiles import MOST_TILES, head, sparks, tile
 from stream_worker.ward import Bed
 
 # Four times a second: a bed that is read once a second is sent once a second, and is on the screen within a third of
@@ -82,7 +82,8 @@ class Pages:
         }
 
     def _ward(self, now: float) -> Parts:
-        beds = [(self._board.handle(bed.stay_id), bed, alerts) for bed, alerts in self._board.by_need()]
+        in_need = self._board.by_need()[:MOST_TILES]
+        beds = [(self._board.handle(bed.stay_id), bed, alerts) for bed, alerts in in_need]
         self._draw({handle: bed for handle, bed, _ in beds}, now)
         parts: Parts = {"order": [handle for handle, _, _ in beds]}
         for handle, bed, alerts in beds:

@@ -20,6 +20,8 @@ from stream_worker.ward_words import SHORT_TITLE, STAND_IN, STAND_IN_TITLE, ago,
 ROWS: Final = ("hr", "abp_mean", "spo2", "resp")  # or what stands in for them
 ROWS_OF_A_TILE: Final = 4
 ALERTS_OF_A_TILE: Final = 3
+# More than a house has beds, and made in a fifth of a second: a sender that makes up ids must not hide all the others.
+MOST_TILES: Final = 2000
 
 # A sparkline's canvas: two hours back and half an hour ahead, at one scale of time.
 BACK_MIN: Final = 120
@@ -40,6 +42,7 @@ def head(board: Board, now: datetime) -> dict[str, Any]:
         "unfed_s": None if unfed is None else int(unfed.total_seconds()),
         "worker": board.worker(now),
         "beds": len(board.stays),
+        "shown": min(len(board.stays), MOST_TILES),
         "alerts": {priority: sum(alert.priority == priority for alert in board.open_alerts) for priority in RANK},
     }
 

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect
 from schemas.forecast import SignalForecast
 from schemas.reading import STAY_EVENT_V1, Reading, StayEvent
 from stream_worker.playback import Playback
-from stream_worker.view import server
+from stream_worker.view import server, tiles
 from stream_worker.view.link import page_board
 from tests.browser.load import BrowserLoad, percentiles
 from tests.browser.pictures import PICTURES, keep_picture
@@ -56,6 +56,17 @@ def test_a_raised_alert_appears_first_and_clears(page: Page, live: Served) -> No
     live.apply(alert("x", "c", revision=1, state="cleared", priority="high", clear_reason="recovered"))
     expect(page.locator("#counts")).to_have_text("no open alerts")
     expect(page.locator(".tile .badge:not(.none)")).to_have_count(0)
+
+
+def test_of_more_beds_than_a_house_has_the_page_says_how_many_it_shows(
+    page: Page, live: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (server, tiles):
+        monkeypatch.setattr(module, "MOST_TILES", 2)
+    for stay_id in ("a", "b", "c"):
+        live.reading(stay_id)
+    expect(page.locator("#status")).to_contain_text("3 beds, the 2 most in need shown · worker")
+    expect(page.locator(".tile")).to_have_count(2)
 
 
 def test_a_tile_shows_values_forecast_and_band(page: Page, live: Served) -> None:

@@ -16,7 +16,7 @@ from schemas.reading import LimitRange, Reading, StayEvent
 from stream_worker.limits import DEFAULT_LIMITS
 from stream_worker.settings import Settings
 from stream_worker.times import to_ms
-from stream_worker.view import server
+from stream_worker.view import server, tiles
 from stream_worker.view.bed_page import bed_page, evidence, quality
 from stream_worker.view.board import ALERTS_KEPT, HISTORY_MIN, MESSAGES_KEPT, SIGNALS_KEPT, Board, minute_of
 from stream_worker.view.link import Link, page_board
@@ -321,3 +321,12 @@ def test_a_fan_goes_out_from_the_last_value_however_old_it_is() -> None:
     assert fan["issued"] == to_ms(at(40))
     median = sparks(board, board.beds["a"])["abp_mean"]["median"]
     assert median.startswith("M80 "), "40 min before the end of the past, which is at 120"
+
+
+def test_of_more_beds_than_a_house_has_those_in_need_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (server, tiles):
+        monkeypatch.setattr(module, "MOST_TILES", 2)
+    made_up = [reading(f"bed-{number}", hr=80) for number in range(5)]
+    parts = server.Pages(board_of(*made_up, reading("z", hr=80), alert("x", "z")), Link()).parts("ward")
+    assert [parts[f"tile:{handle}"]["name"] for handle in parts["order"]] == ["z", "bed-0"]
+    assert (parts["head"]["beds"], parts["head"]["shown"]) == (6, 2)

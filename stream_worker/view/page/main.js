@@ -95,7 +95,8 @@ function head(now) {
     );
     if (!counts.children.length) counts.append(el("span", "calm", "no open alerts"));
   }
-  setText($("status"), `${now.beds} bed${now.beds === 1 ? "" : "s"} · worker ${now.worker}`);
+  const shown = now.shown < now.beds ? `, the ${now.shown} most in need shown` : "";
+  setText($("status"), `${now.beds} bed${now.beds === 1 ? "" : "s"}${shown} · worker ${now.worker}`);
   setTime($("clock"), now.newest);
   replay.show(now.replay);
   $("replay-keys").hidden = !now.replay;
