@@ -16,6 +16,7 @@ from stream_worker.settings import LOOPBACK, Settings
 
 COOKIE: Final = "vitalcast-view"
 WRONG_TOKEN_DELAY_S: Final = 1.0  # for each attempt, so that guessing takes ages
+FORM_WITHIN_S: Final = 10.0  # a form is one packet; who sends half of it would keep the connection for ever
 NO_TOKEN_NEEDED: Final = frozenset({"/login", "/page/style.css"})
 # Styles are the exception: plotly.js writes its own. They can colour and place things, but load and run nothing, since
 # nothing else is allowed; and no text of a sender is ever read as markup, so none can bring a style along.
@@ -113,10 +114,11 @@ async def login(request: web.Request) -> web.StreamResponse:
 
 
 async def _token_in(request: web.Request) -> str:
-    """What the form has; nothing if there is none, or none that can be read."""
+    """What the form has; nothing if there is none, none that can be read, or not all of it has come in time."""
     try:
-        return str((await request.post()).get("token", ""))
-    except (ValueError, LookupError):  # no form as Content-Type has it, or of an unknown charset
+        async with asyncio.timeout(FORM_WITHIN_S):
+            return str((await request.post()).get("token", ""))
+    except (ValueError, LookupError, TimeoutError):  # no form as Content-Type has it, or of an unknown charset
         return ""
 
 

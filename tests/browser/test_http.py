@@ -14,6 +14,7 @@ import pytest
 
 from stream_worker.playback import Playback
 from stream_worker.settings import SettingsError, load_settings
+from stream_worker.view import access
 from stream_worker.view import server as page_server
 from stream_worker.view.command import listening
 from tests.browser.ward import Served, served
@@ -153,3 +154,15 @@ def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch
     with served() as live, socket.create_connection(("127.0.0.1", live.port), timeout=30) as connection:
         connection.sendall(b"GET /")
         assert connection.recv(1) == b""
+
+
+def test_half_a_form_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "FORM_WITHIN_S", 0.2)
+    with (
+        served(view_token="sixteen giraffes") as live,
+        socket.create_connection(("127.0.0.1", live.port), timeout=20) as connection,
+    ):
+        form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 30\r\n\r\ntoken="
+        origin = f"127.0.0.1:{live.port}".encode()
+        connection.sendall(b"POST /login HTTP/1.1\r\nHost: %b\r\nOrigin: http://%b\r\n%b" % (origin, origin, form))
+        assert connection.recv(12) == b"HTTP/1.1 303"
