@@ -73,7 +73,9 @@ def test_the_name_of_a_file_does_not_steer_the_terminal(vitalcast: Command, tmp_
     (tmp_path / "s\x1b[31m\n.csv.gz").write_bytes(gzip.compress(b"time,hr\nnever,80\n"))
     code, lines = vitalcast("replay", ".")
     assert code == 1
-    assert lines == ["vitalcast: s\ufffd[31m\ufffd.csv.gz, line 2: unreadable time or number"]
+    assert lines == [
+        "vitalcast: s\ufffd[31m\ufffd.csv.gz, line 2: unreadable time, which is written like 2026-11-22T10:15:30Z"
+    ]
 
 
 def test_help_names_every_command_and_says_what_it_is_for() -> None:
