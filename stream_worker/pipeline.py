@@ -29,7 +29,7 @@ from stream_worker.alerts.life import Transition
 from stream_worker.alerts.observation import Accepted
 from stream_worker.alerts.screen import AlertScreen
 from stream_worker.chain import Chain, in_quanta
-from stream_worker.columns import ReadingDecoder
+from stream_worker.columns import ReadingDecoder, Readings
 from stream_worker.forecast_text import Numbers
 from stream_worker.limits import can_add
 from stream_worker.outputs import Forecasts, OutputEncoder
@@ -211,6 +211,8 @@ def _rounds(rows: Slots, slots: Slots) -> Iterator[tuple[Slots, Slots]]:
 class _Chunk:
     """One chunk on its way through the pipeline. Its records are numbered through: a row is one of them."""
 
+    readings: Readings  # of `run`: a timer has none
+
     def __init__(
         self, pipeline: Pipeline, batches: Mapping[int, Sequence[Record]], now_us: int, *, is_redone: bool = False
     ) -> None:
@@ -226,16 +228,18 @@ class _Chunk:
         self.now_us = now_us
         judged_us = self.arrived_ms * 1000 if is_redone else np.full(len(self.records), now_us)
         self.latest_us = judged_us + int(pipeline.settings.max_future_s * SECOND_US)  # observed_at, for each record
-        self.readings, self.events, invalid, self.ignored = pipeline.decoder.decode([r.value for r in self.records])
-        self.rejections = dict(invalid)  # by row
+        self.rejections: dict[int, Rejection] = {}  # by row
         self.outcomes = np.full(len(self.records), "", "U9")
         self.newest_us = np.full(len(self.records), NEVER)  # of the stay, once an accepted reading is placed
         self.alerts_held: Counter[str] = Counter()
 
     def run(self) -> None:
         """Take all records."""
+        decode = self.pipeline.decoder.decode
+        self.readings, events, invalid, ignored = decode([record.value for record in self.records])
+        self.rejections.update(invalid)
         is_usable = self._reject_unusable()
-        for row, event in [*self.events, (len(self.records), None)]:
+        for row, event in [*events, (len(self.records), None)]:
             # Everything before the event, then the event: a stay's records take effect in their order.
             before = np.flatnonzero(is_usable[:row])
             is_usable[before] = False
@@ -244,7 +248,7 @@ class _Chunk:
                 self._apply(row, event)
         self.finish()
         shown = next(iter(self.results.values()))  # what is counted for the whole chunk is shown with any part of it
-        shown.ignored_values = self.ignored
+        shown.ignored_values = ignored
         shown.alerts_held = self.alerts_held
         shown.scored = self.pipeline.chain.take_tally()
 

@@ -341,8 +341,10 @@ class Stays:
 
     def encode_changes(self) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
         """Partitions and changelog records of what has changed since the last call; a body comes before its head."""
-        has_both = self.is_primed & (self.body_changed | self.scoring_changed)
         slots = np.flatnonzero(self.head_changed | self.body_changed | self.scoring_changed)
+        if not len(slots):  # as after nearly every look at a partition's silence
+            return
+        has_both = self.is_primed & (self.body_changed | self.scoring_changed)
         bodies = _rows(self.body, np.flatnonzero(self.body_changed | has_both))
         scorings = _rows(self.scoring, np.flatnonzero(self.scoring_changed | has_both))
         self.is_primed &= ~has_both

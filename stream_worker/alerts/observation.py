@@ -34,7 +34,7 @@ class Accepted(NamedTuple):
     silent_since: Ints  # (n,) if the reading ends a silence that was worth an alert: since when; else NEVER
     monitored_us: Ints  # (n,) by how much the reading takes its stay's time forward
     newest: Ints  # (n,) when the stay's newest reading by then was observed, microseconds
-    closes_step: Bools  # (n,)
+    closes_step: Bools  # (n,) whether the reading closed at least one step
     is_warm: Bools  # (n,) whether enough steps of the stay's window have a value
     quanta: Ints  # (n, K)
     is_fresh: Bools  # (n, K) the newest of its signal, and not doubted by the device

@@ -1,7 +1,8 @@
 """Faust by the chunk: whole fetched batches as events, exactly-once output lanes, bulk table recovery.
 
 Knows nothing of vital signs. Stock Faust hands over one record at a time, commits by counting acknowledged records and
-recovers tables record by record: twenty times slower, and not exactly once (docs/decisions/chunked-transport.md).
+recovers tables record by record: many times slower (docs/performance.md: 14 and 51), and not exactly once
+(docs/decisions/chunked-transport.md).
 
     broker -> ChunkConsumer: one event = one Chunk, the next records of all partitions that have some
            -> the application's agent: computes, changes the table's memory
