@@ -37,7 +37,6 @@ PIPELINE_RECORDS: Final = 2048
 # machine is busy: then the lanes have a turn between its parts, or what they are sending would be given up.
 SLOW_S: Final = 1.0
 SUSPENDED_AFTER_S: Final = 10.0  # timers run every second; under load they are late by a chunk, a quarter of one
-STALLED_AFTER_S: Final = 5.0  # a transaction takes 0.1 s; a broker that is slow or restarts, seconds
 
 
 def now_us() -> int:
@@ -289,7 +288,7 @@ class ReadingsAgent:
 
     def doubts_topics(self) -> bool:
         """Whether the topics may be gone: after an assignment, and while Kafka does not take outputs."""
-        is_stalled = any(lane.stalled_s >= STALLED_AFTER_S for lane in self.lanes.values())
+        is_stalled = any(lane.is_stalled for lane in self.lanes.values())
         doubts = self._topics_may_have_changed or is_stalled
         self._topics_may_have_changed = False
         return doubts

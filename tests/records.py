@@ -38,7 +38,7 @@ class NotedLane:
     """Notes what an agent queues for a partition."""
 
     published_until = 0
-    stalled_s = 0.0
+    is_stalled = False
 
     def __init__(self, partition: int = 0) -> None:
         self.partition = TopicPartition("vitals.readings", partition)

@@ -22,9 +22,7 @@ Record = tuple[bytes | None, bytes | None]  # key, value; a value of None is a t
 # So much work may wait for its commit before the agent is held back: more makes transactions larger and cheaper, less
 # keeps less in memory. A full chunk is four pieces of work.
 MAX_WAITING: Final = 32
-# Nor does the agent go on while a transaction takes this long. Both need the one loop: slow chunks, such as those of
-# stays that begin on a busy machine, would keep the transaction from ending in time, and each start after it likewise.
-LONG_S: Final = 5.0
+STALLED_AFTER_S: Final = 5.0  # a transaction takes 0.1 s; a broker that is slow or restarts, seconds
 # Below the broker's default limit of a batch (1,048,588 bytes) even if nothing compresses.
 MAX_BATCH_BYTES: Final = 900_000
 TRANSACTION_TIMEOUT_MS: Final = 60_000
@@ -103,6 +101,11 @@ class Lane:
         """For how long the transaction under way has been; 0 if there is none."""
         return 0.0 if self._writing_since is None else time.monotonic() - self._writing_since
 
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the transaction under way takes far longer than any should."""
+        return self.stalled_s >= STALLED_AFTER_S
+
     async def open(self) -> None:
         """Start writing. Exactly once: returns when the previous owner is fenced and its transaction has ended.
 
@@ -123,9 +126,13 @@ class Lane:
             self._has_room.clear()
 
     async def room(self) -> None:
-        """Wait while too much is queued, or the transaction under way has taken long already."""
+        """Wait while too much is queued, and for a transaction that has stalled.
+
+        It needs the one loop, as the agent does: slow chunks, such as those of stays that begin on a busy machine,
+        would keep it from ending in time, and each start after it likewise.
+        """
         await self._has_room.wait()
-        if self.stalled_s >= LONG_S:
+        if self.is_stalled:
             await self._were_done.wait()
 
     async def drain(self) -> None:

@@ -27,7 +27,7 @@ def test_a_transaction_ends_between_chunks_that_take_long(
     kafka: Broker, topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane, "TRANSACTION_TIMEOUT_MS", 6000)
-    monkeypatch.setattr(lane, "LONG_S", 0.6)
+    monkeypatch.setattr(lane, "STALLED_AFTER_S", 0.6)
     failures: list[BaseException] = []
 
     async def work() -> None:
